@@ -1,0 +1,459 @@
+//! The judge of one instance. Rules: `reference/redis.md` section 7.2.
+//!
+//! A hard fact (connection refused, socket missing) is believed at once. Silence becomes DOWN exactly
+//! `hang_after` after the last valid reply. Other failures need `failures_before_down` in a row, and UP needs
+//! `successes_before_up` replies. Time during which the agent itself slept is never held against the server.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::{
+    agent::{
+        info,
+        reply::{self, Meaning, Reply},
+        schedule,
+    },
+    limits::EVIDENCE_BYTES_MAX,
+    status::{Reason, Role, Stage, State, Verdict, cut},
+    time::{Mono, WallMs},
+};
+
+/// How to probe one instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProbeConfig {
+    /// Time between PINGs.
+    pub interval: Duration,
+    /// Position within the interval, from [`schedule::phase`].
+    pub phase: Duration,
+    /// Time that a connection attempt may take.
+    pub connect_timeout: Duration,
+    /// Silence after the last valid reply that means DOWN.
+    pub hang_after: Duration,
+    /// Time between INFOs.
+    pub info_interval: Duration,
+    /// Good replies in a row before UP.
+    pub successes_before_up: u32,
+    /// Soft failures in a row before DOWN.
+    pub failures_before_down: u32,
+    /// Whether AUTH comes first on each connection.
+    pub authenticate: bool,
+}
+
+/// A command of the probe. Replies come in the order of the commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Command {
+    Auth,
+    Ping,
+    Info,
+}
+
+/// Why a connection attempt failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ConnectFailure {
+    /// ECONNREFUSED: nothing listens.
+    Refused,
+    /// ENOENT: no such Unix socket.
+    SocketMissing,
+    /// EHOSTUNREACH, ENETUNREACH.
+    Unreachable,
+    /// The peer reset the attempt.
+    Reset,
+    /// The name has no address.
+    Resolve(String),
+    /// A fault of the agent itself, such as EMFILE or an unreadable password file.
+    Own(String),
+}
+
+/// What the shell saw.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// [`Prober::next_deadline`] has passed.
+    Tick,
+    /// The connection is open.
+    Connected,
+    /// The attempt failed.
+    ConnectFailed(ConnectFailure),
+    /// The next answer.
+    Replied(Reply),
+    /// The peer closed the connection; the text says how (EOF, reset).
+    Closed(String),
+    /// The peer sent something that is not RESP.
+    Garbage(String),
+}
+
+/// What the shell must do, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Open a connection, dropping any other.
+    Connect,
+    /// Close the connection or give up the attempt.
+    Disconnect,
+    /// Write these commands in one go.
+    Send(Vec<Command>),
+    /// A probe round was completed: proof of progress.
+    Round,
+    /// A reply took this long.
+    Latency(Duration),
+    /// The verdict changed.
+    Verdict(Verdict),
+    /// The agent itself was asleep this long.
+    Paused(Duration),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Link {
+    Closed { retry_at: Mono },
+    Connecting { give_up_at: Mono },
+    Open,
+}
+
+/// State of one instance's probe.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Prober {
+    config: ProbeConfig,
+    link: Link,
+    waiting: VecDeque<(Command, Mono)>,
+    /// Silence counts from here: the last valid reply, or the last failure of another kind.
+    quiet_since: Mono,
+    replied_on_link: bool,
+    auth_error: Option<Meaning>,
+    ping_at: Mono,
+    info_at: Mono,
+    successes: u32,
+    failures: u32,
+    verdict: Verdict,
+    /// What `next_deadline` promised last; waking much later means that the agent slept.
+    promised: Mono,
+}
+
+impl Prober {
+    /// Starts at once with a connection attempt, on the first tick.
+    pub fn new(now: Mono, wall: WallMs, config: ProbeConfig) -> Self {
+        Self {
+            link: Link::Closed { retry_at: now },
+            waiting: VecDeque::with_capacity(3),
+            quiet_since: now,
+            replied_on_link: false,
+            auth_error: None,
+            ping_at: schedule::next(now, config.interval, config.phase),
+            info_at: now,
+            successes: 0,
+            failures: 0,
+            verdict: Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall),
+            promised: now,
+            config,
+        }
+    }
+
+    /// Goes on with what a replaced worker of the same instance knew.
+    pub fn resume(now: Mono, config: ProbeConfig, verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            ..Self::new(now, WallMs::default(), config)
+        }
+    }
+
+    /// The verdict in force.
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// When [`step`](Self::step) must be called with [`Input::Tick`] at the latest.
+    pub fn next_deadline(&self) -> Mono {
+        match self.link {
+            Link::Closed { retry_at } => retry_at,
+            Link::Connecting { give_up_at } => give_up_at.min(self.ping_at),
+            Link::Open if self.waiting.is_empty() => self.ping_at,
+            Link::Open => self.hang_at().min(self.ping_at),
+        }
+    }
+
+    fn hang_at(&self) -> Mono {
+        self.quiet_since + self.config.hang_after
+    }
+
+    /// Takes what was seen at `now` (`wall` is only copied into verdicts) and says what to do.
+    pub fn step(&mut self, now: Mono, wall: WallMs, input: Input, out: &mut Vec<Effect>) {
+        self.forgive_own_pause(now, out);
+        match input {
+            Input::Tick => self.tick(now, wall, out),
+            Input::Connected => self.connected(now, out),
+            Input::ConnectFailed(failure) => self.connect_failed(now, wall, &failure, out),
+            Input::Replied(reply) => self.replied(now, wall, &reply, out),
+            Input::Closed(how) => self.closed(now, wall, &how, out),
+            Input::Garbage(what) => {
+                let text = format!("answered with something that is not RESP: {what}");
+                self.judge(wall, Reason::NotRedis, Stage::Reply, &text, out);
+                self.hang_up(now, out);
+            }
+        }
+        self.promised = self.next_deadline();
+    }
+
+    fn forgive_own_pause(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let late = now.since(self.promised);
+        if late > self.config.interval * 2 {
+            self.quiet_since = self.quiet_since + late;
+            if let Link::Connecting { give_up_at } = &mut self.link {
+                *give_up_at = *give_up_at + late;
+            }
+            out.push(Effect::Paused(late));
+        }
+    }
+
+    fn tick(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
+        match self.link {
+            Link::Closed { retry_at } if now >= retry_at => self.connect(now, out),
+            Link::Closed { .. } => {}
+            Link::Connecting { give_up_at } if now >= give_up_at => {
+                let text = format!("no connection within {:?}", self.config.connect_timeout);
+                out.push(Effect::Disconnect);
+                self.soft_failure(now, wall, Reason::ConnectTimeout, Stage::Connect, &text, out);
+            }
+            Link::Open if !self.waiting.is_empty() && now >= self.hang_at() => {
+                let text = format!("connected, but no reply for {:?}", self.config.hang_after);
+                self.judge(wall, Reason::ReplyTimeout, Stage::Command, &text, out);
+                out.push(Effect::Round);
+                // A new connection each time: behind a broken path the old one would stay mute for ever.
+                self.successes = 0;
+                self.quiet_since = now;
+                out.push(Effect::Disconnect);
+                self.connect(now, out);
+            }
+            Link::Connecting { .. } => self.still_waiting(now, out),
+            Link::Open if !self.waiting.is_empty() => self.still_waiting(now, out),
+            Link::Open if now >= self.ping_at => self.send(now, out),
+            Link::Open => {}
+        }
+    }
+
+    /// A round that found the former one still open: judged, nothing to change yet.
+    fn still_waiting(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        if now >= self.ping_at {
+            self.ping_at = schedule::next(now, self.config.interval, self.config.phase);
+            out.push(Effect::Round);
+        }
+    }
+
+    fn connect(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        self.waiting.clear();
+        self.replied_on_link = false;
+        self.auth_error = None;
+        self.link = Link::Connecting {
+            give_up_at: now + self.config.connect_timeout,
+        };
+        self.ping_at = schedule::next(now, self.config.interval, self.config.phase);
+        out.push(Effect::Connect);
+    }
+
+    fn connected(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        self.link = Link::Open;
+        // INFO on each new connection: the server may have been restarted.
+        self.info_at = now;
+        self.send(now, out);
+    }
+
+    fn send(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let mut commands = Vec::with_capacity(3);
+        let info_due = now >= self.info_at;
+        if self.config.authenticate && !self.replied_on_link {
+            commands.push(Command::Auth);
+        } else if self.auth_error.is_some() && info_due {
+            // Authentication is tried again on a new connection, no more often than INFO.
+            out.push(Effect::Disconnect);
+            self.info_at = now + self.config.info_interval;
+            self.connect(now, out);
+            return;
+        }
+        commands.push(Command::Ping);
+        if info_due {
+            commands.push(Command::Info);
+            self.info_at = now + self.config.info_interval;
+        }
+        self.waiting
+            .extend(commands.iter().map(|command| (*command, now)));
+        self.ping_at = schedule::next(now, self.config.interval, self.config.phase);
+        out.push(Effect::Send(commands));
+    }
+
+    fn replied(&mut self, now: Mono, wall: WallMs, reply: &Reply, out: &mut Vec<Effect>) {
+        let Some((command, sent)) = self.waiting.pop_front() else {
+            // Some servers speak first, to say why they will hang up.
+            self.valid_reply(now);
+            self.heard(now, wall, reply::ping(reply), out);
+            return;
+        };
+        self.valid_reply(now);
+        match command {
+            Command::Auth => {
+                if let Reply::Error(line) = reply {
+                    self.auth_error = reply::auth(line);
+                }
+            }
+            Command::Ping => {
+                out.push(Effect::Latency(now.since(sent)));
+                let mut meaning = reply::ping(reply);
+                if let (Some(auth), Reason::AuthRequired) = (&self.auth_error, meaning.reason) {
+                    meaning = auth.clone();
+                }
+                self.heard(now, wall, meaning, out);
+                out.push(Effect::Round);
+            }
+            Command::Info => {
+                if let Reply::Text(text) = reply {
+                    self.informed(&info::parse(text), out);
+                }
+            }
+        }
+    }
+
+    fn valid_reply(&mut self, now: Mono) {
+        self.quiet_since = now;
+        self.replied_on_link = true;
+        self.failures = 0;
+    }
+
+    fn heard(&mut self, now: Mono, wall: WallMs, meaning: Meaning, out: &mut Vec<Effect>) {
+        if meaning.reason != Reason::Ok {
+            self.successes = 0;
+            self.judge(wall, meaning.reason, meaning.stage, &meaning.evidence, out);
+            return;
+        }
+        self.successes = self.successes.saturating_add(1);
+        if self.verdict.state() == State::Up || self.successes >= self.config.successes_before_up {
+            self.judge(wall, Reason::Ok, meaning.stage, &meaning.evidence, out);
+        } else {
+            // The confirming PING comes in the next slot, not a whole interval later.
+            let slot = schedule::slot(self.config.interval);
+            self.ping_at = self.ping_at.min(schedule::next(now, slot, Duration::ZERO));
+        }
+    }
+
+    fn informed(&mut self, info: &info::Info, out: &mut Vec<Effect>) {
+        let mut verdict = self.verdict.clone();
+        let known = !verdict.run_id.is_empty();
+        if !info.run_id.is_empty() && *verdict.run_id != info.run_id {
+            verdict.restarts += u64::from(known);
+            verdict.run_id = info.run_id.as_str().into();
+        }
+        if *verdict.server_version != info.version {
+            verdict.server_version = info.version.as_str().into();
+        }
+        verdict.role = info.role.unwrap_or(Role::Unknown);
+        if *verdict.master_address != info.master_address {
+            verdict.master_address = info.master_address.as_str().into();
+        }
+        if verdict != self.verdict {
+            self.verdict = verdict.clone();
+            out.push(Effect::Verdict(verdict));
+        }
+    }
+
+    fn connect_failed(&mut self, now: Mono, wall: WallMs, failure: &ConnectFailure, out: &mut Vec<Effect>) {
+        let (reason, stage, hard, text) = match failure {
+            ConnectFailure::Refused => (
+                Reason::ConnectionRefused,
+                Stage::Connect,
+                true,
+                "connection refused: nothing listens".to_owned(),
+            ),
+            ConnectFailure::SocketMissing => (
+                Reason::SocketMissing,
+                Stage::Connect,
+                true,
+                "the Unix socket does not exist".to_owned(),
+            ),
+            ConnectFailure::Unreachable => (
+                Reason::HostUnreachable,
+                Stage::Connect,
+                false,
+                "no route to the host".to_owned(),
+            ),
+            ConnectFailure::Reset => (
+                Reason::ConnectionReset,
+                Stage::Connect,
+                false,
+                "connection attempt was reset".to_owned(),
+            ),
+            ConnectFailure::Resolve(e) => (
+                Reason::ResolveFailed,
+                Stage::Resolve,
+                false,
+                format!("name cannot be resolved: {e}"),
+            ),
+            ConnectFailure::Own(e) => (
+                Reason::AgentFault,
+                Stage::Connect,
+                true,
+                format!("the agent could not connect: {e}"),
+            ),
+        };
+        self.quiet_since = now;
+        if hard {
+            self.successes = 0;
+            self.judge(wall, reason, stage, &text, out);
+            self.retry_later(now, out);
+        } else {
+            self.soft_failure(now, wall, reason, stage, &text, out);
+        }
+    }
+
+    fn closed(&mut self, now: Mono, wall: WallMs, how: &str, out: &mut Vec<Effect>) {
+        if self.replied_on_link && self.waiting.iter().all(|(command, _)| *command != Command::Auth) {
+            // EOF or reset on a connection that worked: reconnecting at once tells a death from a restart.
+            if self.verdict.state() != State::Unknown && self.verdict.reason != Reason::MaxClients {
+                self.connect(now, out);
+            } else {
+                self.retry_later(now, out);
+            }
+        } else {
+            let text = format!("connection accepted, then closed before any reply ({how})");
+            self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);
+        }
+    }
+
+    fn soft_failure(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        reason: Reason,
+        stage: Stage,
+        text: &str,
+        out: &mut Vec<Effect>,
+    ) {
+        self.successes = 0;
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= self.config.failures_before_down {
+            self.judge(wall, reason, stage, text, out);
+        }
+        self.retry_later(now, out);
+    }
+
+    fn hang_up(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        self.successes = 0;
+        out.push(Effect::Disconnect);
+        self.retry_later(now, out);
+    }
+
+    fn retry_later(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        self.waiting.clear();
+        self.link = Link::Closed {
+            retry_at: schedule::next(now, self.config.interval, self.config.phase),
+        };
+        out.push(Effect::Round);
+    }
+
+    fn judge(&mut self, wall: WallMs, reason: Reason, stage: Stage, evidence: &str, out: &mut Vec<Effect>) {
+        if self.verdict.reason == reason {
+            return;
+        }
+        self.verdict.reason = reason;
+        self.verdict.stage = stage;
+        self.verdict.since = wall;
+        self.verdict.evidence = cut(evidence, EVIDENCE_BYTES_MAX).into();
+        out.push(Effect::Verdict(self.verdict.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+use super::*;
+use proptest::prelude::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn config() -> ProbeConfig {
+    ProbeConfig {
+        interval: 500 * MS,
+        phase: Duration::ZERO,
+        connect_timeout: 1000 * MS,
+        hang_after: 3000 * MS,
+        info_interval: 10_000 * MS,
+        successes_before_up: 2,
+        failures_before_down: 3,
+        authenticate: false,
+    }
+}
+
+/// Drives a prober against a scripted server and keeps its own books.
+struct Bench {
+    prober: Prober,
+    now: Mono,
+    out: Vec<Effect>,
+    /// When, what, and when the last valid reply had come by then.
+    verdicts: Vec<(Mono, Reason, Mono)>,
+    /// Commands sent on the open connection and not yet answered.
+    pending: VecDeque<Command>,
+    open: bool,
+    connecting: bool,
+    last_valid: Mono,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = Mono::from_millis(10_000);
+        Self {
+            prober: Prober::new(now, WallMs(0), config()),
+            now,
+            out: vec![],
+            verdicts: vec![],
+            pending: VecDeque::new(),
+            open: false,
+            connecting: false,
+            last_valid: now,
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        self.prober
+            .step(self.now, WallMs(self.now.0 / 1000), input, &mut self.out);
+        for effect in std::mem::take(&mut self.out) {
+            match effect {
+                Effect::Connect => (self.connecting, self.open) = (true, false),
+                Effect::Disconnect => (self.connecting, self.open) = (false, false),
+                Effect::Send(commands) => {
+                    assert!(self.open, "a command without a connection");
+                    assert!(self.pending.is_empty(), "two probes in flight");
+                    self.pending.extend(commands);
+                }
+                // INFO may change the rest of a verdict while its reason stays.
+                Effect::Verdict(v)
+                    if self
+                        .verdicts
+                        .last()
+                        .is_some_and(|(_, reason, _)| *reason == v.reason) => {}
+                Effect::Verdict(v) => self.verdicts.push((self.now, v.reason, self.last_valid)),
+                Effect::Round | Effect::Latency(_) | Effect::Paused(_) => {}
+            }
+            if !self.open {
+                self.pending.clear();
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        if self.connecting {
+            (self.connecting, self.open) = (false, true);
+            self.input(Input::Connected);
+        }
+    }
+
+    fn refuse(&mut self) {
+        if self.connecting {
+            self.connecting = false;
+            self.input(Input::ConnectFailed(ConnectFailure::Refused));
+        }
+    }
+
+    fn answer(&mut self) {
+        while let Some(command) = self.pending.pop_front() {
+            self.last_valid = self.now;
+            let reply = match command {
+                Command::Info => Reply::Text("run_id:r1\r\nrole:master\r\nredis_version:7.0.15\r\n".into()),
+                Command::Auth | Command::Ping => {
+                    Reply::Text(if command == Command::Ping { "PONG" } else { "OK" }.into())
+                }
+            };
+            self.input(Input::Replied(reply));
+        }
+    }
+
+    fn close(&mut self) {
+        if self.open {
+            self.open = false;
+            self.pending.clear();
+            self.input(Input::Closed("EOF".into()));
+        }
+    }
+
+    /// Lets time pass up to `until`, waking the prober when it asks; `server` runs after each wake.
+    fn run(&mut self, until: Mono, mut server: impl FnMut(&mut Self)) {
+        server(self);
+        while self.prober.next_deadline() <= until {
+            self.now = self.now.max(self.prober.next_deadline());
+            self.input(Input::Tick);
+            server(self);
+        }
+        self.now = until;
+    }
+
+    fn up(&mut self) {
+        let until = self.now + 2000 * MS;
+        self.run(until, |b| {
+            b.accept();
+            b.answer();
+        });
+        assert_eq!(self.prober.verdict().state(), State::Up);
+    }
+
+    fn reason(&self) -> Reason {
+        self.prober.verdict().reason
+    }
+}
+
+#[test]
+fn up_needs_two_replies_and_knows_run_id() {
+    let mut bench = Bench::new();
+    bench.input(Input::Tick);
+    bench.accept();
+    bench.answer();
+    assert_eq!(bench.reason(), Reason::NotProbed);
+    bench.up();
+    let verdict = bench.prober.verdict();
+    assert_eq!(
+        (&*verdict.run_id, verdict.role, &*verdict.server_version),
+        ("r1", Role::Master, "7.0.15")
+    );
+}
+
+#[test]
+fn death_is_believed_at_once() {
+    let mut bench = Bench::new();
+    bench.up();
+    bench.close();
+    assert!(bench.connecting, "reconnects at once");
+    bench.refuse();
+    assert_eq!(bench.reason(), Reason::ConnectionRefused);
+}
+
+#[test]
+fn a_restart_between_two_probes_stays_up_and_is_counted() {
+    let mut bench = Bench::new();
+    bench.up();
+    bench.close();
+    bench.accept();
+    bench.pending.clear();
+    bench.input(Input::Replied(Reply::Text("PONG".into())));
+    bench.input(Input::Replied(Reply::Text("run_id:r2\r\nrole:master\r\n".into())));
+    let verdict = bench.prober.verdict();
+    assert_eq!(
+        (verdict.reason, &*verdict.run_id, verdict.restarts),
+        (Reason::Ok, "r2", 1)
+    );
+}
+
+#[test]
+fn silence_is_down_exactly_at_hang_after() {
+    let mut bench = Bench::new();
+    bench.up();
+    let last = bench.last_valid;
+    bench.run(last + 2999 * MS, Bench::accept);
+    assert_eq!(bench.reason(), Reason::Ok);
+    bench.run(last + 3000 * MS, Bench::accept);
+    assert_eq!(bench.reason(), Reason::ReplyTimeout);
+    assert_eq!(bench.verdicts.last().unwrap().0, last + 3000 * MS);
+    bench.run(last + 9000 * MS, Bench::accept);
+    bench.up();
+}
+
+#[test]
+fn our_own_sleep_is_not_held_against_the_server() {
+    let mut bench = Bench::new();
+    bench.up();
+    // One PING is out, then the agent sleeps for 20 s and its timer fires before the reply is read.
+    bench.now = bench.prober.next_deadline();
+    bench.input(Input::Tick);
+    assert!(!bench.pending.is_empty());
+    bench.now = bench.now + 20_000 * MS;
+    bench.input(Input::Tick);
+    assert_eq!(bench.reason(), Reason::Ok);
+    bench.answer();
+    assert_eq!(bench.reason(), Reason::Ok);
+}
+
+#[test]
+fn password_faults_are_unknown() {
+    let mut bench = Bench::new();
+    bench.prober = Prober::new(
+        bench.now,
+        WallMs(0),
+        ProbeConfig {
+            authenticate: true,
+            ..config()
+        },
+    );
+    bench.input(Input::Tick);
+    bench.accept();
+    assert_eq!(bench.pending, [Command::Auth, Command::Ping, Command::Info]);
+    bench.input(Input::Replied(Reply::Error(
+        "WRONGPASS invalid username-password pair".into(),
+    )));
+    bench.input(Input::Replied(Reply::Error(
+        "NOAUTH Authentication required.".into(),
+    )));
+    assert_eq!(bench.reason(), Reason::AuthFailed);
+    assert_eq!(bench.prober.verdict().state(), State::Unknown);
+}
+
+#[test]
+fn a_server_that_speaks_first_and_hangs_up_is_not_dead() {
+    let mut bench = Bench::new();
+    bench.input(Input::Tick);
+    bench.accept();
+    bench.input(Input::Replied(Reply::Error(
+        "ERR max number of clients reached".into(),
+    )));
+    bench.close();
+    assert_eq!(bench.reason(), Reason::MaxClients);
+    assert!(!bench.connecting, "does not hammer a full server");
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Accept,
+    Refuse,
+    Answer,
+    Close,
+    Wait(u64),
+    Sleep(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        3 => Just(Event::Accept),
+        1 => Just(Event::Refuse),
+        4 => Just(Event::Answer),
+        1 => Just(Event::Close),
+        4 => (1u64..1500).prop_map(Event::Wait),
+        1 => (1u64..30_000).prop_map(Event::Sleep),
+    ]
+}
+
+proptest! {
+    /// REPLY_TIMEOUT never comes before `hang_after` of silence, whatever happens and however long we slept;
+    /// nothing panics; there is always a next deadline; at most one probe is in flight (asserted in the bench).
+    #[test]
+    fn never_hung_too_early(events in proptest::collection::vec(event(), 0..120)) {
+        let mut bench = Bench::new();
+        for event in events {
+            match event {
+                Event::Accept => bench.accept(),
+                Event::Refuse => bench.refuse(),
+                Event::Answer => if bench.open { bench.answer() },
+                Event::Close => bench.close(),
+                Event::Wait(ms) => { let until = bench.now + ms as u32 * MS; bench.run(until, |_| {}); }
+                Event::Sleep(ms) => { bench.now = bench.now + ms as u32 * MS; bench.input(Input::Tick); }
+            }
+            if let Some((at, Reason::ReplyTimeout, last_valid)) = bench.verdicts.last() {
+                prop_assert!(at.since(*last_valid) >= 3000 * MS);
+            }
+            prop_assert!(bench.prober.next_deadline() <= bench.now + 3_001 * MS);
+        }
+    }
+
+    /// One bad soft sample never flips a healthy instance.
+    #[test]
+    fn one_soft_failure_changes_nothing(kind in 0..3) {
+        let mut bench = Bench::new();
+        bench.up();
+        bench.close();
+        bench.connecting = false;
+        bench.input(match kind {
+            0 => Input::ConnectFailed(ConnectFailure::Unreachable),
+            1 => Input::ConnectFailed(ConnectFailure::Reset),
+            _ => Input::ConnectFailed(ConnectFailure::Resolve("no such name".into())),
+        });
+        prop_assert_eq!(bench.reason(), Reason::Ok);
+        bench.up();
+    }
+
+    /// A healthy server stays UP and writes nothing more, for as long as it answers.
+    #[test]
+    fn health_is_quiet(seconds in 1u32..600) {
+        let mut bench = Bench::new();
+        bench.up();
+        let count = bench.verdicts.len();
+        let until = bench.now + seconds * 1000 * MS;
+        bench.run(until, |b| { b.accept(); b.answer(); });
+        prop_assert_eq!(bench.verdicts.len(), count);
+    }
+}

@@ -1,0 +1,453 @@
+//! Who may write to ZooKeeper. One candidate's part of the protocol of `reference/zookeeper.md` section 6.
+//!
+//! The core asks for one operation at a time and never for one while the session is suspended. It says
+//! [`Effect::Lead`] only after an acknowledged claim of the epoch, and [`Effect::Hold`] at the instant at
+//! which leadership becomes doubtful. Safety does not rest on it: every write is conditional on the epoch.
+
+use crate::ids::Epoch;
+
+/// An acknowledged claim.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Term {
+    /// Number of the term.
+    pub epoch: Epoch,
+    /// Version of the epoch znode: the fencing token of every write.
+    pub token: i32,
+}
+
+/// What the shell saw.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// A session is usable: a new one, or the same one again after a suspension.
+    Connected,
+    /// Not connected; the session may still live.
+    Suspended,
+    /// The session has ended, or the shell gave it up.
+    Lost,
+    /// The candidate node was created under this name.
+    Enqueued(String),
+    /// Result of looking for the own node.
+    Found(Option<String>),
+    /// Names of all candidates.
+    Listed(Vec<String>),
+    /// The watched node changed, or it is time to look again.
+    LookAgain,
+    /// The claim was acknowledged.
+    Claimed(Term),
+    /// The epoch moved on, or the own node vanished, before the claim.
+    ClaimRefused,
+    /// Whether the claim with unknown outcome was applied.
+    Settled(Option<Term>),
+    /// The own node and the epoch are as they should be for the present term (true), or not.
+    Verified(bool),
+    /// A write was refused because of the epoch.
+    Fenced,
+    /// The operation asked for ended without a known outcome.
+    Unknown,
+    /// Give up leadership and candidacy.
+    Resign,
+}
+
+/// What the shell must do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Create the candidate node -> `Enqueued` or `Unknown`.
+    Enqueue,
+    /// Look for the own node after an unknown outcome -> `Found`.
+    FindOwn,
+    /// List the candidates -> `Listed`.
+    List,
+    /// Watch this candidate -> `LookAgain`.
+    Watch(String),
+    /// Claim the epoch -> `Claimed`, `ClaimRefused` or `Unknown`.
+    Claim,
+    /// Find out whether the claim was applied -> `Settled`.
+    Settle,
+    /// Check own node and epoch -> `Verified`.
+    Verify,
+    /// Give up the session, which removes all its nodes -> `Lost`.
+    Drop,
+    /// Lead from now on.
+    Lead(Term),
+    /// Write nothing until the next `Lead`.
+    Hold,
+    /// Delete the own nodes in one fenced multi, then give up the session.
+    StepDown(Option<Term>),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Phase {
+    Offline,
+    Enqueuing,
+    Finding,
+    Queued,
+    Claiming,
+    Settling,
+    Leading(Term),
+    Resigned,
+}
+
+/// One candidate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Election {
+    phase: Phase,
+    node: Option<String>,
+    connected: bool,
+    /// Operation to ask for when the session is usable again.
+    postponed: Option<Effect>,
+    newest: Option<Term>,
+}
+
+impl Default for Election {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Offline,
+            node: None,
+            connected: false,
+            postponed: None,
+            newest: None,
+        }
+    }
+}
+
+impl Election {
+    /// The term that this candidate holds as far as it knows, even while suspended.
+    pub fn term(&self) -> Option<Term> {
+        match self.phase {
+            Phase::Leading(term) => Some(term),
+            _ => None,
+        }
+    }
+
+    /// The name of the own node.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    /// One word for people.
+    pub fn phase(&self) -> &'static str {
+        match self.phase {
+            Phase::Offline => "offline",
+            _ if !self.connected => "suspended",
+            Phase::Enqueuing | Phase::Finding | Phase::Queued => "follower",
+            Phase::Claiming | Phase::Settling => "claiming",
+            Phase::Leading(_) => "leader",
+            Phase::Resigned => "resigned",
+        }
+    }
+
+    /// Takes what was seen and says what to do.
+    pub fn step(&mut self, input: Input, out: &mut Vec<Effect>) {
+        if self.phase == Phase::Resigned {
+            return;
+        }
+        match input {
+            Input::Connected => self.connected(out),
+            Input::Suspended => {
+                self.connected = false;
+                if self.term().is_some() {
+                    out.push(Effect::Hold);
+                    self.postponed = Some(Effect::Verify);
+                }
+            }
+            Input::Lost => {
+                if self.term().is_some() {
+                    out.push(Effect::Hold);
+                }
+                *self = Self {
+                    newest: self.newest,
+                    ..Self::default()
+                };
+            }
+            Input::Resign => {
+                let term = self.term();
+                if term.is_some() {
+                    out.push(Effect::Hold);
+                }
+                self.phase = Phase::Resigned;
+                out.push(Effect::StepDown(term));
+            }
+            Input::Enqueued(node) if matches!(self.phase, Phase::Enqueuing) => self.queued(node, out),
+            Input::Found(Some(node)) if matches!(self.phase, Phase::Finding) => self.queued(node, out),
+            Input::Found(None) if matches!(self.phase, Phase::Finding) => self.give_up(out),
+            Input::Listed(names) if self.phase == Phase::Queued => self.listed(names, out),
+            Input::LookAgain if self.phase == Phase::Queued => self.ask(Effect::List, out),
+            Input::Claimed(term) if matches!(self.phase, Phase::Claiming) => self.lead(term, out),
+            Input::Settled(Some(term)) if self.phase == Phase::Settling => self.lead(term, out),
+            Input::ClaimRefused if self.phase == Phase::Claiming => self.requeue(out),
+            Input::Settled(None) if self.phase == Phase::Settling => self.requeue(out),
+            // While suspended the answer is of the past; `Verify` is asked for again.
+            Input::Verified(ok) if self.connected => {
+                if let Some(term) = self.term() {
+                    if ok {
+                        out.push(Effect::Lead(term))
+                    } else {
+                        self.give_up(out)
+                    }
+                }
+            }
+            Input::Fenced if self.term().is_some() => self.give_up(out),
+            Input::Unknown => self.unknown(out),
+            // An answer to an operation of a former phase: nothing rests on it.
+            _ => {}
+        }
+    }
+
+    fn connected(&mut self, out: &mut Vec<Effect>) {
+        let back = std::mem::replace(&mut self.connected, true);
+        if self.phase == Phase::Offline {
+            self.phase = Phase::Enqueuing;
+            out.push(Effect::Enqueue);
+        } else if let Some(effect) = self.postponed.take() {
+            out.push(effect);
+        } else if !back && self.phase == Phase::Queued {
+            // One-shot watches may have fired unseen.
+            out.push(Effect::List);
+        }
+    }
+
+    fn ask(&mut self, effect: Effect, out: &mut Vec<Effect>) {
+        if self.connected {
+            out.push(effect)
+        } else {
+            self.postponed = Some(effect)
+        }
+    }
+
+    fn queued(&mut self, node: String, out: &mut Vec<Effect>) {
+        self.node = Some(node);
+        self.requeue(out);
+    }
+
+    fn requeue(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Queued;
+        self.ask(Effect::List, out);
+    }
+
+    fn listed(&mut self, mut names: Vec<String>, out: &mut Vec<Effect>) {
+        names.sort_by_key(|name| sequence(name));
+        let own = names.iter().position(|name| Some(name) == self.node.as_ref());
+        match own {
+            None => self.give_up(out),
+            Some(0) => {
+                self.phase = Phase::Claiming;
+                self.ask(Effect::Claim, out);
+            }
+            Some(place) => {
+                let predecessor = names.swap_remove(place - 1);
+                self.ask(Effect::Watch(predecessor), out);
+            }
+        }
+    }
+
+    fn lead(&mut self, term: Term, out: &mut Vec<Effect>) {
+        if self.newest.is_some_and(|newest| newest.epoch >= term.epoch) {
+            // The epoch went backwards: a restored ZooKeeper. Start over rather than write with an old number.
+            self.give_up(out);
+            return;
+        }
+        self.newest = Some(term);
+        self.phase = Phase::Leading(term);
+        if self.connected {
+            out.push(Effect::Lead(term))
+        } else {
+            self.postponed = Some(Effect::Verify)
+        }
+    }
+
+    fn unknown(&mut self, out: &mut Vec<Effect>) {
+        let next = match self.phase {
+            Phase::Enqueuing | Phase::Finding => {
+                self.phase = Phase::Finding;
+                Effect::FindOwn
+            }
+            Phase::Claiming | Phase::Settling => {
+                self.phase = Phase::Settling;
+                Effect::Settle
+            }
+            Phase::Queued => Effect::List,
+            Phase::Leading(_) => {
+                out.push(Effect::Hold);
+                Effect::Verify
+            }
+            Phase::Offline | Phase::Resigned => return,
+        };
+        self.ask(next, out);
+    }
+
+    fn give_up(&mut self, out: &mut Vec<Effect>) {
+        if self.term().is_some() {
+            out.push(Effect::Hold);
+        }
+        *self = Self {
+            newest: self.newest,
+            ..Self::default()
+        };
+        out.push(Effect::Drop);
+    }
+}
+
+/// Sequence number at the end of a candidate's name. ZooKeeper counts in an i32 that overflows to negative
+/// numbers; those come after all positive ones.
+fn sequence(name: &str) -> (u32, String) {
+    let digits = name.rsplit("n-").next().unwrap_or_default();
+    let number = digits.parse::<i32>().unwrap_or(i32::MAX);
+    (number as u32, name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn term(epoch: u64) -> Term {
+        Term {
+            epoch: Epoch(epoch),
+            token: epoch as i32,
+        }
+    }
+
+    fn run(election: &mut Election, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        let mut out = Vec::new();
+        for input in inputs {
+            election.step(input, &mut out);
+        }
+        out
+    }
+
+    fn leading() -> Election {
+        let mut election = Election::default();
+        let name = "_c_x-n-0000000001".to_owned();
+        let out = run(
+            &mut election,
+            [
+                Input::Connected,
+                Input::Enqueued(name.clone()),
+                Input::Listed(vec![name]),
+                Input::Claimed(term(7)),
+            ],
+        );
+        assert_eq!(
+            out,
+            [
+                Effect::Enqueue,
+                Effect::List,
+                Effect::Claim,
+                Effect::Lead(term(7))
+            ]
+        );
+        election
+    }
+
+    #[test]
+    fn waits_for_the_next_lower_candidate_only() {
+        let mut election = Election::default();
+        let names = ["a-n-0000000003", "b-n-0000000001", "c-n-0000000002"].map(str::to_owned);
+        let out = run(
+            &mut election,
+            [
+                Input::Connected,
+                Input::Enqueued(names[0].clone()),
+                Input::Listed(names.to_vec()),
+            ],
+        );
+        assert_eq!(out.last(), Some(&Effect::Watch(names[2].clone())));
+    }
+
+    #[test]
+    fn sequence_overflow_keeps_the_order() {
+        assert!(sequence("a-n-2147483647") < sequence("b-n--2147483648"));
+    }
+
+    #[test]
+    fn a_short_disconnect_keeps_the_term() {
+        let mut election = leading();
+        let out = run(
+            &mut election,
+            [Input::Suspended, Input::Connected, Input::Verified(true)],
+        );
+        assert_eq!(out, [Effect::Hold, Effect::Verify, Effect::Lead(term(7))]);
+    }
+
+    #[test]
+    fn a_fenced_leader_drops_its_session() {
+        let mut election = leading();
+        assert_eq!(run(&mut election, [Input::Fenced]), [Effect::Hold, Effect::Drop]);
+        assert_eq!(election.phase(), "offline");
+    }
+
+    #[test]
+    fn an_unknown_create_is_looked_for_and_an_unknown_claim_is_settled() {
+        let mut election = Election::default();
+        let name = "_c_x-n-0000000001".to_owned();
+        let out = run(
+            &mut election,
+            [
+                Input::Connected,
+                Input::Suspended,
+                Input::Unknown,
+                Input::Connected,
+                Input::Found(Some(name.clone())),
+                Input::Listed(vec![name]),
+                Input::Unknown,
+                Input::Settled(Some(term(3))),
+            ],
+        );
+        use Effect::{Claim, Enqueue, FindOwn, Lead, List, Settle};
+        assert_eq!(out, [Enqueue, FindOwn, List, Claim, Settle, Lead(term(3))]);
+    }
+
+    fn input() -> impl Strategy<Value = Input> {
+        let name = || (0..3u32).prop_map(|n| format!("x-n-{n:010}"));
+        prop_oneof![
+            3 => Just(Input::Connected),
+            1 => Just(Input::Suspended),
+            1 => Just(Input::Lost),
+            3 => name().prop_map(Input::Enqueued),
+            1 => proptest::option::of(name()).prop_map(Input::Found),
+            3 => proptest::collection::vec(name(), 0..3).prop_map(Input::Listed),
+            1 => Just(Input::LookAgain),
+            3 => (1u64..9).prop_map(|e| Input::Claimed(term(e))),
+            1 => Just(Input::ClaimRefused),
+            1 => proptest::option::of((1u64..9).prop_map(term)).prop_map(Input::Settled),
+            1 => any::<bool>().prop_map(Input::Verified),
+            1 => Just(Input::Fenced),
+            2 => Just(Input::Unknown),
+        ]
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order: no lead without an acknowledged claim, none while suspended,
+        /// hold at once on doubt, epochs of new terms strictly increase, no operation while suspended.
+        #[test]
+        fn leads_only_with_an_acknowledged_claim(inputs in proptest::collection::vec(input(), 0..300)) {
+            let mut election = Election::default();
+            let (mut acknowledged, mut led, mut connected) = (Vec::new(), 0u64, false);
+            let mut leading = false;
+            for input in inputs {
+                match &input {
+                    Input::Connected => connected = true,
+                    Input::Suspended | Input::Lost => connected = false,
+                    Input::Claimed(t) | Input::Settled(Some(t)) => acknowledged.push(*t),
+                    _ => {}
+                }
+                let doubt = matches!(input, Input::Suspended | Input::Lost | Input::Fenced);
+                let mut out = Vec::new();
+                election.step(input, &mut out);
+                for effect in &out {
+                    match effect {
+                        Effect::Lead(t) => {
+                            prop_assert!(connected && acknowledged.contains(t) && t.epoch.0 >= led);
+                            led = t.epoch.0;
+                            leading = true;
+                        }
+                        Effect::Hold => leading = false,
+                        Effect::Drop => connected = false,
+                        _ => prop_assert!(connected, "{:?} while not connected", effect),
+                    }
+                }
+                prop_assert!(!(doubt && leading));
+            }
+        }
+    }
+}

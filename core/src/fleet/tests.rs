@@ -1,0 +1,284 @@
+use super::*;
+use crate::status::{Stage, State};
+use proptest::prelude::*;
+
+const SILENT: Duration = Duration::from_secs(3);
+const FRESH: Duration = Duration::from_secs(2);
+
+fn agent() -> AgentId {
+    AgentId::new("db01").unwrap()
+}
+
+fn boot(n: u64) -> BootId {
+    BootId::new(&format!("{n:016x}")).unwrap()
+}
+
+fn id(n: u32) -> InstanceId {
+    InstanceId::new(&format!("db01:{n}")).unwrap()
+}
+
+fn report(n: u32, reason: Reason) -> Report {
+    Report {
+        handle: Handle(n),
+        identity: Identity {
+            id: id(n),
+            cluster: None,
+            address: "127.0.0.1:1".into(),
+            labels: Arc::default(),
+        },
+        verdict: Verdict::blank(reason, Stage::Reply, "", WallMs(1)),
+        probe_age: Some(Duration::ZERO),
+        freshness_limit: FRESH,
+    }
+}
+
+struct World {
+    fleet: Fleet,
+    now: Mono,
+    out: Vec<Effect>,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Mono::from_millis(100_000);
+        Self {
+            fleet: Fleet::new(now, SILENT),
+            now,
+            out: vec![],
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        self.fleet.step(self.now, WallMs(7), input, &mut self.out);
+    }
+
+    fn hello(&mut self, stream: u64, n: u64) {
+        let greeting = Greeting {
+            agent: agent(),
+            boot: boot(n),
+            version: String::new(),
+            host: String::new(),
+        };
+        self.step(Input::Hello(stream, greeting));
+    }
+
+    fn message(&mut self, n: u64, seq: u64, message: Message) {
+        self.step(Input::Message(1, agent(), boot(n), Seq(seq), message));
+    }
+
+    /// Time passes as the shell lets it: a step at each deadline.
+    fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.fleet.next_deadline() <= until {
+            self.now = self.fleet.next_deadline();
+            self.step(Input::Tick);
+        }
+        self.now = until;
+    }
+
+    fn reason(&self, n: u32) -> Reason {
+        self.fleet.instance(&id(n)).unwrap().status.verdict.reason
+    }
+}
+
+#[test]
+fn silence_is_unknown_exactly_in_time_and_a_report_revives() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    let mut seq = 1;
+    w.message(1, seq, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    for _ in 0..5 {
+        w.pass(Duration::from_secs(1));
+        seq += 1;
+        w.message(
+            1,
+            seq,
+            Message::Heartbeat(vec![(Handle(1), Duration::from_millis(1))]),
+        );
+    }
+    w.message(
+        1,
+        seq + 1,
+        Message::Changes(vec![Report {
+            freshness_limit: SILENT * 9,
+            ..report(1, Reason::Ok)
+        }]),
+    );
+    w.pass(SILENT - Duration::from_millis(1));
+    assert_eq!(w.reason(1), Reason::Ok);
+    w.pass(Duration::from_millis(1));
+    assert_eq!(w.reason(1), Reason::AgentSilent);
+    w.message(
+        1,
+        seq + 2,
+        Message::Heartbeat(vec![(Handle(1), Duration::from_millis(1))]),
+    );
+    assert_eq!(w.reason(1), Reason::Ok);
+}
+
+#[test]
+fn an_agent_that_talks_without_progress_is_stalled() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(
+        1,
+        1,
+        Message::Snapshot(vec![report(1, Reason::Ok), report(2, Reason::Ok)], true),
+    );
+    for beat in 1..=5u32 {
+        w.pass(Duration::from_millis(500));
+        let stuck = Duration::from_millis(500) * beat;
+        w.message(
+            1,
+            1 + u64::from(beat),
+            Message::Heartbeat(vec![(Handle(1), stuck), (Handle(2), Duration::ZERO)]),
+        );
+    }
+    assert_eq!(w.reason(1), Reason::ProbeStalled);
+    assert_eq!(w.reason(2), Reason::Ok);
+}
+
+#[test]
+fn what_the_snapshot_leaves_out_is_gone() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(
+        1,
+        1,
+        Message::Snapshot(vec![report(1, Reason::Ok), report(2, Reason::Ok)], true),
+    );
+    w.hello(1, 1);
+    w.out.clear();
+    w.message(1, 5, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    assert!(w.out.contains(&Effect::Removed(id(2))));
+    assert!(w.fleet.instance(&id(2)).is_none() && w.fleet.instance(&id(1)).is_some());
+}
+
+#[test]
+fn a_new_boot_retires_the_old_one_for_good() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 9, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    w.hello(2, 2);
+    w.step(Input::Message(
+        2,
+        agent(),
+        boot(2),
+        Seq(1),
+        Message::Snapshot(vec![report(1, Reason::ConnectionRefused)], true),
+    ));
+    assert_eq!(w.reason(1), Reason::ConnectionRefused);
+    w.out.clear();
+    w.message(1, 10, Message::Changes(vec![report(1, Reason::Ok)]));
+    assert!(w.out.contains(&Effect::Superseded(1)));
+    assert_eq!(w.reason(1), Reason::ConnectionRefused);
+}
+
+#[test]
+fn a_restarted_agent_does_not_erase_what_is_known() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 9, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    w.hello(2, 2);
+    w.step(Input::Message(
+        2,
+        agent(),
+        boot(2),
+        Seq(1),
+        Message::Snapshot(vec![report(1, Reason::NotProbed)], true),
+    ));
+    assert_eq!(w.reason(1), Reason::Ok);
+}
+
+#[test]
+fn adopted_statuses_have_a_full_grace_period() {
+    let mut w = World::new();
+    let status = Status {
+        identity: report(1, Reason::Ok).identity,
+        agent: agent(),
+        verdict: Verdict::blank(Reason::Ok, Stage::Reply, "", WallMs(1)),
+    };
+    w.step(Input::Adopt(vec![status]));
+    w.pass(SILENT - Duration::from_millis(1));
+    assert_eq!(w.reason(1), Reason::Ok);
+    w.pass(Duration::from_millis(1));
+    assert_eq!(w.reason(1), Reason::AgentSilent);
+}
+
+#[test]
+fn our_own_sleep_silences_nobody() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    w.now = w.now + Duration::from_secs(60);
+    w.step(Input::Tick);
+    assert_eq!(w.reason(1), Reason::Ok);
+    assert!(w.out.contains(&Effect::Paused(Duration::from_secs(60))));
+}
+
+#[test]
+fn a_second_reporter_does_not_take_a_live_instance() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    let other = AgentId::new("db02").unwrap();
+    w.step(Input::Hello(
+        2,
+        Greeting {
+            agent: other.clone(),
+            boot: boot(5),
+            version: String::new(),
+            host: String::new(),
+        },
+    ));
+    w.step(Input::Message(
+        2,
+        other.clone(),
+        boot(5),
+        Seq(1),
+        Message::Snapshot(vec![report(1, Reason::ConnectionRefused)], true),
+    ));
+    assert_eq!(w.reason(1), Reason::Ok);
+    assert!(w.out.contains(&Effect::Conflict(id(1), other)));
+}
+
+proptest! {
+    /// The same reports in any order, with repetitions, give the same view.
+    #[test]
+    fn order_and_repetition_do_not_matter(
+        (reports, shuffled) in proptest::collection::vec((0u32..5, 0usize..4), 1..30)
+            .prop_flat_map(|reports| {
+                let n = reports.len();
+                let numbered: Vec<_> = reports.into_iter().enumerate().collect();
+                let extra = proptest::sample::subsequence(numbered.clone(), 0..=n);
+                (Just(numbered.clone()), (Just(numbered), extra).prop_map(|(mut a, b)| { a.extend(b); a }).prop_shuffle())
+            })
+    ) {
+        let reasons = [Reason::Ok, Reason::Loading, Reason::ConnectionRefused, Reason::ReplyTimeout];
+        let view = |list: &[(usize, (u32, usize))]| {
+            let mut w = World::new();
+            w.hello(1, 1);
+            for (seq, (n, reason)) in list {
+                w.message(1, *seq as u64 + 1, Message::Changes(vec![report(*n, reasons[*reason])]));
+            }
+            (0..5).map(|n| w.fleet.instance(&id(n)).map(|i| i.status.verdict.reason)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(view(&reports), view(&shuffled));
+    }
+
+    /// Without an agent that says so, nothing is ever DOWN; nothing is silent or stalled before its time.
+    #[test]
+    fn silence_is_never_down(gaps in proptest::collection::vec(0u64..6_000, 1..40)) {
+        let mut w = World::new();
+        w.hello(1, 1);
+        w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+        for (n, gap) in gaps.into_iter().enumerate() {
+            w.pass(Duration::from_millis(gap));
+            let verdict = w.fleet.instance(&id(1)).unwrap().status.verdict.clone();
+            prop_assert!(verdict.state() != State::Down);
+            prop_assert_eq!(verdict.state() == State::Unknown, gap >= 2_000, "after {} ms: {}", gap, verdict.reason);
+            w.message(1, n as u64 + 2, Message::Heartbeat(vec![(Handle(1), Duration::ZERO)]));
+            prop_assert_eq!(w.reason(1), Reason::Ok);
+        }
+    }
+}

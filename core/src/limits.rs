@@ -1,0 +1,48 @@
+//! Every bound that is part of a protocol, with its arithmetic.
+
+/// Longest instance id (`design` section 2).
+pub const INSTANCE_ID_BYTES_MAX: usize = 128;
+/// Longest agent id, collector id and cluster name: a DNS label's length.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Longest address: a Unix socket path has at most 107 bytes, a DNS name with port fits too in practice.
+pub const ADDRESS_BYTES_MAX: usize = 107;
+/// Id, cluster, address and agent of one instance together: what is left of a 512-byte status znode
+/// after its keys, numbers and the 40-byte run_id (see `collector::znode`, which asserts it).
+pub const NAMES_TOTAL_BYTES_MAX: usize = 200;
+/// Status JSON in a znode.
+pub const STATUS_JSON_BYTES_MAX: usize = 512;
+/// Evidence text of a verdict.
+pub const EVIDENCE_BYTES_MAX: usize = 256;
+/// `run_id` is 40 hex digits in Redis and Valkey; anything longer is cut.
+pub const RUN_ID_BYTES_MAX: usize = 40;
+/// Server version text.
+pub const VERSION_BYTES_MAX: usize = 32;
+/// Labels of one instance, and the bytes of each key and value.
+pub const LABELS_MAX: usize = 16;
+/// See [`LABELS_MAX`].
+pub const LABEL_BYTES_MAX: usize = 63;
+/// Instances of one agent: ten times what a large host runs.
+pub const AGENT_INSTANCES_MAX: usize = 5_000;
+/// Agents of one collector; beyond that the design's "stream to every collector" is to be revisited.
+pub const AGENTS_MAX: usize = 20_000;
+/// Instances of one fleet: 256 buckets of about 4,000 children, 80 KB for each listing.
+pub const FLEET_INSTANCES_MAX: usize = 1_000_000;
+/// Largest message that a collector takes from an agent.
+pub const AGENT_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// Instances in one message. A report is below 1,400 bytes without labels and 3,500 with all of them:
+/// 64 x 3,500 = 224,000 < `AGENT_MESSAGE_BYTES_MAX`.
+pub const REPORTS_PER_MESSAGE_MAX: usize = 64;
+/// Former boots that are remembered for each agent, so that they stay retired.
+pub const RETIRED_BOOTS_MAX: usize = 32;
+/// Messages that an agent sends on one stream without an acknowledgement.
+pub const UNACKED_MESSAGES_MAX: usize = 64;
+/// Number of buckets under `instances/`; recorded in `meta` and never changed.
+pub const BUCKETS: usize = 256;
+/// Instance writes in one multi: 75 % of the throughput of 500 at a quarter of its latency (measured).
+pub const BATCH_OPS_MAX: usize = 128;
+/// Multis that are unacknowledged at one time.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 8;
+
+const _: () = assert!(REPORTS_PER_MESSAGE_MAX * 3_500 < AGENT_MESSAGE_BYTES_MAX);
+// A create costs 48 + path + data; the server's limit for a request is 1,048,575 bytes.
+const _: () = assert!(2 * BATCH_OPS_MAX * (48 + 256 + STATUS_JSON_BYTES_MAX) < 1_048_575);

@@ -1,0 +1,201 @@
+use super::*;
+use proptest::prelude::*;
+
+fn id(n: u32) -> InstanceId {
+    InstanceId::new(&format!("db:{n}")).unwrap()
+}
+
+fn record(n: u32, reason: Reason) -> Record {
+    Record {
+        id: id(n),
+        cluster: None,
+        address: "127.0.0.1:1".into(),
+        reason,
+        role: Role::Master,
+        run_id: "".into(),
+        agent: AgentId::new("db").unwrap(),
+        since: WallMs(0),
+        epoch: Epoch(0),
+        rev: 0,
+    }
+}
+
+/// A znode store that applies a batch whole or not at all, as ZooKeeper does.
+#[derive(Clone, Default)]
+struct Store {
+    nodes: BTreeMap<InstanceId, Record>,
+    buckets: BTreeMap<Bucket, BucketData>,
+    writes: usize,
+}
+
+impl Store {
+    fn apply(&mut self, batch: &Batch) -> Result<(), (usize, Refusal)> {
+        let mut next = self.clone();
+        for (index, op) in batch.ops.iter().enumerate() {
+            let (exists, create) = match op {
+                Op::Put(r, create) => {
+                    assert!(
+                        next.buckets.contains_key(&r.id.bucket()),
+                        "child before its parent"
+                    );
+                    (next.nodes.contains_key(&r.id), *create)
+                }
+                Op::Delete(id) => (next.nodes.contains_key(id), false),
+                Op::Bucket(b, _, create) => (next.buckets.contains_key(b), *create),
+            };
+            match (exists, create) {
+                (true, true) => return Err((index, Refusal::Exists)),
+                (false, false) => return Err((index, Refusal::Missing)),
+                _ => {}
+            }
+            match op {
+                Op::Put(r, _) => {
+                    next.nodes.insert(r.id.clone(), r.clone());
+                }
+                Op::Delete(id) => {
+                    next.nodes.remove(id);
+                }
+                Op::Bucket(b, d, _) => {
+                    next.buckets.insert(*b, *d);
+                }
+            }
+        }
+        next.writes += batch.ops.len();
+        *self = next;
+        Ok(())
+    }
+}
+
+fn drain(publisher: &mut Publisher, store: &mut Store, desired: &BTreeMap<InstanceId, Record>) {
+    for _ in 0..1_000 {
+        let Some(batch) = publisher.next_batch(|id| desired.get(id).cloned()) else {
+            return;
+        };
+        assert!(batch.ops.len() <= BATCH_OPS_MAX);
+        match store.apply(&batch) {
+            Ok(()) => publisher.acknowledged(batch.number),
+            Err((index, refusal)) => publisher.refused(batch.number, index, refusal),
+        }
+    }
+    panic!("does not come to rest");
+}
+
+fn agree(store: &Store, desired: &BTreeMap<InstanceId, Record>) {
+    assert_eq!(store.nodes.len(), desired.len());
+    for (id, record) in desired {
+        assert!(store.nodes[id].same(record));
+    }
+    for (bucket, data) in &store.buckets {
+        let count = store.nodes.keys().filter(|id| id.bucket() == *bucket).count();
+        assert_eq!(data.count, count as u64, "count of bucket {bucket}");
+    }
+}
+
+fn publisher(store: &Store) -> Publisher {
+    let held = store
+        .nodes
+        .iter()
+        .map(|(id, r)| (id.clone(), Held::Record(r.clone())))
+        .collect();
+    Publisher::new(Epoch(1), held, store.buckets.clone())
+}
+
+#[test]
+fn equal_statuses_cause_no_write() {
+    let (mut store, desired) = (Store::default(), [(id(1), record(1, Reason::Ok))].into());
+    let mut p = publisher(&store);
+    p.mark(&id(1));
+    drain(&mut p, &mut store, &desired);
+    agree(&store, &desired);
+    assert_eq!(store.buckets.len(), 256);
+    let writes = store.writes;
+    for _ in 0..10 {
+        p.mark(&id(1));
+        drain(&mut p, &mut store, &desired);
+    }
+    let mut p = publisher(&store);
+    drain(&mut p, &mut store, &desired);
+    assert_eq!(store.writes, writes);
+}
+
+#[test]
+fn an_unconfirmed_status_is_kept() {
+    let mut store = Store::default();
+    let mut p = publisher(&store);
+    p.mark(&id(1));
+    drain(&mut p, &mut store, &[(id(1), record(1, Reason::Ok))].into());
+    let mut p = publisher(&store);
+    drain(&mut p, &mut store, &BTreeMap::new());
+    assert!(store.nodes.contains_key(&id(1)), "nobody said that it is gone");
+    p.remove(&id(1));
+    drain(&mut p, &mut store, &BTreeMap::new());
+    assert!(store.nodes.is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(u32, usize),
+    Remove(u32),
+    /// A znode vanishes, or appears, by another hand.
+    Foreign(u32, bool),
+    /// Batches are sent; the outcome of each is known (0), unknown and applied (1), unknown and lost (2).
+    Send(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0u32..600, 0usize..3).prop_map(|(n, r)| Step::Set(n, r)),
+        1 => (0u32..600).prop_map(Step::Remove),
+        1 => (0u32..600, any::<bool>()).prop_map(|(n, b)| Step::Foreign(n, b)),
+        3 => (0u8..3).prop_map(Step::Send),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Whatever fails in between: once writes succeed again, what is published is what is desired.
+    #[test]
+    fn converges(steps in proptest::collection::vec(step(), 0..200)) {
+        let reasons = [Reason::Ok, Reason::Loading, Reason::ConnectionRefused];
+        let (mut store, mut desired) = (Store::default(), BTreeMap::new());
+        let mut p = publisher(&store);
+        let mut foreign = BTreeSet::new();
+        for step in steps {
+            match step {
+                Step::Set(n, r) => { desired.insert(id(n), record(n, reasons[r])); p.mark(&id(n)); }
+                Step::Remove(n) => if desired.remove(&id(n)).is_some() { p.remove(&id(n)); },
+                Step::Foreign(n, create) => {
+                    let exists = store.nodes.contains_key(&id(n));
+                    if exists && !create { store.nodes.remove(&id(n)); foreign.insert(n); }
+                }
+                Step::Send(outcome) => {
+                    let mut batches = Vec::new();
+                    while let Some(b) = p.next_batch(|id| desired.get(id).cloned()) { batches.push(b); }
+                    prop_assert!(batches.len() <= BATCHES_IN_FLIGHT_MAX);
+                    for b in &batches {
+                        match outcome {
+                            0 => match store.apply(b) {
+                                Ok(()) => p.acknowledged(b.number),
+                                Err((i, r)) => p.refused(b.number, i, r),
+                            },
+                            1 => { let _applied = store.apply(b); }
+                            _ => {}
+                        }
+                    }
+                    if outcome != 0 {
+                        let (ids, buckets) = p.unknown();
+                        for id in ids { let held = store.nodes.get(&id).cloned().map(Held::Record); p.settle(&id, held); }
+                        for b in buckets { p.settle_bucket(b, store.buckets.get(&b).copied()); }
+                    }
+                }
+            }
+        }
+        // Foreign deletions are found by marking, as the read-back does.
+        for n in foreign { p.settle(&id(n), store.nodes.get(&id(n)).cloned().map(Held::Record)); p.mark(&id(n)); if !desired.contains_key(&id(n)) { p.remove(&id(n)); } }
+        for n in desired.keys() { p.mark(n); }
+        drain(&mut p, &mut store, &desired);
+        prop_assert_eq!(store.nodes.len(), desired.len());
+        for (id, record) in &desired { prop_assert!(store.nodes[id].same(record)); }
+        prop_assert_eq!(p.pending(), 0);
+    }
+}

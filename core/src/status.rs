@@ -1,0 +1,309 @@
+//! What is known of one Redis instance.
+
+use crate::{
+    ids::{AgentId, ClusterName, InstanceId},
+    limits::EVIDENCE_BYTES_MAX,
+    time::WallMs,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+macro_rules! closed {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// All values.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word used in ZooKeeper, metrics, logs and tables.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The value that the word stands for.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|v| v.as_str() == text)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+closed!(
+    /// Whether an instance works.
+    State {
+        /// Answers without a known restriction.
+        Up = "UP",
+        /// Alive with a stated restriction.
+        Degraded = "DEGRADED",
+        /// Does not serve.
+        Down = "DOWN",
+        /// Cannot be seen.
+        Unknown = "UNKNOWN",
+    }
+);
+
+closed!(
+    /// Why an instance has its state. The meaning of each is in `status.proto`.
+    #[allow(missing_docs)]
+    Reason {
+        Ok = "OK",
+        ConnectionRefused = "CONNECTION_REFUSED",
+        ConnectionReset = "CONNECTION_RESET",
+        HostUnreachable = "HOST_UNREACHABLE",
+        SocketMissing = "SOCKET_MISSING",
+        ConnectTimeout = "CONNECT_TIMEOUT",
+        ReplyTimeout = "REPLY_TIMEOUT",
+        BusyScript = "BUSY_SCRIPT",
+        BusyModule = "BUSY_MODULE",
+        Loading = "LOADING",
+        MasterLinkDown = "MASTER_LINK_DOWN",
+        ReplicaSyncing = "REPLICA_SYNCING",
+        PersistenceFailed = "PERSISTENCE_FAILED",
+        OutOfMemory = "OUT_OF_MEMORY",
+        NotEnoughReplicas = "NOT_ENOUGH_REPLICAS",
+        ClusterDown = "CLUSTER_DOWN",
+        MaxClients = "MAX_CLIENTS",
+        AuthRequired = "AUTH_REQUIRED",
+        AuthFailed = "AUTH_FAILED",
+        PermissionDenied = "PERMISSION_DENIED",
+        ProtectedMode = "PROTECTED_MODE",
+        TlsMismatch = "TLS_MISMATCH",
+        TlsCertificate = "TLS_CERTIFICATE",
+        ProtocolError = "PROTOCOL_ERROR",
+        NotRedis = "NOT_REDIS",
+        ProcessGone = "PROCESS_GONE",
+        AgentSilent = "AGENT_SILENT",
+        ProbeStalled = "PROBE_STALLED",
+        NotProbed = "NOT_PROBED",
+        ResolveFailed = "RESOLVE_FAILED",
+        AgentFault = "AGENT_FAULT",
+    }
+);
+
+impl Reason {
+    /// The state that goes with a reason (table of `reference`, section 3). A reason never stands with
+    /// another state.
+    pub const fn state(self) -> State {
+        match self {
+            Self::Ok => State::Up,
+            Self::ConnectionRefused
+            | Self::ConnectionReset
+            | Self::HostUnreachable
+            | Self::SocketMissing
+            | Self::ConnectTimeout
+            | Self::ReplyTimeout
+            | Self::BusyScript
+            | Self::BusyModule
+            | Self::ProcessGone => State::Down,
+            Self::Loading
+            | Self::MasterLinkDown
+            | Self::ReplicaSyncing
+            | Self::PersistenceFailed
+            | Self::OutOfMemory
+            | Self::NotEnoughReplicas
+            | Self::ClusterDown
+            | Self::MaxClients => State::Degraded,
+            Self::AuthRequired
+            | Self::AuthFailed
+            | Self::PermissionDenied
+            | Self::ProtectedMode
+            | Self::TlsMismatch
+            | Self::TlsCertificate
+            | Self::ProtocolError
+            | Self::NotRedis
+            | Self::AgentSilent
+            | Self::ProbeStalled
+            | Self::NotProbed
+            | Self::ResolveFailed
+            | Self::AgentFault => State::Unknown,
+        }
+    }
+
+    /// What clients can do: (reads, writes).
+    pub const fn abilities(self, role: Role) -> (Ability, Ability) {
+        use Ability::{No, Unknown, Yes};
+        match self.state() {
+            State::Up => (Yes, if matches!(role, Role::Replica) { No } else { Yes }),
+            State::Down => (No, No),
+            State::Unknown => (Unknown, Unknown),
+            State::Degraded => match self {
+                Self::Loading | Self::MasterLinkDown | Self::ClusterDown => (No, No),
+                Self::MaxClients => (Unknown, Unknown),
+                _ => (Yes, No),
+            },
+        }
+    }
+}
+
+closed!(
+    /// How far a probe came.
+    #[allow(missing_docs)]
+    Stage {
+        Resolve = "RESOLVE",
+        Connect = "CONNECT",
+        Tls = "TLS",
+        Auth = "AUTH",
+        Command = "COMMAND",
+        Reply = "REPLY",
+    }
+);
+
+closed!(
+    /// Whether something works.
+    #[allow(missing_docs)]
+    Ability {
+        Yes = "yes",
+        No = "no",
+        Unknown = "unknown",
+    }
+);
+
+closed!(
+    /// Replication role.
+    #[allow(missing_docs)]
+    Role {
+        Unknown = "unknown",
+        Master = "master",
+        Replica = "replica",
+        Sentinel = "sentinel",
+    }
+);
+
+/// The judgement of one instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// Why; the state follows from it.
+    pub reason: Reason,
+    /// How far the probe came.
+    pub stage: Stage,
+    /// Replication role, last known.
+    pub role: Role,
+    /// `run_id` of INFO, last known; may be empty.
+    pub run_id: Arc<str>,
+    /// Server version, last known; may be empty.
+    pub server_version: Arc<str>,
+    /// Address of the master where the role is replica.
+    pub master_address: Arc<str>,
+    /// What was seen, in words.
+    pub evidence: Arc<str>,
+    /// When state or reason last changed.
+    pub since: WallMs,
+    /// Restarts seen, told by changes of `run_id`.
+    pub restarts: u64,
+}
+
+impl Verdict {
+    /// A verdict that knows nothing of the server.
+    pub fn blank(reason: Reason, stage: Stage, evidence: &str, since: WallMs) -> Self {
+        let empty: Arc<str> = "".into();
+        Self {
+            reason,
+            stage,
+            role: Role::Unknown,
+            run_id: empty.clone(),
+            server_version: empty.clone(),
+            master_address: empty,
+            evidence: cut(evidence, EVIDENCE_BYTES_MAX).into(),
+            since,
+            restarts: 0,
+        }
+    }
+
+    /// UP, DEGRADED, DOWN or UNKNOWN.
+    pub const fn state(&self) -> State {
+        self.reason.state()
+    }
+
+    /// (reads, writes).
+    pub const fn abilities(&self) -> (Ability, Ability) {
+        self.reason.abilities(self.role)
+    }
+
+    /// Whether `other` says the same to a consumer: everything but evidence, times and counters.
+    pub fn same_status(&self, other: &Self) -> bool {
+        self.reason == other.reason
+            && self.role == other.role
+            && self.run_id == other.run_id
+            && self.server_version == other.server_version
+            && self.master_address == other.master_address
+    }
+}
+
+/// What an agent is told about an instance by its configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Its name.
+    pub id: InstanceId,
+    /// Its group.
+    pub cluster: Option<ClusterName>,
+    /// `host:port` or a Unix socket path.
+    pub address: Arc<str>,
+    /// Labels.
+    pub labels: Arc<BTreeMap<String, String>>,
+}
+
+/// One instance as a collector holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// Its name, group and address.
+    pub identity: Identity,
+    /// Who reports it.
+    pub agent: AgentId,
+    /// The verdict in force: the agent's, or the collector's own UNKNOWN.
+    pub verdict: Verdict,
+}
+
+/// `text` cut to at most `max` bytes at a character boundary, control characters replaced.
+pub fn cut(text: &str, max: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(max));
+    for c in text.chars() {
+        let c = if c.is_control() { ' ' } else { c };
+        if out.len() + c.len_utf8() > max {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_round_trip() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
+        }
+        assert_eq!(State::parse("UP"), Some(State::Up));
+        assert_eq!(Reason::parse("NONSENSE"), None);
+    }
+
+    #[test]
+    fn our_own_faults_are_never_down() {
+        for reason in [
+            Reason::AuthFailed,
+            Reason::AuthRequired,
+            Reason::PermissionDenied,
+            Reason::AgentSilent,
+            Reason::ProbeStalled,
+            Reason::AgentFault,
+        ] {
+            assert_eq!(reason.state(), State::Unknown);
+        }
+    }
+
+    #[test]
+    fn cut_keeps_characters_whole() {
+        assert_eq!(cut("aéb", 2), "a");
+        assert_eq!(cut("a\nb", 9), "a b");
+    }
+}

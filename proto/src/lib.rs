@@ -1,0 +1,14 @@
+//! The wire of redkeeper: messages and services of package `redkeeper.v1`, whose `.proto` files are the
+//! specification, and [`convert`], the only place where wire types become core types and back.
+
+/// Generated from `proto/redkeeper/v1/*.proto`.
+#[allow(missing_docs, clippy::all, clippy::unwrap_used, rustdoc::all)]
+pub mod v1 {
+    tonic::include_proto!("redkeeper.v1");
+    include!(concat!(env!("OUT_DIR"), "/redkeeper.v1.serde.rs"));
+}
+
+pub mod convert;
+
+/// Encoded `FileDescriptorSet` of all files, for gRPC reflection.
+pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redkeeper_descriptor.bin"));
