@@ -1,1 +1,27 @@
+//! The collector. Data flows one way:
+//!
+//! ```text
+//! grpc::ingest -> (commands) -> aggregator -> (view) -> publisher -> store
+//!                                              |           ^
+//!                                              v           | leadership
+//!                                   grpc::status_service  coordinator
+//! ```
+//!
+//! * [`config`], [`cli`], [`app`]: what to run, and how it starts and stops.
+//! * [`aggregator`]: owns the fleet state; [`view`]: the immutable picture that everybody reads.
+//! * [`grpc`]: streams from agents, queries from tools.
+//! * [`coordinator`]: session and election; [`publisher`]: the leader's writing; [`layout`], [`znode`]: where
+//!   and what; [`store`]: ZooKeeper behind a small trait.
 
+pub mod aggregator;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod coordinator;
+pub mod grpc;
+pub mod layout;
+pub mod metrics;
+pub mod publisher;
+pub mod store;
+pub mod view;
+pub mod znode;

@@ -1,1 +1,33 @@
-fn main() {}
+//! `redkeeper-collector`: holds the view of the fleet, answers tools, and publishes to ZooKeeper when elected.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use redkeeper_collector::{app, cli::Cli, config};
+use redkeeper_runtime::{exit, telemetry};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match config::load(&cli, std::env::vars()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return exit::config();
+        }
+    };
+    if cli.check_config {
+        println!("configuration ok: collector {}", config.id);
+        return exit::OK;
+    }
+    if let Err(error) = telemetry::init(&config.log.filter, config.log.format) {
+        eprintln!("error: log.filter: {error}");
+        return exit::config();
+    }
+    match app::run(config) {
+        Ok(()) => exit::OK,
+        Err(error) => {
+            tracing::error!("{error}");
+            exit::failure()
+        }
+    }
+}

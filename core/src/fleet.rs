@@ -480,7 +480,21 @@ impl Fleet {
     fn adopt(&mut self, now: Mono, statuses: Vec<Status>, out: &mut Vec<Effect>) {
         for status in statuses {
             let id = status.identity.id.clone();
-            if self.instances.contains_key(&id) || self.instances.len() >= FLEET_INSTANCES_MAX {
+            if let Some(known) = self.instances.get_mut(&id) {
+                // A verdict that was published is worth more than "not yet probed".
+                if known.reported.reason == Reason::NotProbed && status.verdict.reason != Reason::NotProbed {
+                    known.reported = status.verdict.clone();
+                    let Status { identity, agent, .. } = (*known.status).clone();
+                    known.status = Arc::new(Status {
+                        identity,
+                        agent,
+                        verdict: status.verdict,
+                    });
+                    out.push(Effect::Changed(id));
+                }
+                continue;
+            }
+            if self.instances.len() >= FLEET_INSTANCES_MAX {
                 continue;
             }
             let name = status.agent.clone();

@@ -1,1 +1,33 @@
-fn main() {}
+//! `redkeeper`: asks any collector. Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+mod args;
+mod client;
+mod output;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return fail(&run::Error::Output(e)),
+    };
+    match runtime.block_on(run::run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output has seen enough: no failure.
+        Err(run::Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// The one place where errors are printed: one line, and a hint where there is one.
+fn fail(error: &run::Error) -> ExitCode {
+    eprintln!("redkeeper: {error}");
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(1)
+}

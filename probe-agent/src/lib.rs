@@ -1,1 +1,21 @@
+//! The agent: probes local instances, decides nothing about the fleet.
+//!
+//! * [`config`], [`cli`]: what to probe and whom to tell.
+//! * [`app`]: binds, builds, starts, stops.
+//! * [`board`]: the table of verdicts; the source of everything that is sent.
+//! * [`redis`]: one connection, I/O only. [`worker`]: one instance's task around `core::agent::prober`.
+//! * [`overseer`]: owns the workers, replaces one that panicked or stopped.
+//! * [`uplink`]: one task for each collector around `core::agent::outbox`.
+//! * [`metrics`]: what `/metrics` shows.
 
+pub mod app;
+pub mod board;
+pub mod cli;
+pub mod config;
+pub mod metrics;
+pub mod overseer;
+pub mod redis;
+#[cfg(feature = "test-hooks")]
+pub mod test_hooks;
+pub mod uplink;
+pub mod worker;

@@ -10,5 +10,7 @@ pub mod v1 {
 
 pub mod convert;
 
+pub use pbjson_types::{Duration, Timestamp};
+
 /// Encoded `FileDescriptorSet` of all files, for gRPC reflection.
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redkeeper_descriptor.bin"));

@@ -1,1 +1,14 @@
+//! What both daemons share. Knows neither the fleet nor the wire.
+//!
+//! * [`supervise`]: every task has a name and an owner, and its exit or panic is seen.
+//! * [`admin`]: `/livez`, `/readyz`, `/metrics`, `/debug/tasks` on a thread of their own.
+//! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their place.
+//! * [`telemetry`], [`signals`], [`clock`], [`exit`]: logs, shutdown requests, time, exit codes.
 
+pub mod admin;
+pub mod clock;
+pub mod config;
+pub mod exit;
+pub mod signals;
+pub mod supervise;
+pub mod telemetry;

@@ -1,1 +1,1 @@
-
+//! Harness of the end-to-end tests.

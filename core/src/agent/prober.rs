@@ -107,6 +107,10 @@ enum Link {
     Open,
 }
 
+/// A dying process may close our connection before its listening socket: a reconnection is then accepted
+/// and reset. It is repeated after 1, 2, 4, 8 and 16 ms before that counts as a failure.
+const QUICK_MAX: u32 = 5;
+
 /// State of one instance's probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Prober {
@@ -121,6 +125,8 @@ pub struct Prober {
     info_at: Mono,
     successes: u32,
     failures: u32,
+    /// Quick reconnections made since a working connection was closed.
+    quick: u32,
     verdict: Verdict,
     /// What `next_deadline` promised last; waking much later means that the agent slept.
     promised: Mono,
@@ -139,6 +145,7 @@ impl Prober {
             info_at: now,
             successes: 0,
             failures: 0,
+            quick: QUICK_MAX,
             verdict: Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall),
             promised: now,
             config,
@@ -310,6 +317,7 @@ impl Prober {
     fn valid_reply(&mut self, now: Mono) {
         self.quiet_since = now;
         self.replied_on_link = true;
+        self.quick = QUICK_MAX;
         self.failures = 0;
     }
 
@@ -388,6 +396,9 @@ impl Prober {
                 format!("the agent could not connect: {e}"),
             ),
         };
+        if *failure == ConnectFailure::Reset && self.reconnect_quickly(now) {
+            return;
+        }
         self.quiet_since = now;
         if hard {
             self.successes = 0;
@@ -402,11 +413,12 @@ impl Prober {
         if self.replied_on_link && self.waiting.iter().all(|(command, _)| *command != Command::Auth) {
             // EOF or reset on a connection that worked: reconnecting at once tells a death from a restart.
             if self.verdict.state() != State::Unknown && self.verdict.reason != Reason::MaxClients {
+                self.quick = 0;
                 self.connect(now, out);
             } else {
                 self.retry_later(now, out);
             }
-        } else {
+        } else if !self.reconnect_quickly(now) {
             let text = format!("connection accepted, then closed before any reply ({how})");
             self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);
         }

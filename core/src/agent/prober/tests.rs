@@ -158,6 +158,20 @@ fn death_is_believed_at_once() {
 }
 
 #[test]
+fn a_reconnection_that_a_dying_server_accepts_is_repeated_at_once() {
+    let mut bench = Bench::new();
+    bench.up();
+    bench.close();
+    bench.accept();
+    bench.close();
+    assert_eq!(bench.reason(), Reason::Ok);
+    bench.now = bench.now + MS;
+    bench.input(Input::Tick);
+    bench.refuse();
+    assert_eq!(bench.reason(), Reason::ConnectionRefused);
+}
+
+#[test]
 fn a_restart_between_two_probes_stays_up_and_is_counted() {
     let mut bench = Bench::new();
     bench.up();

@@ -1,0 +1,255 @@
+//! The task that owns `core::fleet`. Streams and the coordinator send it commands through one bounded
+//! channel; it publishes a new [`View`](crate::view::View) after each batch of commands.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use redkeeper_core::{
+    dedupe::Arrival,
+    fleet::{Effect, Fleet, Greeting, Input, Message},
+    ids::{AgentId, BootId, InstanceId, Revision, Seq},
+    status::Status,
+};
+use redkeeper_runtime::clock::Clock;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    metrics::Metrics,
+    view::{AgentEntry, Change, Entry, LOG_MAX, Replacer, View},
+};
+
+/// Commands that may wait: one message of each of 2,000 agents, twice. Senders wait when it is full, which
+/// slows their streams down, and no others.
+pub const COMMANDS_MAX: usize = 4_096;
+/// Commands applied before the view is published: bounds how stale it may be under load.
+const BATCH_MAX: usize = 256;
+
+/// What a stream is told.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StreamState {
+    /// Everything up to here is applied.
+    pub acked: u64,
+    /// Why the stream must end.
+    pub end: Option<End>,
+}
+
+/// Why a stream must end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// A newer boot of the agent was heard.
+    Superseded,
+    /// A bound is reached.
+    Full(&'static str),
+}
+
+/// What others ask of the aggregator.
+pub enum Command {
+    /// A stream began.
+    Hello(u64, Greeting, watch::Sender<StreamState>),
+    /// A message of a stream.
+    Message(u64, AgentId, BootId, Seq, Message),
+    /// A stream ended.
+    Bye(u64),
+    /// Statuses found in ZooKeeper. Answered when they are in the view.
+    Adopt(Vec<Status>, oneshot::Sender<()>),
+}
+
+/// The aggregator.
+pub struct Aggregator {
+    fleet: Fleet,
+    view: View,
+    replacer: Replacer,
+    commands: mpsc::Receiver<Command>,
+    streams: BTreeMap<u64, watch::Sender<StreamState>>,
+    clock: Clock,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+impl Aggregator {
+    /// An aggregator of an empty fleet.
+    pub fn new(
+        fleet: Fleet,
+        replacer: Replacer,
+        commands: mpsc::Receiver<Command>,
+        clock: Clock,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            fleet,
+            view: View::default(),
+            replacer,
+            commands,
+            streams: BTreeMap::new(),
+            clock,
+            metrics,
+            stop,
+        }
+    }
+
+    /// Runs until asked to stop.
+    pub async fn run(mut self) {
+        let (mut batch, mut effects) = (Vec::with_capacity(BATCH_MAX), Vec::new());
+        loop {
+            let deadline = self.clock.instant(self.fleet.next_deadline());
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                received = self.commands.recv_many(&mut batch, BATCH_MAX) => if received == 0 { return },
+                () = tokio::time::sleep_until(deadline) => (),
+            }
+            // Time first: a pause of this process must be known before anything is judged.
+            self.step(Input::Tick, &mut effects);
+            let (mut acks, mut adopted) = (BTreeMap::new(), Vec::new());
+            for command in batch.drain(..) {
+                match command {
+                    Command::Hello(stream, greeting, state) => {
+                        self.streams.insert(stream, state);
+                        self.step(Input::Hello(stream, greeting), &mut effects);
+                    }
+                    Command::Message(stream, agent, boot, seq, message) => {
+                        acks.insert(stream, seq.0);
+                        self.step(Input::Message(stream, agent, boot, seq, message), &mut effects);
+                    }
+                    Command::Bye(stream) => {
+                        self.streams.remove(&stream);
+                    }
+                    Command::Adopt(statuses, done) => {
+                        self.step(Input::Adopt(statuses), &mut effects);
+                        adopted.push(done);
+                    }
+                }
+            }
+            self.replacer.replace(self.view.clone());
+            for (stream, seq) in acks {
+                if let Some(state) = self.streams.get(&stream) {
+                    state.send_modify(|state| state.acked = seq);
+                }
+            }
+            for done in adopted {
+                // Who asked may be gone by now; the statuses are adopted all the same.
+                done.send(()).ok();
+            }
+        }
+    }
+
+    fn step(&mut self, input: Input, effects: &mut Vec<Effect>) {
+        self.fleet
+            .step(self.clock.now(), self.clock.wall(), input, effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Changed(id) => self.changed(&id),
+                Effect::Removed(id) => self.removed(&id),
+                Effect::Agent(name) => self.agent(&name),
+                Effect::Arrived(arrival) => {
+                    let result = match arrival {
+                        Arrival::News => "accepted",
+                        Arrival::Late => "late",
+                        Arrival::Retired => "retired",
+                    };
+                    self.metrics.reports.get_or_create(&[("result", result)]).inc();
+                }
+                Effect::Superseded(stream) => self.end(stream, End::Superseded),
+                Effect::Full(stream, what) => self.end(stream, End::Full(what)),
+                Effect::Conflict(id, agent) => {
+                    self.metrics
+                        .reports
+                        .get_or_create(&[("result", "conflict")])
+                        .inc();
+                    tracing::warn!(instance = %id, %agent, "another live agent already reports this instance; ignored");
+                }
+                Effect::Paused(late) => {
+                    self.metrics.pauses.inc();
+                    tracing::warn!(?late, "the collector was asleep; deadlines extended");
+                }
+            }
+        }
+    }
+
+    fn end(&self, stream: u64, end: End) {
+        if let Some(state) = self.streams.get(&stream) {
+            state.send_modify(|state| state.end = Some(end));
+        }
+    }
+
+    fn changed(&mut self, id: &InstanceId) {
+        let Some(instance) = self.fleet.instance(id) else {
+            return;
+        };
+        let status = Arc::clone(&instance.status);
+        let former = self.view.instances.get(id);
+        if former.is_some_and(|former| *former.status == *status) {
+            return;
+        }
+        let previous = former.map(|former| former.status.verdict.reason);
+        if previous != Some(status.verdict.reason) {
+            let verdict = &status.verdict;
+            tracing::info!(
+                instance = %id, from = previous.map_or("-", redkeeper_core::status::Reason::as_str),
+                state = %verdict.state(), reason = %verdict.reason, agent = %status.agent, "transition"
+            );
+            self.metrics
+                .transitions
+                .get_or_create(&[("reason", verdict.reason.as_str())])
+                .inc();
+        }
+        self.view.revision.0 += 1;
+        let revision = self.view.revision;
+        self.view.instances.insert(
+            id.clone(),
+            Entry {
+                status: Arc::clone(&status),
+                revision,
+            },
+        );
+        self.log(Change {
+            revision,
+            status,
+            previous,
+            removed: false,
+            time: self.clock.wall(),
+        });
+    }
+
+    fn removed(&mut self, id: &InstanceId) {
+        let Some(former) = self.view.instances.remove(id) else {
+            return;
+        };
+        tracing::info!(instance = %id, "removed: its agent no longer has it");
+        self.view.revision = Revision(self.view.revision.0 + 1);
+        self.log(Change {
+            revision: self.view.revision,
+            previous: Some(former.status.verdict.reason),
+            status: former.status,
+            removed: true,
+            time: self.clock.wall(),
+        });
+    }
+
+    fn log(&mut self, change: Change) {
+        if self.view.log.len() >= LOG_MAX {
+            self.view.log.pop_front();
+        }
+        self.view.log.push_back(change);
+    }
+
+    fn agent(&mut self, name: &AgentId) {
+        let Some(agent) = self.fleet.agents().get(name) else {
+            self.view.agents.remove(name);
+            return;
+        };
+        let progress = agent
+            .instances()
+            .iter()
+            .filter_map(|id| Some((id.clone(), self.fleet.instance(id)?.progress)));
+        let entry = AgentEntry {
+            greeting: agent.greeting.clone(),
+            sequence: agent.order.as_ref().map_or(0, |order| order.highest().0),
+            heard: agent.heard,
+            silent: agent.silent,
+            connected: agent.connected,
+            progress: progress.collect(),
+        };
+        self.view.agents.insert(name.clone(), Arc::new(entry));
+    }
+}

@@ -1,0 +1,240 @@
+//! Binds, builds, starts and stops the collector.
+//!
+//! Shutdown, in this order, all of it within `shutdown_grace`: not ready; streams are drained and end; the
+//! coordinator finishes its batches and hands leadership over; the aggregator stops; the process exits.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use prometheus_client::registry::Registry;
+use redkeeper_core::fleet::Fleet;
+use redkeeper_runtime::{
+    admin::{self, Admin},
+    clock::Clock,
+    signals,
+    supervise::Supervisor,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    aggregator::{Aggregator, COMMANDS_MAX},
+    config::Config,
+    coordinator::{Coordinator, Directory},
+    grpc::{self, Services, ingest::Ingest, status_service::Queries},
+    layout::Layout,
+    metrics::Metrics,
+    store::{Connection, Store, memory::Memory, zk::ZooKeeper},
+    view,
+};
+
+/// Why the collector could not run or did not stop well.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The runtime, a thread or the signal handlers.
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
+    /// A port is taken.
+    #[error("cannot listen on {1} ({0}): {2}; free the port or set another one")]
+    Bind(&'static str, SocketAddr, std::io::Error),
+    /// Something ended that must not end.
+    #[error("{0}")]
+    Failed(String),
+    /// Tasks that did not stop.
+    #[error("some tasks did not stop within {0:?}")]
+    Unclean(std::time::Duration),
+}
+
+/// Runs the collector until it is asked to stop.
+///
+/// # Errors
+/// When it cannot start, when a critical task ends, or when it does not stop in time.
+pub fn run(config: Config) -> Result<(), AppError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(AppError::Start)?;
+    let result = runtime.block_on(async {
+        match config.zookeeper.clone() {
+            Some(zk) => {
+                serve(
+                    config,
+                    ZooKeeper {
+                        servers: zk.servers,
+                        session_timeout: zk.session_timeout,
+                    },
+                )
+                .await
+            }
+            None => serve(config, Memory::default()).await,
+        }
+    });
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve<S: Store>(config: Config, store: S) -> Result<(), AppError> {
+    let bound = |what, address| move |e| AppError::Bind(what, address, e);
+    let grpc_listener = grpc::bind(config.grpc_listen)
+        .await
+        .map_err(bound("grpc_listen", config.grpc_listen))?;
+    let http = admin::bind(config.http_listen).map_err(bound("http_listen", config.http_listen))?;
+    let admin_listener =
+        admin::bind(config.admin_listen).map_err(bound("admin_listen", config.admin_listen))?;
+
+    let stop = CancellationToken::new();
+    let supervisor = Supervisor::new(stop.clone());
+    let clock = Clock::new();
+    let (replacer, view) = view::channel();
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry, view.clone());
+    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    let (directory, directory_reader) = watch::channel(Directory::default());
+
+    let (ready_directory, standalone) = (directory_reader.clone(), config.zookeeper.is_none());
+    let ready = move || {
+        let d = ready_directory.borrow();
+        match d.connection {
+            Some(Connection::Connected) if !d.leader.is_empty() => Ok(()),
+            Some(Connection::Connected) => Err("no leader yet".to_owned()),
+            _ => Err(format!("no ZooKeeper session: {}", d.last_error)),
+        }
+    };
+    let page_view = view.clone();
+    let page_directory = directory_reader.clone();
+    let page = move || {
+        let (view, d) = (page_view.get(), page_directory.borrow());
+        format!(
+            "\nphase {}  leader {:?}  epoch {}  pending {}\n{} instances, {} agents, revision {}\n",
+            d.phase,
+            d.leader,
+            d.epoch,
+            d.pending,
+            view.instances.len(),
+            view.agents.len(),
+            view.revision.0
+        )
+    };
+    let title = format!("redkeeper-collector {} v{}", config.id, env!("CARGO_PKG_VERSION"));
+    let admin = Admin::new(
+        title,
+        supervisor.clone(),
+        registry,
+        Arc::new(ready),
+        Arc::new(page),
+    );
+    admin::serve(
+        vec![(http, admin.public_router()), (admin_listener, admin.router())],
+        supervisor.clone(),
+    )
+    .map_err(AppError::Start)?;
+    let _listens = supervisor.spawn(
+        "signals",
+        "",
+        signals::listen(stop.clone()).map_err(AppError::Start)?,
+    );
+    supervisor.expect("signals", 1);
+
+    // The aggregator stops last: streams and coordinator still talk to it while they end.
+    let aggregator_stop = CancellationToken::new();
+    let fleet = Fleet::new(clock.now(), config.silent_after);
+    let aggregator = Aggregator::new(
+        fleet,
+        replacer,
+        receiver,
+        clock,
+        metrics.clone(),
+        aggregator_stop.clone(),
+    );
+    let aggregating = supervisor.spawn_critical("aggregator", "", aggregator.run());
+
+    let session_timeout = config
+        .zookeeper
+        .as_ref()
+        .map_or(std::time::Duration::from_secs(10), |zk| zk.session_timeout);
+    let root = config
+        .zookeeper
+        .as_ref()
+        .map_or("/redkeeper", |zk| zk.root.as_str());
+    let coordinator = Coordinator {
+        store,
+        layout: Layout::new(root, session_timeout / 6),
+        id: config.id.clone(),
+        address: config.advertise.clone(),
+        view: view.clone(),
+        commands: commands.clone(),
+        directory,
+        metrics: metrics.clone(),
+        stop: stop.clone(),
+    };
+    let coordinating = start_coordinator(&supervisor, coordinator).map_err(AppError::Start)?;
+
+    let id = config.id.to_string();
+    let services = Services {
+        ingest: Ingest {
+            id: id.clone(),
+            heartbeat_interval: config.heartbeat_interval,
+            silent_after: config.silent_after,
+            commands,
+            supervisor: supervisor.clone(),
+            metrics: metrics.clone(),
+            next_stream: Arc::new(AtomicU64::new(1)),
+        },
+        queries: Queries {
+            id,
+            boot: format!("{:016x}", fastrand::u64(..)),
+            view,
+            directory: directory_reader.clone(),
+            standalone,
+            clock,
+            supervisor: supervisor.clone(),
+            metrics,
+        },
+        directory: directory_reader,
+    };
+    for kind in ["aggregator", "coordinator", "grpc", "pulse"] {
+        supervisor.expect(kind, 1);
+    }
+    let (failing, grpc_stop) = (supervisor.clone(), stop.clone());
+    let _owned_by_supervisor = supervisor.spawn_critical("grpc", "", async move {
+        if let Err(e) = grpc::serve(grpc_listener, services, grpc_stop).await {
+            failing.fail(format!("gRPC server: {e}"));
+        }
+    });
+    tracing::info!(
+        collector = %config.id, grpc = %config.grpc_listen, http = %config.http_listen, admin = %config.admin_listen,
+        standalone, "started"
+    );
+
+    stop.cancelled().await;
+    let clean = supervisor
+        .all_ended(&["signals", "aggregator"], config.shutdown_grace)
+        .await;
+    // Its thread ends with its task.
+    drop(coordinating);
+    aggregator_stop.cancel();
+    aggregating.join().await;
+    match supervisor.failure() {
+        Some(why) => Err(AppError::Failed(why)),
+        None if clean => Ok(()),
+        None => Err(AppError::Unclean(config.shutdown_grace)),
+    }
+}
+
+/// The coordinator on a thread and runtime of its own: a busy main runtime must not delay the session's pings.
+fn start_coordinator<S: Store>(
+    supervisor: &Supervisor,
+    coordinator: Coordinator<S>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let task = supervisor.critical("coordinator", String::new(), coordinator.run());
+    std::thread::Builder::new()
+        .name("zookeeper".to_owned())
+        .spawn(move || {
+            runtime.block_on(task);
+        })
+}

@@ -1,0 +1,263 @@
+//! Configuration of the collector: raw as written, then validated into [`Config`].
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+
+use redkeeper_core::ids::CollectorId;
+use redkeeper_runtime::{
+    config::{ConfigError, Dict, Problem, Sources},
+    telemetry::LogFormat,
+};
+use serde::Deserialize;
+
+use crate::cli::Cli;
+
+/// Read if `--config` is not given and it exists.
+pub const DEFAULT_FILE: &str = "/etc/redkeeper/collector.toml";
+
+#[derive(Deserialize, Debug)]
+#[serde(default, deny_unknown_fields)]
+struct Raw {
+    id: Option<String>,
+    standalone: bool,
+    grpc_listen: String,
+    advertise: Option<String>,
+    http_listen: String,
+    admin_listen: String,
+    #[serde(with = "humantime_serde")]
+    heartbeat_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    silent_after: Duration,
+    #[serde(with = "humantime_serde")]
+    shutdown_grace: Duration,
+    zookeeper: ZooKeeper,
+    log: Log,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            id: None,
+            standalone: false,
+            grpc_listen: "0.0.0.0:7400".to_owned(),
+            advertise: None,
+            http_listen: "0.0.0.0:7401".to_owned(),
+            admin_listen: "127.0.0.1:7402".to_owned(),
+            heartbeat_interval: Duration::from_secs(1),
+            silent_after: Duration::from_secs(3),
+            shutdown_grace: Duration::from_secs(10),
+            zookeeper: ZooKeeper::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(default, deny_unknown_fields)]
+struct ZooKeeper {
+    servers: String,
+    root: String,
+    #[serde(with = "humantime_serde")]
+    session_timeout: Duration,
+}
+
+impl Default for ZooKeeper {
+    fn default() -> Self {
+        Self {
+            servers: "127.0.0.1:2181".to_owned(),
+            root: "/redkeeper".to_owned(),
+            session_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Logs.
+#[derive(Deserialize, Debug, Clone)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Such as `info` or `info,redkeeper_collector=debug`.
+    pub filter: String,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        // The client crate reports each reconnect at info; the coordinator says what it means.
+        Self {
+            filter: "info,zookeeper_client=warn".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// Where statuses are published.
+#[derive(Clone, Debug)]
+pub struct ZooKeeperConfig {
+    /// `host:port,host:port`.
+    pub servers: String,
+    /// Path below which everything stands.
+    pub root: String,
+    /// Session time-out asked for.
+    pub session_timeout: Duration,
+}
+
+/// The validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this collector.
+    pub id: CollectorId,
+    /// gRPC.
+    pub grpc_listen: SocketAddr,
+    /// gRPC address told to others.
+    pub advertise: String,
+    /// HTTP for everybody.
+    pub http_listen: SocketAddr,
+    /// HTTP for the operator of this host.
+    pub admin_listen: SocketAddr,
+    /// How often agents prove that they live.
+    pub heartbeat_interval: Duration,
+    /// Silence after which an agent's instances are UNKNOWN.
+    pub silent_after: Duration,
+    /// How long shutdown may take.
+    pub shutdown_grace: Duration,
+    /// `None`: standalone.
+    pub zookeeper: Option<ZooKeeperConfig>,
+    /// Logs.
+    pub log: Log,
+}
+
+/// Reads and validates everything.
+///
+/// # Errors
+/// All mistakes, each with its place.
+pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    let mut flags = BTreeMap::new();
+    if let Some(id) = &cli.id {
+        flags.insert("id".to_owned(), id.clone().into());
+    }
+    if cli.standalone {
+        flags.insert("standalone".to_owned(), true.into());
+    }
+    if let Some(servers) = &cli.zookeeper {
+        let inner: Dict = [("servers".to_owned(), servers.clone().into())].into();
+        flags.insert("zookeeper".to_owned(), inner.into());
+    }
+    let sources = Sources::read(cli.config.as_deref(), Path::new(DEFAULT_FILE), env, flags)?;
+    let raw: Raw = sources.extract()?;
+    let mut problems = Vec::new();
+    match validate(raw, &mut problems) {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(sources.error(problems)),
+    }
+}
+
+fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
+    let mut wrong = |path: &str, message: String| problems.push(Problem::new(path, message));
+    let default_id = if raw.standalone { "standalone" } else { "" };
+    let id = CollectorId::new(raw.id.as_deref().unwrap_or(default_id))
+        .map_err(|e| {
+            wrong(
+                "id",
+                format!("{e}; give each collector a name of its own, such as \"a\""),
+            )
+        })
+        .ok();
+    let mut address = |key: &str, text: &str| {
+        let parsed = text.parse::<SocketAddr>();
+        parsed
+            .map_err(|_| wrong(key, format!("{text:?} is no ADDRESS:PORT such as 127.0.0.1:7400")))
+            .ok()
+    };
+    let grpc_listen = address("grpc_listen", &raw.grpc_listen);
+    let http_listen = address("http_listen", &raw.http_listen);
+    let admin_listen = address("admin_listen", &raw.admin_listen);
+    let mut range = |key: &str, value: Duration, min: u64, max: u64| {
+        if value < Duration::from_millis(min) || value > Duration::from_millis(max) {
+            wrong(key, format!("{value:?} is outside of {min} ms to {max} ms"));
+        }
+    };
+    range("heartbeat_interval", raw.heartbeat_interval, 20, 60_000);
+    range("silent_after", raw.silent_after, 100, 600_000);
+    range("shutdown_grace", raw.shutdown_grace, 100, 600_000);
+    range(
+        "zookeeper.session_timeout",
+        raw.zookeeper.session_timeout,
+        400,
+        120_000,
+    );
+    if raw.silent_after < raw.heartbeat_interval * 2 {
+        let text = format!(
+            "{:?} is less than two heartbeats; one late heartbeat would silence an agent",
+            raw.silent_after
+        );
+        wrong("silent_after", text);
+    }
+    let root = raw.zookeeper.root.trim_end_matches('/').to_owned();
+    if !root.starts_with('/') || root.contains("//") || root.len() > 100 {
+        wrong(
+            "zookeeper.root",
+            format!("{root:?} is no path such as /redkeeper with at most 100 bytes"),
+        );
+    }
+    if !raw.standalone {
+        for server in raw.zookeeper.servers.split(',') {
+            if server
+                .rsplit_once(':')
+                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+            {
+                wrong(
+                    "zookeeper.servers",
+                    format!("{server:?} is no HOST:PORT such as 127.0.0.1:2181"),
+                );
+            }
+        }
+    }
+    let zookeeper = (!raw.standalone).then_some(ZooKeeperConfig {
+        servers: raw.zookeeper.servers,
+        root,
+        session_timeout: raw.zookeeper.session_timeout,
+    });
+    let grpc_listen = grpc_listen?;
+    Some(Config {
+        id: id?,
+        grpc_listen,
+        advertise: raw.advertise.unwrap_or_else(|| grpc_listen.to_string()),
+        http_listen: http_listen?,
+        admin_listen: admin_listen?,
+        heartbeat_interval: raw.heartbeat_interval,
+        silent_after: raw.silent_after,
+        shutdown_grace: raw.shutdown_grace,
+        zookeeper,
+        log: raw.log,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mistake_is_reported_with_its_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "grpc_listen = 'here'\nsilent_after = '1s'\nheartbeat_interval = '1s'\n[zookeeper]\nservers = 'zk'\nroot = 'x'\n";
+        std::fs::write(file.path(), text).unwrap();
+        let error = load(
+            &Cli {
+                config: Some(file.path().to_owned()),
+                ..Cli::default()
+            },
+            [],
+        )
+        .unwrap_err()
+        .to_string();
+        for part in [
+            "id: is empty; give each collector a name",
+            ":1:1: grpc_listen: \"here\" is no ADDRESS:PORT",
+            ":2:1: silent_after: 1s is less than two heartbeats",
+            ":5:1: zookeeper.servers: \"zk\" is no HOST:PORT",
+            ":6:1: zookeeper.root: \"x\" is no path",
+        ] {
+            assert!(error.contains(part), "{part}\nnot in\n{error}");
+        }
+    }
+}

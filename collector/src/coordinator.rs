@@ -1,0 +1,453 @@
+//! The task that talks to ZooKeeper, on a thread of its own so that a busy main runtime never delays the
+//! session. Carries what `core::election` decides and, while leading, runs the [`publisher`](crate::publisher).
+//! Any doubt that cannot be settled ends in a fresh session.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use redkeeper_core::{
+    backoff::Backoff,
+    election::{Effect, Election, Input, Term},
+    ids::{CollectorId, Epoch},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    aggregator::Command,
+    layout::Layout,
+    metrics::Metrics,
+    publisher::{self, Publishing},
+    store::{CommitError, Connection, Kind, Session, Store, StoreError, Write},
+    view::Shared,
+    znode::{CollectorJson, EpochJson, PublisherJson},
+};
+
+/// How often members, epoch and leader are read for `GetClusterStatus`.
+const DIRECTORY_INTERVAL: Duration = Duration::from_secs(1);
+/// Candidates look again this often, in case an event was lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Delay before a new session.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+
+/// What a collector knows of its peers and of its own standing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directory {
+    /// The leader; empty if none is known.
+    pub leader: String,
+    /// The newest term known.
+    pub epoch: u64,
+    /// All collectors.
+    pub members: Vec<CollectorJson>,
+    /// State of the own session; `None` before the first.
+    pub connection: Option<Connection>,
+    /// One word.
+    pub phase: &'static str,
+    /// Statuses not yet acknowledged; leader only.
+    pub pending: usize,
+    /// Last error, for people.
+    pub last_error: String,
+}
+
+/// The coordinator.
+pub struct Coordinator<S: Store> {
+    /// Where sessions come from.
+    pub store: S,
+    /// Paths.
+    pub layout: Layout,
+    /// Own name.
+    pub id: CollectorId,
+    /// Own gRPC address for others.
+    pub address: String,
+    /// The fleet's view.
+    pub view: Shared,
+    /// To the aggregator.
+    pub commands: mpsc::Sender<Command>,
+    /// Where the standing is told.
+    pub directory: watch::Sender<Directory>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Request to stop.
+    pub stop: CancellationToken,
+}
+
+type Operation = Pin<Box<dyn Future<Output = Input> + Send>>;
+
+/// How a session ended.
+enum SessionEnd {
+    Dropped,
+    Stopped,
+}
+
+impl<S: Store> Coordinator<S> {
+    /// Holds a session, takes part in the election, and leads when elected, until asked to stop.
+    pub async fn run(self) {
+        let mut election = Election::default();
+        let mut attempt = 0;
+        while !self.stop.is_cancelled() {
+            let session = tokio::select! {
+                () = self.stop.cancelled() => return,
+                session = self.open() => session,
+            };
+            match session {
+                Ok(session) => {
+                    self.metrics.sessions.inc();
+                    attempt = 0;
+                    let end = self.serve(&session, &mut election).await;
+                    S::Session::close(session).await;
+                    election.step(Input::Lost, &mut Vec::new());
+                    self.tell(|d| (d.connection, d.phase, d.pending) = (None, "offline", 0));
+                    if matches!(end, SessionEnd::Stopped) {
+                        return;
+                    }
+                }
+                Err(e) => {
+                    let text = format!("no usable ZooKeeper session: {}", chain(&e));
+                    if attempt == 0 {
+                        tracing::warn!("{text}; statuses stay true over gRPC and will be written on return");
+                    }
+                    self.tell(|d| (d.connection, d.phase, d.last_error) = (None, "offline", text));
+                }
+            }
+            let delay = BACKOFF.delay(attempt, fastrand::f64());
+            attempt = attempt.saturating_add(1);
+            tokio::select! { () = tokio::time::sleep(delay) => (), () = self.stop.cancelled() => () }
+        }
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Directory)) {
+        self.directory.send_if_modified(|directory| {
+            let before = directory.clone();
+            change(directory);
+            *directory != before
+        });
+    }
+
+    /// A session with the layout in place and the own membership registered.
+    async fn open(&self) -> Result<Arc<S::Session>, StoreError> {
+        let session = Arc::new(self.store.connect().await?);
+        self.layout.ensure(&*session).await?;
+        let member = CollectorJson {
+            id: self.id.to_string(),
+            grpc: self.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let bytes = serde_json::to_vec(&member).unwrap_or_default();
+        match session
+            .create(&self.layout.collector(&self.id), &bytes, Kind::Ephemeral)
+            .await
+        {
+            // The node of a former session that has not expired yet, or another collector of the same name.
+            Err(StoreError::Exists) => {
+                tracing::warn!(id = %self.id, "a collector of this name is registered; its node is left alone");
+            }
+            other => drop(other?),
+        }
+        Ok(session)
+    }
+
+    async fn serve(&self, session: &Arc<S::Session>, election: &mut Election) -> SessionEnd {
+        let mut effects = Vec::new();
+        let mut connection = session.connection();
+        election.step(Input::Connected, &mut effects);
+        // A read-only look at what is published, so that instances of agents that are gone are known too.
+        if let Err(e) = publisher::adopt(&**session, &self.layout, &self.commands).await {
+            tracing::warn!("published statuses could not be read: {}", chain(&e));
+        }
+        let mut operation: Option<Operation> = None;
+        let mut publishing: Option<Publishing<S>> = None;
+        let mut directory = tokio::time::interval(DIRECTORY_INTERVAL);
+        let mut verify = tokio::time::interval(self.layout.verify_interval);
+        loop {
+            for effect in std::mem::take(&mut effects) {
+                match effect {
+                    Effect::Lead(term) => match &mut publishing {
+                        Some(publishing) => publishing.resume(),
+                        None => {
+                            tracing::info!(epoch = term.epoch.0, "leading");
+                            publishing = Some(Publishing::new(self, session, term));
+                        }
+                    },
+                    Effect::Hold => {
+                        if let Some(publishing) = &mut publishing {
+                            tracing::info!("publishing is on hold until leadership is proved");
+                            publishing.hold();
+                        }
+                    }
+                    Effect::Drop => return SessionEnd::Dropped,
+                    Effect::StepDown(term) => {
+                        if let Some(mut publishing) = publishing.take() {
+                            publishing.finish().await;
+                        }
+                        self.step_down(session, election, term).await;
+                        return SessionEnd::Stopped;
+                    }
+                    effect => operation = Some(self.operation(session, election, effect)),
+                }
+            }
+            self.note_phase(election, publishing.as_ref(), connection);
+            let input = tokio::select! {
+                biased;
+                changed = session.changed(connection) => {
+                    connection = changed;
+                    match changed {
+                        Connection::Connected => Input::Connected,
+                        Connection::Suspended => Input::Suspended,
+                        Connection::Lost => return SessionEnd::Dropped,
+                    }
+                }
+                () = self.stop.cancelled() => Input::Resign,
+                input = pending(&mut operation) => {
+                    operation = None;
+                    input
+                }
+                input = run(&mut publishing) => input,
+                _ = verify.tick(), if election.term().is_some() && operation.is_none() && connection == Connection::Connected => {
+                    operation = Some(self.operation(session, election, Effect::Verify));
+                    continue;
+                }
+                _ = directory.tick(), if connection == Connection::Connected => {
+                    if let Err(StoreError::TimedOut | StoreError::Lost(_)) = self.read_directory(&**session).await {
+                        return SessionEnd::Dropped;
+                    }
+                    continue;
+                }
+            };
+            if input == Input::Lost {
+                return SessionEnd::Dropped;
+            }
+            election.step(input, &mut effects);
+        }
+    }
+
+    fn note_phase(&self, election: &Election, publishing: Option<&Publishing<S>>, connection: Connection) {
+        let leading = election.term().is_some();
+        self.metrics
+            .leader
+            .set(i64::from(leading && connection == Connection::Connected));
+        let pending = publishing.map_or(0, Publishing::pending);
+        self.metrics
+            .pending
+            .set(i64::try_from(pending).unwrap_or(i64::MAX));
+        let phase = match publishing {
+            Some(publishing) if connection == Connection::Connected => publishing.phase(),
+            _ => election.phase(),
+        };
+        let own = self.id.as_str();
+        self.tell(|d| {
+            (d.connection, d.phase, d.pending) = (Some(connection), phase, pending);
+            if let Some(term) = election.term() {
+                d.epoch = term.epoch.0;
+                own.clone_into(&mut d.leader);
+            }
+        });
+        if let Some(term) = election.term() {
+            self.metrics
+                .epoch
+                .set(i64::try_from(term.epoch.0).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// The operation that the election asks for. Ends with its answer.
+    fn operation(&self, session: &Arc<S::Session>, election: &Election, effect: Effect) -> Operation {
+        let (session, layout) = (Arc::clone(session), self.layout.clone());
+        let node = election.node().unwrap_or_default().to_owned();
+        let (term, id) = (election.term(), self.id.clone());
+        Box::pin(async move {
+            let result = match effect {
+                Effect::Enqueue => layout.enqueue(&*session).await.map(Input::Enqueued),
+                Effect::FindOwn => layout.find_own(&*session).await.map(Input::Found),
+                Effect::List => session.children(&layout.election()).await.map(Input::Listed),
+                Effect::Watch(other) => watch_candidate(&*session, &layout, &other).await,
+                Effect::Claim => claim(&*session, &layout, &node, &id).await,
+                Effect::Settle => settle(&*session, &layout, &node).await,
+                Effect::Verify => verify(&*session, &layout, &node, term).await,
+                Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) => Ok(Input::LookAgain),
+            };
+            result.unwrap_or_else(|error| match error {
+                // The request may still be sent later: only the end of the session rules that out.
+                StoreError::TimedOut | StoreError::Lost(_) | StoreError::Refused(_) => {
+                    tracing::warn!("election: {}", chain(&error));
+                    Input::Lost
+                }
+                error => {
+                    tracing::debug!("election: {}", chain(&error));
+                    Input::Unknown
+                }
+            })
+        })
+    }
+
+    async fn step_down(&self, session: &Arc<S::Session>, election: &Election, term: Option<Term>) {
+        let Some(term) = term else { return };
+        let mut writes = vec![Write::Delete(self.layout.publisher())];
+        if let Some(node) = election.node() {
+            writes.push(Write::Delete(self.layout.candidate(node)));
+        }
+        match session.commit((&self.layout.epoch(), term.token), writes).await {
+            Ok(()) => tracing::info!(epoch = term.epoch.0, "leadership handed over"),
+            Err(e) => tracing::warn!("leadership ends with the session: {}", chain(&e)),
+        }
+    }
+
+    async fn read_directory(&self, session: &S::Session) -> Result<(), StoreError> {
+        let mut paths = vec![self.layout.epoch(), self.layout.publisher()];
+        let names = session.children(&self.layout.collectors()).await?;
+        paths.extend(
+            names
+                .iter()
+                .map(|name| format!("{}/{name}", self.layout.collectors())),
+        );
+        let mut nodes = session.get(&paths).await?.into_iter();
+        let epoch: EpochJson = read(nodes.next().flatten());
+        let publisher: PublisherJson = read(nodes.next().flatten());
+        let mut members: Vec<CollectorJson> = nodes.flatten().map(|node| read(Some(node))).collect();
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        self.metrics
+            .epoch
+            .set(i64::try_from(epoch.epoch).unwrap_or(i64::MAX));
+        self.tell(|d| (d.leader, d.epoch, d.members) = (publisher.holder, epoch.epoch, members));
+        Ok(())
+    }
+}
+
+async fn pending(operation: &mut Option<Operation>) -> Input {
+    match operation {
+        Some(operation) => operation.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn run<S: Store>(publishing: &mut Option<Publishing<S>>) -> Input {
+    match publishing {
+        Some(publishing) => publishing.run().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn watch_candidate<T: Session>(session: &T, layout: &Layout, other: &str) -> Result<Input, StoreError> {
+    if let Some(watch) = session.watch(&layout.candidate(other)).await? {
+        tokio::select! { () = watch => (), () = tokio::time::sleep(LOOK_AGAIN) => () }
+    }
+    Ok(Input::LookAgain)
+}
+
+/// One multi that advances the epoch on condition that nobody else did and the own node still stands.
+async fn claim<T: Session>(
+    session: &T,
+    layout: &Layout,
+    node: &str,
+    id: &CollectorId,
+) -> Result<Input, StoreError> {
+    let paths = [layout.candidate(node), layout.epoch(), layout.publisher()];
+    let mut nodes = session.get(&paths).await?.into_iter();
+    let (own, epoch, publisher) = (
+        nodes.next().flatten(),
+        nodes.next().flatten(),
+        nodes.next().flatten(),
+    );
+    let (Some(own), Some(epoch)) = (own, epoch) else {
+        return Ok(Input::ClaimRefused);
+    };
+    if own.owner != session.id() {
+        return Ok(Input::ClaimRefused);
+    }
+    let version = epoch.version;
+    let former: EpochJson = read(Some(epoch));
+    let next = EpochJson {
+        epoch: former.epoch + 1,
+        holder: id.to_string(),
+        node: node.to_owned(),
+        // The node's name is unique, and one node claims an epoch number once at most.
+        claim: format!("{node}/{}", former.epoch + 1),
+    };
+    let json = PublisherJson {
+        epoch: next.epoch,
+        holder: next.holder.clone(),
+        phase: "reconciling".to_owned(),
+    };
+    let mut writes = Vec::with_capacity(3);
+    if publisher.is_some() {
+        writes.push(Write::Delete(layout.publisher()));
+    }
+    writes.push(Write::Create(
+        layout.publisher(),
+        serde_json::to_vec(&json).unwrap_or_default(),
+        true,
+    ));
+    writes.push(Write::Set(
+        layout.epoch(),
+        serde_json::to_vec(&next).unwrap_or_default(),
+        Some(version),
+    ));
+    match session.commit((&paths[0], own.version), writes).await {
+        Ok(()) => Ok(Input::Claimed(Term {
+            epoch: Epoch(next.epoch),
+            token: version + 1,
+        })),
+        Err(CommitError::Request(error)) => Err(error),
+        Err(CommitError::Fenced | CommitError::Operation(..)) => Ok(Input::ClaimRefused),
+    }
+}
+
+/// Whether a claim with unknown outcome was applied.
+async fn settle<T: Session>(session: &T, layout: &Layout, node: &str) -> Result<Input, StoreError> {
+    session.sync(&layout.epoch()).await?;
+    let found = session.get(&[layout.epoch()]).await?.remove(0);
+    let Some(found) = found else {
+        return Ok(Input::Settled(None));
+    };
+    let version = found.version;
+    let epoch: EpochJson = read(Some(found));
+    let own = epoch.claim == format!("{node}/{}", epoch.epoch);
+    Ok(Input::Settled(own.then_some(Term {
+        epoch: Epoch(epoch.epoch),
+        token: version,
+    })))
+}
+
+async fn verify<T: Session>(
+    session: &T,
+    layout: &Layout,
+    node: &str,
+    term: Option<Term>,
+) -> Result<Input, StoreError> {
+    session.sync(&layout.epoch()).await?;
+    let nodes = session.get(&[layout.candidate(node), layout.epoch()]).await?;
+    let own = nodes[0].as_ref().is_some_and(|node| node.owner == session.id());
+    let epoch = nodes[1].as_ref().map(|node| node.version) == term.map(|term| term.token);
+    Ok(Input::Verified(own && epoch))
+}
+
+/// JSON of a znode; damaged or absent content reads as nothing known.
+pub(crate) fn read<T: serde::de::DeserializeOwned + Default>(node: Option<crate::store::Node>) -> T {
+    node.and_then(|node| serde_json::from_slice(&node.data).ok())
+        .unwrap_or_default()
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Sends statuses to the aggregator and waits until they are in the view.
+///
+/// # Errors
+/// When the aggregator is gone, which happens at shutdown only.
+pub(crate) async fn adopt_all(
+    commands: &mpsc::Sender<Command>,
+    statuses: Vec<redkeeper_core::status::Status>,
+) -> Result<(), StoreError> {
+    let (done, adopted) = oneshot::channel();
+    let gone = |_| StoreError::Lost("the aggregator has stopped".to_owned());
+    commands
+        .send(Command::Adopt(statuses, done))
+        .await
+        .map_err(|_| gone(()))?;
+    adopted.await.map_err(|_| gone(()))
+}

@@ -1,0 +1,60 @@
+//! Failures as gRPC codes, each with a machine-readable reason.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// What can go wrong for a caller.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Failure {
+    /// The first message of an agent's stream is not a proper Hello.
+    #[error("bad Hello: {0}")]
+    BadHello(String),
+    /// A later message breaks a rule.
+    #[error("bad message: {0}")]
+    BadMessage(String),
+    /// A newer boot of this agent was heard.
+    #[error("a newer agent process with this id has been heard; two agents must not share an id")]
+    Superseded,
+    /// A bound is reached.
+    #[error("the collector is full: {0}")]
+    Full(&'static str),
+    /// The collector stops.
+    #[error("the collector is shutting down; try another one")]
+    ShuttingDown,
+    /// No such instance.
+    #[error("no instance {0:?} is known")]
+    InstanceNotFound(String),
+    /// A field of a request is wrong.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// Changes after the token are lost.
+    #[error(
+        "changes after this resume token are no longer kept, or are another process's; start again without a token"
+    )]
+    RevisionCompacted,
+}
+
+impl Failure {
+    fn code(&self) -> (Code, &'static str) {
+        match self {
+            Self::BadHello(_) => (Code::InvalidArgument, "BAD_HELLO"),
+            Self::BadMessage(_) => (Code::InvalidArgument, "BAD_MESSAGE"),
+            Self::Superseded => (Code::FailedPrecondition, "STREAM_SUPERSEDED"),
+            Self::Full(_) => (Code::ResourceExhausted, "COLLECTOR_FULL"),
+            Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
+            Self::InstanceNotFound(_) => (Code::NotFound, "INSTANCE_NOT_FOUND"),
+            Self::InvalidArgument(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
+            Self::RevisionCompacted => (Code::OutOfRange, "REVISION_COMPACTED"),
+        }
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let (code, reason) = failure.code();
+        let details = ErrorDetails::with_error_info(reason, "redkeeper", HashMap::new());
+        Self::with_error_details(code, failure.to_string(), details)
+    }
+}

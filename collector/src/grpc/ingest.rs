@@ -1,0 +1,234 @@
+//! One task for each agent's stream: checks messages, hands them to the aggregator, acknowledges what was
+//! applied, and ends the stream when it must.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use redkeeper_core::{
+    fleet::Greeting,
+    ids::Seq,
+    limits::{AGENT_INSTANCES_MAX, AGENT_MESSAGE_BYTES_MAX},
+};
+use redkeeper_proto::{
+    convert,
+    v1::{
+        Ack, Drain, ReportStatusRequest, ReportStatusResponse, Welcome, agent_service_server::AgentService,
+        report_status_request, report_status_response::Message as Answer,
+    },
+};
+use redkeeper_runtime::supervise::Supervisor;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::errors::Failure;
+use crate::{
+    aggregator::{Command, End, StreamState},
+    metrics::Metrics,
+};
+
+/// Kind of the streams' tasks.
+pub const STREAM: &str = "agent-stream";
+
+/// How long a new stream may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Answers under way on one stream: acknowledgements carry the newest number only, so a few are enough.
+const ANSWERS_MAX: usize = 4;
+/// When agents of a stopping collector come back.
+const DRAIN_RECONNECT: Duration = Duration::from_millis(500);
+
+/// Takes agents' streams.
+#[derive(Clone)]
+pub struct Ingest {
+    /// Own name.
+    pub id: String,
+    /// Told to agents.
+    pub heartbeat_interval: Duration,
+    /// Told to agents; nothing heard for twice as long ends a stream.
+    pub silent_after: Duration,
+    /// To the aggregator.
+    pub commands: mpsc::Sender<Command>,
+    /// Owner of the streams' tasks.
+    pub supervisor: Supervisor,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Numbers streams.
+    pub next_stream: Arc<AtomicU64>,
+}
+
+type Answers = mpsc::Sender<Result<ReportStatusResponse, Status>>;
+
+#[tonic::async_trait]
+impl AgentService for Ingest {
+    type ReportStatusStream = ReceiverStream<Result<ReportStatusResponse, Status>>;
+
+    async fn report_status(
+        &self,
+        request: Request<Streaming<ReportStatusRequest>>,
+    ) -> Result<Response<Self::ReportStatusStream>, Status> {
+        let peer = request
+            .remote_addr()
+            .map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        let mut messages = request.into_inner();
+        let (seq, greeting) = self.greeting(&mut messages, &peer).await?;
+        let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
+        let (ingest, name) = (self.clone(), format!("{} from {peer}", greeting.agent));
+        let _owned_by_supervisor = self.supervisor.spawn(STREAM, name, async move {
+            ingest.stream(messages, seq, greeting, &answers).await;
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+fn answer(message: Answer) -> Result<ReportStatusResponse, Status> {
+    Ok(ReportStatusResponse {
+        message: Some(message),
+    })
+}
+
+impl Ingest {
+    fn refuse(&self, result: &'static str, peer: &str, failure: Failure) -> Status {
+        self.metrics.reports.get_or_create(&[("result", result)]).inc();
+        tracing::warn!(peer, "stream refused: {failure}");
+        failure.into()
+    }
+
+    async fn greeting(
+        &self,
+        messages: &mut Streaming<ReportStatusRequest>,
+        peer: &str,
+    ) -> Result<(u64, Greeting), Status> {
+        let bad = |text: String| self.refuse("bad_hello", peer, Failure::BadHello(text));
+        let first = tokio::time::timeout(HELLO_TIMEOUT, messages.message()).await;
+        let first = first.map_err(|_| bad(format!("none within {HELLO_TIMEOUT:?}")))?;
+        let first = first
+            .map_err(|e| bad(e.message().to_owned()))?
+            .ok_or_else(|| bad("the stream is empty".to_owned()))?;
+        let Some(report_status_request::Message::Hello(hello)) = first.message else {
+            return Err(bad("the first message must be a Hello".to_owned()));
+        };
+        let greeting = convert::greeting_from_wire(&hello).map_err(|e| bad(e.to_string()))?;
+        Ok((first.sequence, greeting))
+    }
+
+    async fn stream(
+        &self,
+        mut messages: Streaming<ReportStatusRequest>,
+        first: u64,
+        greeting: Greeting,
+        answers: &Answers,
+    ) {
+        let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        let agent = greeting.agent.to_string();
+        tracing::info!(agent, stream, "agent connected");
+        let why = match self.talk(&mut messages, first, greeting, stream, answers).await {
+            Ok(why) => why,
+            Err(failure) => {
+                let text = failure.to_string();
+                // The last place of the queue is never taken by acknowledgements, so this does not wait long.
+                let told = answers.send(Err(failure.into()));
+                if tokio::time::timeout(self.silent_after, told).await.is_err() {
+                    tracing::debug!(agent, stream, "the agent did not take the reason");
+                }
+                text
+            }
+        };
+        tracing::info!(agent, stream, "agent's stream ended: {why}");
+        // During shutdown the aggregator may be gone already.
+        drop(self.commands.send(Command::Bye(stream)).await);
+    }
+
+    async fn talk(
+        &self,
+        messages: &mut Streaming<ReportStatusRequest>,
+        mut last: u64,
+        greeting: Greeting,
+        stream: u64,
+        answers: &Answers,
+    ) -> Result<String, Failure> {
+        let (agent, boot) = (greeting.agent.clone(), greeting.boot.clone());
+        let (sender, mut state) = watch::channel(StreamState::default());
+        self.send(Command::Hello(stream, greeting, sender)).await?;
+        let limits = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let welcome = Welcome {
+            collector_id: self.id.clone(),
+            heartbeat_interval: Some(convert::duration_to_wire(self.heartbeat_interval)),
+            silent_after: Some(convert::duration_to_wire(self.silent_after)),
+            max_message_bytes: limits(AGENT_MESSAGE_BYTES_MAX),
+            max_instances: limits(AGENT_INSTANCES_MAX),
+        };
+        if answers.send(answer(Answer::Welcome(welcome))).await.is_err() {
+            return Ok("closed by the agent".to_owned());
+        }
+        let stop = self.supervisor.stop();
+        let mut acked = last;
+        loop {
+            let idle = self.silent_after * 2;
+            tokio::select! {
+                () = stop.cancelled() => {
+                    let drain = Drain {
+                        reason: "the collector is shutting down".to_owned(),
+                        reconnect_after: Some(convert::duration_to_wire(DRAIN_RECONNECT)),
+                    };
+                    // If the agent does not take it, the end of the stream tells it the same.
+                    drop(answers.try_send(answer(Answer::Drain(drain))));
+                    return Ok("drained".to_owned());
+                }
+                changed = state.changed() => {
+                    let now = state.borrow_and_update().clone();
+                    match now.end {
+                        Some(End::Superseded) => return Err(Failure::Superseded),
+                        Some(End::Full(what)) => return Err(Failure::Full(what)),
+                        None if changed.is_err() => return Err(Failure::ShuttingDown),
+                        None => {}
+                    }
+                    if now.acked > acked {
+                        acked = now.acked;
+                        if answers.send(answer(Answer::Ack(Ack { sequence: acked }))).await.is_err() {
+                            return Ok("closed by the agent".to_owned());
+                        }
+                    }
+                }
+                message = tokio::time::timeout(idle, messages.message()) => match message {
+                    Err(_) => return Ok(format!("nothing heard for {idle:?}")),
+                    Ok(Ok(None)) => return Ok("closed by the agent".to_owned()),
+                    Ok(Err(status)) if status.code() == tonic::Code::OutOfRange => {
+                        return Err(self.bad(status.message().to_owned()));
+                    }
+                    Ok(Err(status)) => return Ok(format!("broken: {}", status.message())),
+                    Ok(Ok(Some(message))) => {
+                        let seq = message.sequence;
+                        if seq <= last {
+                            return Err(self.bad(format!("sequence {seq} after {last} on the same stream")));
+                        }
+                        last = seq;
+                        let content = message.message.ok_or_else(|| self.bad(format!("message {seq} is empty")))?;
+                        let content = convert::message_from_wire(content, &agent).map_err(|e| self.bad(e.to_string()))?;
+                        self.send(Command::Message(stream, agent.clone(), boot.clone(), Seq(seq), content)).await?;
+                    }
+                },
+            }
+        }
+    }
+
+    fn bad(&self, text: String) -> Failure {
+        self.metrics
+            .reports
+            .get_or_create(&[("result", "bad_message")])
+            .inc();
+        Failure::BadMessage(text)
+    }
+
+    /// Waits while the aggregator is busy: the agent's own stream slows down, and no other.
+    async fn send(&self, command: Command) -> Result<(), Failure> {
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| Failure::ShuttingDown)
+    }
+}

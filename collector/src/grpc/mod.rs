@@ -1,0 +1,124 @@
+//! The gRPC server: [`ingest`] takes agents' streams, [`status_service`] answers tools, [`peer`] is for later,
+//! [`errors`] is the one place where failures become gRPC codes.
+
+use std::{net::SocketAddr, time::Duration};
+
+use redkeeper_core::limits::AGENT_MESSAGE_BYTES_MAX;
+use redkeeper_proto::{
+    DESCRIPTOR,
+    v1::{
+        agent_service_server::AgentServiceServer, peer_service_server::PeerServiceServer,
+        status_service_server::StatusServiceServer,
+    },
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic_health::ServingStatus;
+
+use crate::coordinator::Directory;
+
+pub mod errors;
+pub mod ingest;
+pub mod peer;
+pub mod status_service;
+
+/// Pseudo-service of `grpc.health.v1` that is SERVING on the leader only.
+pub const LEADER_HEALTH: &str = "redkeeper.v1.Leader";
+
+/// A request of a tool: filters and ids, nothing large.
+const TOOL_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Streams on one connection: an agent needs one, a tool a few.
+const STREAMS_PER_CONNECTION_MAX: u32 = 64;
+/// Requests that one connection may have open beyond that are refused at once instead of queued.
+const REQUESTS_PER_CONNECTION_MAX: usize = 128;
+/// Proves that the path lives; below the default `silent_after` of 3 s together.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1));
+
+/// Everything that is served.
+pub struct Services {
+    /// For agents.
+    pub ingest: ingest::Ingest,
+    /// For tools.
+    pub queries: status_service::Queries,
+    /// Who leads, for the health service.
+    pub directory: tokio::sync::watch::Receiver<Directory>,
+}
+
+/// Binds `address`, so that a taken port is a clear error before anything starts.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn bind(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::bind(address).await
+}
+
+/// Serves until `stop`. Streams end themselves on it; the caller bounds the time.
+///
+/// # Errors
+/// When the transport or reflection fails.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    services: Services,
+    stop: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    // The library starts as serving. An empty name stands for the whole process.
+    for name in [
+        LEADER_HEALTH,
+        "",
+        "redkeeper.v1.StatusService",
+        "redkeeper.v1.AgentService",
+    ] {
+        let status = if name == LEADER_HEALTH {
+            ServingStatus::NotServing
+        } else {
+            ServingStatus::Serving
+        };
+        health.set_service_status(name, status).await;
+    }
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTOR)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let agents = AgentServiceServer::new(services.ingest).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
+    let tools = StatusServiceServer::new(services.queries).max_decoding_message_size(TOOL_MESSAGE_BYTES_MAX);
+    let peers = PeerServiceServer::new(peer::Peers).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
+    // Small messages must not wait for more; a dead peer must be noticed below HTTP/2 too.
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(Duration::from_secs(5)));
+    let server = Server::builder()
+        .accept_http1(false)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(8 * 1024)
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION_MAX)
+        .load_shed(true)
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(agents)
+        .add_service(tools)
+        .add_service(peers)
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let mut directory = services.directory;
+    let leader = async {
+        loop {
+            let leads = directory.borrow_and_update().phase == "leader";
+            let status = if leads {
+                ServingStatus::Serving
+            } else {
+                ServingStatus::NotServing
+            };
+            health.set_service_status(LEADER_HEALTH, status).await;
+            if directory.changed().await.is_err() {
+                return std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        result = server => result?,
+        () = leader => (),
+    }
+    Ok(())
+}

@@ -1,0 +1,513 @@
+//! Answers tools from the view. Nothing here waits for the aggregator or for ZooKeeper.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use redkeeper_core::{
+    ids::{AgentId, InstanceId, Revision},
+    status::{Reason, State, Status as Known},
+    time::Mono,
+};
+use redkeeper_proto::{
+    convert,
+    v1::{
+        self, status_service_server::StatusService, store_status::Session, watch_instances_response::Event,
+    },
+};
+use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::errors::Failure;
+use crate::{
+    coordinator::Directory,
+    metrics::Metrics,
+    store::Connection,
+    view::{AgentEntry, Change, Compacted, Entry, Shared, View},
+};
+
+/// Kind of the watchers' tasks.
+pub const WATCH: &str = "watch-stream";
+
+const PAGE_DEFAULT: usize = 200;
+const PAGE_MAX: usize = 1_000;
+/// Answers under way to one watcher. A slow reader waits here; what it misses meanwhile is in the view's log,
+/// which is shared and bounded.
+const WATCH_QUEUE_MAX: usize = 64;
+/// How often an idle watcher is told that it misses nothing.
+const PROGRESS_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Answers queries.
+#[derive(Clone)]
+pub struct Queries {
+    /// Own name.
+    pub id: String,
+    /// Own life, part of resume tokens: revisions of another process mean nothing here.
+    pub boot: String,
+    /// The view.
+    pub view: Shared,
+    /// Who leads.
+    pub directory: watch::Receiver<Directory>,
+    /// Whether it runs without ZooKeeper.
+    pub standalone: bool,
+    /// Time.
+    pub clock: Clock,
+    /// Owner of the watchers' tasks.
+    pub supervisor: Supervisor,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// A checked [`v1::InstanceFilter`].
+#[derive(Default)]
+struct Filter {
+    states: Vec<State>,
+    reasons: Vec<Reason>,
+    clusters: Vec<String>,
+    agents: Vec<String>,
+}
+
+impl Filter {
+    fn new(wire: Option<v1::InstanceFilter>) -> Result<Self, Failure> {
+        let wire = wire.unwrap_or_default();
+        let bad = |what: &str, n: &i32| Failure::InvalidArgument(format!("filter.{what}: {n} is not known"));
+        Ok(Self {
+            states: wire
+                .states
+                .iter()
+                .map(|n| convert::state_from_wire(*n).ok_or_else(|| bad("states", n)))
+                .collect::<Result<_, _>>()?,
+            reasons: wire
+                .reasons
+                .iter()
+                .map(|n| convert::reason_from_wire(*n).ok_or_else(|| bad("reasons", n)))
+                .collect::<Result<_, _>>()?,
+            clusters: wire.clusters,
+            agents: wire.agent_ids,
+        })
+    }
+
+    fn matches(&self, status: &Known) -> bool {
+        let cluster = status
+            .identity
+            .cluster
+            .as_ref()
+            .map_or("", |cluster| cluster.as_str());
+        let verdict = &status.verdict;
+        (self.states.is_empty() || self.states.contains(&verdict.state()))
+            && (self.reasons.is_empty() || self.reasons.contains(&verdict.reason))
+            && (self.clusters.is_empty() || self.clusters.iter().any(|name| name == cluster))
+            && (self.agents.is_empty() || self.agents.iter().any(|name| name == status.agent.as_str()))
+    }
+}
+
+fn page_size(wire: i32) -> Result<usize, Failure> {
+    match usize::try_from(wire) {
+        Ok(0) => Ok(PAGE_DEFAULT),
+        Ok(size) => Ok(size.min(PAGE_MAX)),
+        Err(_) => Err(Failure::InvalidArgument(format!("page_size: {wire} is negative"))),
+    }
+}
+
+fn instance(status: &Known, revision: Revision, progress: Option<Mono>, now: Mono) -> v1::Instance {
+    v1::Instance {
+        id: status.identity.id.to_string(),
+        cluster: status
+            .identity
+            .cluster
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        address: status.identity.address.to_string(),
+        labels: (*status.identity.labels).clone(),
+        agent_id: status.agent.to_string(),
+        verdict: Some(convert::verdict_to_wire(&status.verdict)),
+        revision: revision.0,
+        probe_age: progress.map(|at| convert::duration_to_wire(now.since(at))),
+    }
+}
+
+fn entry(view: &View, entry: &Entry, now: Mono) -> v1::Instance {
+    instance(&entry.status, entry.revision, view.progress(&entry.status), now)
+}
+
+fn transition(view: &View, change: &Change, now: Mono) -> v1::Transition {
+    v1::Transition {
+        revision: change.revision.0,
+        instance: Some(instance(
+            &change.status,
+            change.revision,
+            view.progress(&change.status),
+            now,
+        )),
+        previous_state: change
+            .previous
+            .map_or(0, |reason| convert::state_to_wire(reason.state()).into()),
+        previous_reason: change
+            .previous
+            .map_or(0, |reason| convert::reason_to_wire(reason).into()),
+        removed: change.removed,
+        time: convert::time_to_wire(change.time),
+    }
+}
+
+fn agent(id: &AgentId, entry: &AgentEntry, now: Mono) -> v1::Agent {
+    let greeting = entry.greeting.as_ref();
+    v1::Agent {
+        id: id.to_string(),
+        boot_id: greeting.map(|g| g.boot.as_str().to_owned()).unwrap_or_default(),
+        version: greeting.map(|g| g.version.clone()).unwrap_or_default(),
+        host: greeting.map(|g| g.host.clone()).unwrap_or_default(),
+        silent: entry.silent,
+        heard_age: greeting.map(|_| convert::duration_to_wire(now.since(entry.heard))),
+        sequence: entry.sequence,
+        instances: count(entry.progress.len()),
+        connected_time: convert::time_to_wire(entry.connected),
+    }
+}
+
+fn count(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+impl Queries {
+    fn header(&self, view: &View) -> v1::ResponseHeader {
+        let directory = self.directory.borrow();
+        v1::ResponseHeader {
+            served_by: self.id.clone(),
+            leader: directory.leader.clone(),
+            epoch: directory.epoch,
+            revision: view.revision.0,
+            data_age: view.data_age(self.clock.now()).map(convert::duration_to_wire),
+        }
+    }
+
+    fn token(&self, revision: Revision) -> String {
+        format!("{}-{}", self.boot, revision.0)
+    }
+
+    fn resume(&self, token: &str) -> Result<Revision, Failure> {
+        let (boot, revision) = token
+            .rsplit_once('-')
+            .ok_or_else(|| Failure::InvalidArgument(format!("resume_token: {token:?} is none of ours")))?;
+        match revision.parse() {
+            Ok(revision) if boot == self.boot => Ok(Revision(revision)),
+            _ => Err(Failure::RevisionCompacted),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl StatusService for Queries {
+    type WatchInstancesStream = ReceiverStream<Result<v1::WatchInstancesResponse, Status>>;
+
+    async fn get_instance(
+        &self,
+        request: Request<v1::GetInstanceRequest>,
+    ) -> Result<Response<v1::GetInstanceResponse>, Status> {
+        let id = request.into_inner().id;
+        let view = self.view.get();
+        let found = InstanceId::new(&id).ok().and_then(|id| view.instances.get(&id));
+        let found = found.ok_or(Failure::InstanceNotFound(id))?;
+        let instance = Some(entry(&view, found, self.clock.now()));
+        Ok(Response::new(v1::GetInstanceResponse {
+            header: Some(self.header(&view)),
+            instance,
+        }))
+    }
+
+    async fn list_instances(
+        &self,
+        request: Request<v1::ListInstancesRequest>,
+    ) -> Result<Response<v1::ListInstancesResponse>, Status> {
+        let request = request.into_inner();
+        let (size, filter) = (page_size(request.page_size)?, Filter::new(request.filter)?);
+        let (view, now) = (self.view.get(), self.clock.now());
+        let matching = || {
+            view.instances
+                .iter()
+                .filter(|(_, entry)| filter.matches(&entry.status))
+        };
+        // The token is the last id of the page before: pages stay right while instances come and go.
+        let mut rest = matching().skip_while(|(id, _)| id.as_str() <= request.page_token.as_str());
+        let page: Vec<_> = rest.by_ref().take(size).collect();
+        let next_page_token = match (page.last(), rest.next()) {
+            (Some((id, _)), Some(_)) => id.to_string(),
+            _ => String::new(),
+        };
+        Ok(Response::new(v1::ListInstancesResponse {
+            instances: page
+                .into_iter()
+                .map(|(_, found)| entry(&view, found, now))
+                .collect(),
+            next_page_token,
+            header: Some(self.header(&view)),
+            total_size: count(matching().count()),
+        }))
+    }
+
+    async fn watch_instances(
+        &self,
+        request: Request<v1::WatchInstancesRequest>,
+    ) -> Result<Response<Self::WatchInstancesStream>, Status> {
+        let peer = request
+            .remote_addr()
+            .map_or_else(String::new, |address| address.to_string());
+        let request = request.into_inner();
+        let filter = Filter::new(request.filter)?;
+        let from = match request.resume_token.as_str() {
+            "" => None,
+            token => Some(self.resume(token)?),
+        };
+        let (sender, receiver) = mpsc::channel(WATCH_QUEUE_MAX);
+        let queries = self.clone();
+        let _owned_by_supervisor = self.supervisor.spawn(WATCH, peer, async move {
+            queries.metrics.watchers.inc();
+            if let Err(failure) = queries.watch(&filter, from, &sender).await {
+                if failure == Failure::RevisionCompacted {
+                    queries.metrics.watch_lagged.inc();
+                }
+                // The reader may be gone; then there is nobody to tell.
+                drop(sender.try_send(Err(failure.into())));
+            }
+            queries.metrics.watchers.dec();
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn summarize_instances(
+        &self,
+        request: Request<v1::SummarizeInstancesRequest>,
+    ) -> Result<Response<v1::SummarizeInstancesResponse>, Status> {
+        let filter = Filter::new(request.into_inner().filter)?;
+        let view = self.view.get();
+        let mut counts = BTreeMap::<_, i32>::new();
+        for status in view
+            .instances
+            .values()
+            .map(|entry| &entry.status)
+            .filter(|status| filter.matches(status))
+        {
+            let cluster = status
+                .identity
+                .cluster
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            *counts
+                .entry((cluster, status.agent.to_string(), status.verdict.reason))
+                .or_default() += 1;
+        }
+        let row = |((cluster, agent_id, reason), count): ((String, String, Reason), i32)| v1::SummaryRow {
+            state: convert::state_to_wire(reason.state()).into(),
+            reason: convert::reason_to_wire(reason).into(),
+            cluster,
+            agent_id,
+            count,
+        };
+        let rows = counts.into_iter().map(row).collect();
+        Ok(Response::new(v1::SummarizeInstancesResponse {
+            header: Some(self.header(&view)),
+            rows,
+        }))
+    }
+
+    async fn list_transitions(
+        &self,
+        request: Request<v1::ListTransitionsRequest>,
+    ) -> Result<Response<v1::ListTransitionsResponse>, Status> {
+        let request = request.into_inner();
+        let size = page_size(request.page_size)?;
+        let before = match request.page_token.as_str() {
+            "" => u64::MAX,
+            token => token
+                .parse()
+                .map_err(|_| Failure::InvalidArgument("page_token: is none of ours".to_owned()))?,
+        };
+        let (view, now) = (self.view.get(), self.clock.now());
+        let wanted = |change: &&Change| {
+            change.revision.0 < before
+                && (request.instance_id.is_empty()
+                    || change.status.identity.id.as_str() == request.instance_id)
+        };
+        let mut rest = view.log.iter().rev().filter(wanted);
+        let transitions: Vec<_> = rest
+            .by_ref()
+            .take(size)
+            .map(|change| transition(&view, change, now))
+            .collect();
+        let next_page_token = match (transitions.last(), rest.next()) {
+            (Some(last), Some(_)) => last.revision.to_string(),
+            _ => String::new(),
+        };
+        Ok(Response::new(v1::ListTransitionsResponse {
+            transitions,
+            next_page_token,
+            header: Some(self.header(&view)),
+        }))
+    }
+
+    async fn get_cluster_status(
+        &self,
+        _: Request<v1::GetClusterStatusRequest>,
+    ) -> Result<Response<v1::GetClusterStatusResponse>, Status> {
+        let view = self.view.get();
+        let header = Some(self.header(&view));
+        let directory = self.directory.borrow().clone();
+        let session = match directory.connection {
+            _ if self.standalone => Session::Standalone,
+            Some(Connection::Connected) => Session::Connected,
+            Some(Connection::Suspended) => Session::Suspended,
+            Some(Connection::Lost) | None => Session::None,
+        };
+        let member = |member: crate::znode::CollectorJson| v1::Member {
+            leader: member.id == directory.leader,
+            id: member.id,
+            address: member.grpc,
+            version: member.version,
+        };
+        let mut states = BTreeMap::<State, i32>::new();
+        for entry in view.instances.values() {
+            *states.entry(entry.status.verdict.state()).or_default() += 1;
+        }
+        let of = |state| states.get(&state).copied().unwrap_or(0);
+        let silent = view.agents.values().filter(|agent| agent.silent).count();
+        Ok(Response::new(v1::GetClusterStatusResponse {
+            header,
+            members: directory.members.iter().cloned().map(member).collect(),
+            store: Some(v1::StoreStatus {
+                session: session.into(),
+                phase: directory.phase.to_owned(),
+                pending: u64::try_from(directory.pending).unwrap_or(u64::MAX),
+                last_error: if session == Session::Connected {
+                    String::new()
+                } else {
+                    directory.last_error.clone()
+                },
+            }),
+            agents_heard: count(view.agents.len() - silent),
+            agents_silent: count(silent),
+            up: of(State::Up),
+            degraded: of(State::Degraded),
+            down: of(State::Down),
+            unknown: of(State::Unknown),
+        }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<v1::ListAgentsRequest>,
+    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
+        let request = request.into_inner();
+        let size = page_size(request.page_size)?;
+        let (view, now) = (self.view.get(), self.clock.now());
+        let mut rest = view
+            .agents
+            .iter()
+            .skip_while(|(id, _)| id.as_str() <= request.page_token.as_str());
+        let page: Vec<_> = rest.by_ref().take(size).collect();
+        let next_page_token = match (page.last(), rest.next()) {
+            (Some((id, _)), Some(_)) => id.to_string(),
+            _ => String::new(),
+        };
+        let agents = page
+            .into_iter()
+            .map(|(id, entry)| agent(id, entry, now))
+            .collect();
+        Ok(Response::new(v1::ListAgentsResponse {
+            agents,
+            next_page_token,
+            header: Some(self.header(&view)),
+        }))
+    }
+}
+
+type Events = mpsc::Sender<Result<v1::WatchInstancesResponse, Status>>;
+
+impl Queries {
+    /// Sends the snapshot, then every change once and in order, until the reader goes or the collector stops.
+    async fn watch(&self, filter: &Filter, from: Option<Revision>, events: &Events) -> Result<(), Failure> {
+        let mut revisions = self.view.revisions();
+        let stop = self.supervisor.stop();
+        let mut seen = match from {
+            Some(revision) => revision,
+            None => match self.snapshot(filter, events).await {
+                Some(revision) => revision,
+                None => return Ok(()),
+            },
+        };
+        let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
+        progress.reset();
+        loop {
+            revisions.mark_unchanged();
+            let view: Arc<View> = self.view.get();
+            let now = self.clock.now();
+            let changes = view
+                .changes_after(seen)
+                .map_err(|Compacted| Failure::RevisionCompacted)?;
+            for change in changes {
+                // A change out of the filter is told too: what was shown must not stay shown.
+                let left = !filter.matches(&change.status) && !change.removed;
+                let before = change
+                    .previous
+                    .is_some_and(|reason| filter.reasons.is_empty() || filter.reasons.contains(&reason));
+                if !left || before {
+                    let event = Event::Change(transition(&view, change, now));
+                    if !self.tell(events, event, self.token(change.revision)).await {
+                        return Ok(());
+                    }
+                }
+            }
+            seen = view.revision;
+            tokio::select! {
+                () = stop.cancelled() => return Err(Failure::ShuttingDown),
+                () = events.closed() => return Ok(()),
+                changed = revisions.changed() => if changed.is_err() { return Err(Failure::ShuttingDown) },
+                _ = progress.tick() => {
+                    let event = Event::Progress(v1::Progress { header: Some(self.header(&view)) });
+                    if !self.tell(events, event, self.token(seen)).await {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn snapshot(&self, filter: &Filter, events: &Events) -> Option<Revision> {
+        let (view, now) = (self.view.get(), self.clock.now());
+        let mut sent = 0;
+        for found in view
+            .instances
+            .values()
+            .filter(|entry| filter.matches(&entry.status))
+        {
+            if !self
+                .tell(events, Event::Instance(entry(&view, found, now)), String::new())
+                .await
+            {
+                return None;
+            }
+            sent += 1;
+        }
+        let end = v1::SnapshotEnd {
+            header: Some(self.header(&view)),
+            count: count(sent),
+        };
+        let told = self
+            .tell(events, Event::SnapshotEnd(end), self.token(view.revision))
+            .await;
+        told.then_some(view.revision)
+    }
+
+    /// Waits while the reader is slow; false when it is gone or the collector stops.
+    async fn tell(&self, events: &Events, event: Event, resume_token: String) -> bool {
+        let message = v1::WatchInstancesResponse {
+            event: Some(event),
+            resume_token,
+        };
+        tokio::select! {
+            sent = events.send(Ok(message)) => sent.is_ok(),
+            () = self.supervisor.stop().cancelled() => false,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Where things stand in ZooKeeper (`ARCHITECTURE.md` has the picture), and the candidate's own node.
+
+use std::time::Duration;
+
+use redkeeper_core::ids::{Bucket, CollectorId, InstanceId};
+
+use crate::{
+    store::{Kind, Session, StoreError},
+    znode::{EpochJson, MetaJson},
+};
+
+/// Paths below one root.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: String,
+    /// Drawn for this process: recognises the own node after a create of unknown outcome.
+    token: String,
+    /// How often a leader checks its own node and the epoch.
+    pub verify_interval: Duration,
+}
+
+impl Layout {
+    /// A layout below `root`, such as `/redkeeper`.
+    pub fn new(root: &str, verify_interval: Duration) -> Self {
+        let token = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        Self {
+            root: root.to_owned(),
+            token,
+            verify_interval,
+        }
+    }
+
+    /// Parent of the candidates.
+    pub fn election(&self) -> String {
+        format!("{}/election", self.root)
+    }
+
+    /// One candidate.
+    pub fn candidate(&self, node: &str) -> String {
+        format!("{}/election/{node}", self.root)
+    }
+
+    /// The epoch: its version is the fencing token.
+    pub fn epoch(&self) -> String {
+        format!("{}/epoch", self.root)
+    }
+
+    /// Exists while somebody leads.
+    pub fn publisher(&self) -> String {
+        format!("{}/publisher", self.root)
+    }
+
+    /// Parent of the members.
+    pub fn collectors(&self) -> String {
+        format!("{}/collectors", self.root)
+    }
+
+    /// One member.
+    pub fn collector(&self, id: &CollectorId) -> String {
+        format!("{}/collectors/{id}", self.root)
+    }
+
+    /// One bucket.
+    pub fn bucket(&self, bucket: Bucket) -> String {
+        format!("{}/instances/{bucket}", self.root)
+    }
+
+    /// One status.
+    pub fn instance(&self, id: &InstanceId) -> String {
+        format!("{}/instances/{}/{id}", self.root, id.bucket())
+    }
+
+    /// Creates what is missing above the buckets. A layout of another version is refused.
+    ///
+    /// # Errors
+    /// When ZooKeeper fails, or holds another layout.
+    pub async fn ensure<T: Session>(&self, session: &T) -> Result<(), StoreError> {
+        let mut path = String::new();
+        for part in self.root.split('/').filter(|part| !part.is_empty()) {
+            path = format!("{path}/{part}");
+            ensure(session, &path, b"").await?;
+        }
+        let meta = MetaJson::default();
+        let meta_path = format!("{}/meta", self.root);
+        ensure(
+            session,
+            &meta_path,
+            &serde_json::to_vec(&meta).unwrap_or_default(),
+        )
+        .await?;
+        let found = session.get(std::slice::from_ref(&meta_path)).await?.remove(0);
+        if found.and_then(|node| serde_json::from_slice(&node.data).ok()) != Some(meta) {
+            let text =
+                format!("{meta_path} tells of another layout; use another root or the matching version");
+            return Err(StoreError::Refused(text));
+        }
+        for name in ["election", "collectors", "instances"] {
+            ensure(session, &format!("{}/{name}", self.root), b"").await?;
+        }
+        let epoch = serde_json::to_vec(&EpochJson::default()).unwrap_or_default();
+        ensure(session, &self.epoch(), &epoch).await
+    }
+
+    /// Creates the own candidate node and returns its name.
+    ///
+    /// # Errors
+    /// As the store; an unknown outcome is settled by [`find_own`](Self::find_own).
+    pub async fn enqueue<T: Session>(&self, session: &T) -> Result<String, StoreError> {
+        let prefix = self.candidate(&format!("_c_{}-n-", self.token));
+        let path = session.create(&prefix, b"", Kind::EphemeralSequential).await?;
+        Ok(path.rsplit('/').next().unwrap_or_default().to_owned())
+    }
+
+    /// Looks for a candidate node of this process that belongs to this session.
+    ///
+    /// # Errors
+    /// As the store.
+    pub async fn find_own<T: Session>(&self, session: &T) -> Result<Option<String>, StoreError> {
+        session.sync(&self.election()).await?;
+        let prefix = format!("_c_{}-n-", self.token);
+        let names: Vec<_> = session
+            .children(&self.election())
+            .await?
+            .into_iter()
+            .filter(|n| n.starts_with(&prefix))
+            .collect();
+        let paths: Vec<_> = names.iter().map(|name| self.candidate(name)).collect();
+        let nodes = session.get(&paths).await?;
+        let own =
+            |node: &Option<crate::store::Node>| node.as_ref().is_some_and(|node| node.owner == session.id());
+        Ok(names
+            .into_iter()
+            .zip(&nodes)
+            .find(|(_, node)| own(node))
+            .map(|(name, _)| name))
+    }
+}
+
+async fn ensure<T: Session>(session: &T, path: &str, data: &[u8]) -> Result<(), StoreError> {
+    match session.create(path, data, Kind::Persistent).await {
+        Ok(_) | Err(StoreError::Exists) => Ok(()),
+        Err(e) => Err(e),
+    }
+}

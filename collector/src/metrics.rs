@@ -1,0 +1,123 @@
+//! What `/metrics` of the collector shows, beside the tasks.
+
+use std::collections::BTreeMap;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::view::Shared;
+
+type Labels = [(&'static str, &'static str); 1];
+
+/// Counters of the collector. Clones are the same counters.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Messages from agents by result.
+    pub reports: Family<Labels, Counter>,
+    /// Changes of state or reason, by the new reason.
+    pub transitions: Family<Labels, Counter>,
+    /// Times that the collector found that it had been asleep.
+    pub pauses: Counter,
+    /// 1 on the leader.
+    pub leader: Gauge,
+    /// Number of the newest term known.
+    pub epoch: Gauge,
+    /// Batches to ZooKeeper by result.
+    pub batches: Family<Labels, Counter>,
+    /// Status znodes written.
+    pub writes: Counter,
+    /// Statuses not yet acknowledged by ZooKeeper.
+    pub pending: Gauge,
+    /// ZooKeeper sessions begun.
+    pub sessions: Counter,
+    /// Open watch streams.
+    pub watchers: Gauge,
+    /// Watch streams ended because the reader was too slow.
+    pub watch_lagged: Counter,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(registry: &mut Registry, view: Shared) -> Self {
+        let m = Self::default();
+        registry.register(
+            "redkeeper_agent_reports",
+            "Messages from agents by result",
+            m.reports.clone(),
+        );
+        registry.register(
+            "redkeeper_transitions",
+            "Changes of state or reason by new reason",
+            m.transitions.clone(),
+        );
+        registry.register("redkeeper_collector_pauses", "Own pauses found", m.pauses.clone());
+        registry.register("redkeeper_leader", "1 on the leader", m.leader.clone());
+        registry.register("redkeeper_leader_epoch", "Newest term known", m.epoch.clone());
+        registry.register(
+            "redkeeper_zookeeper_batches",
+            "Batches by result",
+            m.batches.clone(),
+        );
+        registry.register(
+            "redkeeper_zookeeper_writes",
+            "Status znodes written",
+            m.writes.clone(),
+        );
+        registry.register(
+            "redkeeper_zookeeper_pending_writes",
+            "Statuses not yet acknowledged",
+            m.pending.clone(),
+        );
+        registry.register(
+            "redkeeper_zookeeper_sessions",
+            "Sessions begun",
+            m.sessions.clone(),
+        );
+        registry.register("redkeeper_watchers", "Open watch streams", m.watchers.clone());
+        registry.register(
+            "redkeeper_watch_lagged",
+            "Watch streams ended for slowness",
+            m.watch_lagged.clone(),
+        );
+        registry.register_collector(Box::new(Fleet(view)));
+        m
+    }
+}
+
+/// Counts of the view, made when they are asked for: nothing to forget when an instance goes.
+struct Fleet(Shared);
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fleet")
+    }
+}
+
+impl Collector for Fleet {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let view = self.0.get();
+        let mut counts = BTreeMap::<_, i64>::new();
+        for entry in view.instances.values() {
+            let reason = entry.status.verdict.reason;
+            *counts
+                .entry((reason.state().as_str(), reason.as_str()))
+                .or_default() += 1;
+        }
+        let help = "Instances by state and reason";
+        let mut metric = encoder.encode_descriptor("redkeeper_instances", help, None, MetricType::Gauge)?;
+        for ((state, reason), count) in counts {
+            ConstGauge::new(count).encode(metric.encode_family(&[("state", state), ("reason", reason)])?)?;
+        }
+        let silent = view.agents.values().filter(|agent| agent.silent).count();
+        let mut metric = encoder.encode_descriptor("redkeeper_agents", "Agents", None, MetricType::Gauge)?;
+        for (state, count) in [("heard", view.agents.len() - silent), ("silent", silent)] {
+            ConstGauge::new(i64::try_from(count).unwrap_or(0))
+                .encode(metric.encode_family(&[("state", state)])?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! What the collector needs of ZooKeeper, as a small trait. [`zk`] is the real one, [`memory`] its twin for
+//! `--standalone` and tests; both pass the same [`suite`].
+
+use std::{future::Future, sync::Arc};
+
+pub mod memory;
+#[cfg(any(test, feature = "test-support"))]
+pub mod suite;
+pub mod zk;
+
+/// A znode.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Its data.
+    pub data: Vec<u8>,
+    /// Number of changes of its data.
+    pub version: i32,
+    /// Session that owns it; 0 where it is persistent.
+    pub owner: i64,
+}
+
+/// How a znode lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Until deleted.
+    Persistent,
+    /// As long as the session.
+    Ephemeral,
+    /// As long as the session, with a number appended to its name.
+    EphemeralSequential,
+}
+
+/// State of the connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Connection {
+    /// Usable.
+    Connected,
+    /// Not connected; the session may still live.
+    Suspended,
+    /// The session has ended.
+    Lost,
+}
+
+/// Why a request failed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The znode exists.
+    #[error("the znode exists")]
+    Exists,
+    /// The znode, or its parent, does not exist.
+    #[error("the znode does not exist")]
+    Missing,
+    /// Refused for good, such as for want of permission.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The session has ended.
+    #[error("the session has ended: {0}")]
+    Lost(String),
+    /// Whether it was applied is not known.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+    /// No answer in time: it may still be applied later. The session must be given up.
+    #[error("no answer within the time limit")]
+    TimedOut,
+}
+
+/// Why a multi failed. Nothing of it was applied unless the outcome is unknown.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The checked znode has another version or is gone: the writer is deposed.
+    #[error("fenced: the checked znode has another version")]
+    Fenced,
+    /// The operation at this index was refused.
+    #[error("operation {0} was refused")]
+    Operation(usize, #[source] StoreError),
+    /// The request as a whole failed.
+    #[error("the request failed")]
+    Request(#[from] StoreError),
+}
+
+/// One write of a multi.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Write {
+    /// Create a persistent (false) or ephemeral (true) znode.
+    Create(String, Vec<u8>, bool),
+    /// Set data; with a version, only if it is the present one.
+    Set(String, Vec<u8>, Option<i32>),
+    /// Delete.
+    Delete(String),
+}
+
+/// Resolves when the watched znode was changed or deleted, or the session has ended.
+pub type Watch = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A way to get sessions.
+pub trait Store: Send + Sync + 'static {
+    /// A session.
+    type Session: Session;
+
+    /// Opens a fresh session. Bounded in time by the store.
+    fn connect(&self) -> impl Future<Output = Result<Self::Session, StoreError>> + Send;
+}
+
+/// One session. Every call ends within the store's time limit.
+pub trait Session: Send + Sync + 'static {
+    /// Its number.
+    fn id(&self) -> i64;
+
+    /// The connection now.
+    fn connection(&self) -> Connection;
+
+    /// Waits until the connection is another than `known`, and says which.
+    fn changed(&self, known: Connection) -> impl Future<Output = Connection> + Send;
+
+    /// Creates a znode and returns its path.
+    fn create(
+        &self,
+        path: &str,
+        data: &[u8],
+        kind: Kind,
+    ) -> impl Future<Output = Result<String, StoreError>> + Send;
+
+    /// Reads znodes; `None` for those that do not exist.
+    fn get(&self, paths: &[String]) -> impl Future<Output = Result<Vec<Option<Node>>, StoreError>> + Send;
+
+    /// Names of the children.
+    fn children(&self, path: &str) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
+
+    /// Watches a znode once; `None` where it does not exist.
+    fn watch(&self, path: &str) -> impl Future<Output = Result<Option<Watch>, StoreError>> + Send;
+
+    /// Brings the server that is asked up to date.
+    fn sync(&self, path: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Applies all writes or none, on condition that `check` exists with this version. The request goes out
+    /// when the future is first polled.
+    fn commit(
+        &self,
+        check: (&str, i32),
+        writes: Vec<Write>,
+    ) -> impl Future<Output = Result<(), CommitError>> + Send;
+
+    /// Ends the session, which removes its ephemeral znodes.
+    fn close(this: Arc<Self>) -> impl Future<Output = ()> + Send;
+}

@@ -1,0 +1,223 @@
+//! The real ZooKeeper. The only module that uses zookeeper-client; its defects and how they are avoided
+//! stand in `clippy.toml` and in the comments here.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use zookeeper_client::{
+    Acls, CheckWriteError, Client, CreateMode, CreateOptions, Error, MultiReadResult, SessionState,
+};
+
+use super::{CommitError, Connection, Kind, Node, Session, Store, StoreError, Watch, Write};
+
+/// Reads in one multi-read: 500 statuses of 512 bytes are well below the 1 MiB of a Java server's reply.
+const READS_MAX: usize = 500;
+/// How long the end of a session may take to reach the server.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How to reach ZooKeeper.
+#[derive(Clone, Debug)]
+pub struct ZooKeeper {
+    /// `host:port,host:port`.
+    pub servers: String,
+    /// Session time-out asked for.
+    pub session_timeout: Duration,
+}
+
+impl Store for ZooKeeper {
+    type Session = ZkSession;
+
+    async fn connect(&self) -> Result<ZkSession, StoreError> {
+        let connector = Client::connector()
+            .with_session_timeout(self.session_timeout)
+            .with_fail_eagerly();
+        let limit = self.session_timeout;
+        let client = tokio::time::timeout(limit, connector.connect(&self.servers))
+            .await
+            .map_err(|_| StoreError::TimedOut)?
+            .map_err(|e| StoreError::Unknown(e.to_string()))?;
+        // Long enough for a slow disk, short enough to notice a lost request within the session.
+        let limit = client.session_timeout() * 2 / 3;
+        Ok(ZkSession { client, limit })
+    }
+}
+
+/// A session with ZooKeeper.
+pub struct ZkSession {
+    client: Client,
+    limit: Duration,
+}
+
+/// What an error means. Anything that is not a definite answer of the server is an unknown outcome: network
+/// faults arrive as several kinds of error (defect B3).
+fn classify(error: &Error) -> StoreError {
+    match error {
+        Error::NoNode => StoreError::Missing,
+        Error::NodeExists => StoreError::Exists,
+        Error::SessionExpired | Error::AuthFailed | Error::ClientClosed => {
+            StoreError::Lost(error.to_string())
+        }
+        Error::NoAuth
+        | Error::QuotaExceeded
+        | Error::BadArguments(_)
+        | Error::InvalidAcl
+        | Error::NotReadOnly
+        | Error::NotEmpty
+        | Error::BadVersion
+        | Error::NoChildrenForEphemerals => StoreError::Refused(error.to_string()),
+        _ => StoreError::Unknown(error.to_string()),
+    }
+}
+
+impl ZkSession {
+    async fn timed<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.limit, request).await {
+            Ok(result) => result.map_err(|e| classify(&e)),
+            Err(_) => Err(StoreError::TimedOut),
+        }
+    }
+}
+
+fn options(ephemeral: bool) -> CreateOptions<'static> {
+    let mode = if ephemeral {
+        CreateMode::Ephemeral
+    } else {
+        CreateMode::Persistent
+    };
+    mode.with_acls(Acls::anyone_all())
+}
+
+impl Session for ZkSession {
+    fn id(&self) -> i64 {
+        self.client.session_id().0
+    }
+
+    fn connection(&self) -> Connection {
+        match self.client.state() {
+            SessionState::SyncConnected => Connection::Connected,
+            SessionState::Disconnected | SessionState::ConnectedReadOnly => Connection::Suspended,
+            _ => Connection::Lost,
+        }
+    }
+
+    async fn changed(&self, known: Connection) -> Connection {
+        let mut watcher = self.client.state_watcher();
+        loop {
+            let now = self.connection();
+            if now != known || now == Connection::Lost {
+                return now;
+            }
+            watcher.changed().await;
+        }
+    }
+
+    async fn create(&self, path: &str, data: &[u8], kind: Kind) -> Result<String, StoreError> {
+        let mode = match kind {
+            Kind::Persistent => CreateMode::Persistent,
+            Kind::Ephemeral => CreateMode::Ephemeral,
+            Kind::EphemeralSequential => CreateMode::EphemeralSequential,
+        };
+        let options = mode.with_acls(Acls::anyone_all());
+        let (_, sequence) = self.timed(self.client.create(path, data, &options)).await?;
+        Ok(if kind == Kind::EphemeralSequential {
+            format!("{path}{sequence}")
+        } else {
+            path.to_owned()
+        })
+    }
+
+    async fn get(&self, paths: &[String]) -> Result<Vec<Option<Node>>, StoreError> {
+        let mut nodes = Vec::with_capacity(paths.len());
+        for chunk in paths.chunks(READS_MAX) {
+            let mut reader = self.client.new_multi_reader();
+            for path in chunk {
+                reader.add_get_data(path).map_err(|e| classify(&e))?;
+            }
+            for result in self.timed(reader.commit()).await? {
+                nodes.push(match result {
+                    MultiReadResult::Data { data, stat } => Some(Node {
+                        data,
+                        version: stat.version,
+                        owner: stat.ephemeral_owner,
+                    }),
+                    MultiReadResult::Error { err: Error::NoNode } => None,
+                    MultiReadResult::Error { err } => return Err(classify(&err)),
+                    _ => {
+                        return Err(StoreError::Unknown(
+                            "something else in answer to a data request".to_owned(),
+                        ));
+                    }
+                });
+            }
+        }
+        if nodes.len() != paths.len() {
+            return Err(StoreError::Unknown(
+                "an answer with another number of results".to_owned(),
+            ));
+        }
+        Ok(nodes)
+    }
+
+    async fn children(&self, path: &str) -> Result<Vec<String>, StoreError> {
+        self.timed(self.client.list_children(path)).await
+    }
+
+    async fn watch(&self, path: &str) -> Result<Option<Watch>, StoreError> {
+        // A data watch, not an exists watch: the latter would stay on the server after the node is gone.
+        match self.timed(self.client.get_and_watch_data(path)).await {
+            Ok((_, _, watcher)) => Ok(Some(Box::pin(async move {
+                watcher.changed().await;
+            }))),
+            Err(StoreError::Missing) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn sync(&self, path: &str) -> Result<(), StoreError> {
+        self.timed(self.client.sync(path)).await
+    }
+
+    async fn commit(&self, (check, version): (&str, i32), writes: Vec<Write>) -> Result<(), CommitError> {
+        let build = || -> Result<_, Error> {
+            let mut writer = self.client.new_check_writer(check, Some(version))?;
+            for write in &writes {
+                match write {
+                    Write::Create(path, data, ephemeral) => {
+                        writer.add_create(path, data, &options(*ephemeral))?
+                    }
+                    Write::Set(path, data, version) => writer.add_set_data(path, data, *version)?,
+                    Write::Delete(path) => writer.add_delete(path, None)?,
+                }
+            }
+            Ok(writer)
+        };
+        let writer = build().map_err(|e| classify(&e))?;
+        // The crate sends when `commit` is called, which is after the decision to send.
+        match tokio::time::timeout(self.limit, writer.commit()).await {
+            Err(_) => Err(StoreError::TimedOut.into()),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(CheckWriteError::CheckFailed {
+                source: Error::BadVersion | Error::NoNode,
+            })) => Err(CommitError::Fenced),
+            Ok(Err(CheckWriteError::CheckFailed { source })) => Err(classify(&source).into()),
+            Ok(Err(CheckWriteError::OperationFailed { index, source })) => {
+                Err(CommitError::Operation(index, classify(&source)))
+            }
+            Ok(Err(CheckWriteError::RequestFailed { source })) => Err(classify(&source).into()),
+        }
+    }
+
+    async fn close(this: Arc<Self>) {
+        // There is no close(): the end goes out when the last clone is dropped.
+        let mut watcher = this.client.state_watcher();
+        drop(this);
+        let closed = async {
+            while !matches!(
+                watcher.changed().await,
+                SessionState::Closed | SessionState::Expired | SessionState::AuthFailed
+            ) {}
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
+            tracing::debug!("the session's end was not confirmed in time; it expires by itself");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The view: an immutable picture of the fleet that the aggregator replaces and everybody reads without
+//! locks. Maps share their structure, so a new picture costs what changed, not what is there.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use imbl::{OrdMap, Vector};
+use redkeeper_core::{
+    ids::{AgentId, InstanceId, Revision},
+    status::{Reason, Status},
+    time::{Mono, WallMs},
+};
+use tokio::sync::watch;
+
+/// Changes that are kept for watchers, the publisher and `ListTransitions`: at the worst case of 3,000
+/// instances dying in one second, 20 s for a slow reader. About 100 bytes each beyond the status itself.
+pub const LOG_MAX: usize = 65_536;
+
+/// One instance.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its status.
+    pub status: Arc<Status>,
+    /// When it last changed.
+    pub revision: Revision,
+}
+
+/// One change.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Its number.
+    pub revision: Revision,
+    /// The status after it; for a removal, the last.
+    pub status: Arc<Status>,
+    /// The reason before; `None` where the instance is new.
+    pub previous: Option<Reason>,
+    /// Whether the instance is no longer known.
+    pub removed: bool,
+    /// When, for people.
+    pub time: WallMs,
+}
+
+/// One agent.
+#[derive(Clone, Debug)]
+pub struct AgentEntry {
+    /// Boot, version and host, where it was heard.
+    pub greeting: Option<redkeeper_core::fleet::Greeting>,
+    /// Highest sequence heard.
+    pub sequence: u64,
+    /// When it was last heard.
+    pub heard: Mono,
+    /// Nothing heard for `silent_after`.
+    pub silent: bool,
+    /// When its stream began.
+    pub connected: WallMs,
+    /// Last completed probe round of each of its instances.
+    pub progress: Vec<(InstanceId, Mono)>,
+}
+
+/// The picture.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Number of the newest change.
+    pub revision: Revision,
+    /// All instances by id.
+    pub instances: OrdMap<InstanceId, Entry>,
+    /// All agents by id.
+    pub agents: OrdMap<AgentId, Arc<AgentEntry>>,
+    /// The newest changes, oldest first.
+    pub log: Vector<Change>,
+}
+
+/// Changes after a revision are no longer kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Compacted;
+
+impl View {
+    /// Changes after `revision`, oldest first.
+    ///
+    /// # Errors
+    /// When some of them are no longer kept.
+    pub fn changes_after(&self, revision: Revision) -> Result<impl Iterator<Item = &Change>, Compacted> {
+        let oldest = self
+            .log
+            .front()
+            .map_or(self.revision.0 + 1, |change| change.revision.0);
+        if revision.0 + 1 < oldest || revision > self.revision {
+            return Err(Compacted);
+        }
+        let skip = usize::try_from(revision.0 + 1 - oldest).unwrap_or(usize::MAX);
+        Ok(self.log.iter().skip(skip))
+    }
+
+    /// Age of the newest message from any agent.
+    pub fn data_age(&self, now: Mono) -> Option<Duration> {
+        self.agents
+            .values()
+            .filter(|agent| agent.sequence > 0)
+            .map(|agent| now.since(agent.heard))
+            .min()
+    }
+
+    /// When an instance last completed a probe round.
+    pub fn progress(&self, status: &Status) -> Option<Mono> {
+        let agent = self.agents.get(&status.agent)?;
+        let place = agent
+            .progress
+            .binary_search_by(|(id, _)| id.cmp(&status.identity.id))
+            .ok()?;
+        agent.progress.get(place).map(|(_, at)| *at)
+    }
+}
+
+/// Where the present view is read and waited for.
+#[derive(Clone)]
+pub struct Shared {
+    view: Arc<ArcSwap<View>>,
+    revision: watch::Receiver<Revision>,
+}
+
+/// The one who replaces the view.
+pub struct Replacer {
+    view: Arc<ArcSwap<View>>,
+    revision: watch::Sender<Revision>,
+}
+
+/// An empty view and its two ends.
+pub fn channel() -> (Replacer, Shared) {
+    let view = Arc::new(ArcSwap::default());
+    let (sender, receiver) = watch::channel(Revision(0));
+    (
+        Replacer {
+            view: Arc::clone(&view),
+            revision: sender,
+        },
+        Shared {
+            view,
+            revision: receiver,
+        },
+    )
+}
+
+impl Shared {
+    /// The view now.
+    pub fn get(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Tells of new revisions.
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revision.clone()
+    }
+}
+
+impl Replacer {
+    /// Puts a new view in place, and wakes who waits if the revision moved.
+    pub fn replace(&self, view: View) {
+        let revision = view.revision;
+        self.view.store(Arc::new(view));
+        self.revision
+            .send_if_modified(|known| std::mem::replace(known, revision) != revision);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redkeeper_core::status::{Identity, Stage, Verdict};
+
+    fn view(revisions: std::ops::RangeInclusive<u64>) -> View {
+        let status = Arc::new(Status {
+            identity: Identity {
+                id: InstanceId::new("a").unwrap(),
+                cluster: None,
+                address: "x:1".into(),
+                labels: Arc::default(),
+            },
+            agent: AgentId::new("h").unwrap(),
+            verdict: Verdict::blank(Reason::Ok, Stage::Reply, "", WallMs(0)),
+        });
+        let change = |n| Change {
+            revision: Revision(n),
+            status: status.clone(),
+            previous: None,
+            removed: false,
+            time: WallMs(0),
+        };
+        View {
+            revision: Revision(*revisions.end()),
+            log: revisions.map(change).collect(),
+            ..View::default()
+        }
+    }
+
+    #[test]
+    fn changes_are_complete_or_refused() {
+        let view = view(5..=9);
+        let after = |n| {
+            view.changes_after(Revision(n))
+                .map(|c| c.map(|c| c.revision.0).collect::<Vec<_>>())
+        };
+        assert_eq!(after(9), Ok(vec![]));
+        assert_eq!(after(6), Ok(vec![7, 8, 9]));
+        assert_eq!(after(4), Ok(vec![5, 6, 7, 8, 9]));
+        assert_eq!(after(3), Err(Compacted));
+        assert_eq!(after(10), Err(Compacted));
+    }
+}

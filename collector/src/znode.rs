@@ -1,0 +1,261 @@
+//! What stands in the znodes. Consumers rely on these formats; fields are only ever added.
+
+use redkeeper_core::{
+    ids::{AgentId, ClusterName, Epoch, InstanceId},
+    limits::{RUN_ID_BYTES_MAX, STATUS_JSON_BYTES_MAX},
+    publish::{BucketData, Held, Record},
+    status::{Reason, Role, cut},
+    time::WallMs,
+};
+use serde::{Deserialize, Serialize};
+
+/// Version of the status format.
+const STATUS_VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct StatusOut<'a> {
+    v: u32,
+    id: &'a str,
+    cluster: &'a str,
+    addr: &'a str,
+    state: &'a str,
+    reason: &'a str,
+    reads: &'a str,
+    writes: &'a str,
+    role: &'a str,
+    since: String,
+    run_id: &'a str,
+    agent: &'a str,
+    epoch: u64,
+    rev: u64,
+}
+
+#[derive(Deserialize)]
+struct StatusIn {
+    id: String,
+    #[serde(default)]
+    cluster: String,
+    addr: String,
+    reason: String,
+    #[serde(default)]
+    role: String,
+    #[serde(default)]
+    since: String,
+    #[serde(default)]
+    run_id: String,
+    agent: String,
+    #[serde(default)]
+    epoch: u64,
+    #[serde(default)]
+    rev: u64,
+}
+
+/// Status JSON, at most [`STATUS_JSON_BYTES_MAX`] bytes.
+pub fn status(record: &Record) -> Vec<u8> {
+    let (reads, writes) = record.abilities();
+    let since = std::time::UNIX_EPOCH + std::time::Duration::from_millis(record.since.0);
+    let out = StatusOut {
+        v: STATUS_VERSION,
+        id: record.id.as_str(),
+        cluster: record.cluster.as_ref().map_or("", ClusterName::as_str),
+        addr: &record.address,
+        state: record.reason.state().as_str(),
+        reason: record.reason.as_str(),
+        reads: reads.as_str(),
+        writes: writes.as_str(),
+        role: record.role.as_str(),
+        since: humantime::format_rfc3339_millis(since).to_string(),
+        run_id: &record.run_id,
+        agent: record.agent.as_str(),
+        epoch: record.epoch.0,
+        rev: record.rev,
+    };
+    // Strings and numbers only: this cannot fail.
+    let bytes = serde_json::to_vec(&out).unwrap_or_default();
+    debug_assert!(bytes.len() <= STATUS_JSON_BYTES_MAX);
+    bytes
+}
+
+/// Reads a status znode found under the name `id`. Damaged content is [`Held::Unreadable`], never an error:
+/// it is written anew.
+pub fn read_status(id: &InstanceId, bytes: &[u8]) -> Held {
+    parse(id, bytes).map_or(Held::Unreadable, Held::Record)
+}
+
+fn parse(id: &InstanceId, bytes: &[u8]) -> Option<Record> {
+    let wire: StatusIn = serde_json::from_slice(bytes).ok()?;
+    if wire.id != id.as_str() {
+        return None;
+    }
+    let since = humantime::parse_rfc3339(&wire.since)
+        .ok()?
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()?;
+    let checked = redkeeper_proto::convert::identity(
+        &wire.id,
+        &wire.cluster,
+        &wire.addr,
+        &Default::default(),
+        &wire.agent,
+    );
+    let identity = checked.ok()?;
+    Some(Record {
+        id: identity.id,
+        cluster: identity.cluster,
+        address: identity.address,
+        reason: Reason::parse(&wire.reason)?,
+        role: Role::parse(&wire.role).unwrap_or(Role::Unknown),
+        run_id: cut(&wire.run_id, RUN_ID_BYTES_MAX).into(),
+        agent: AgentId::new(&wire.agent).ok()?,
+        since: WallMs(u64::try_from(since.as_millis()).ok()?),
+        epoch: Epoch(wire.epoch),
+        rev: wire.rev,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct BucketJson {
+    r#gen: u64,
+    count: u64,
+    #[serde(default)]
+    epoch: u64,
+}
+
+/// Bucket JSON.
+pub fn bucket(data: BucketData, epoch: Epoch) -> Vec<u8> {
+    let json = BucketJson {
+        r#gen: data.generation,
+        count: data.count,
+        epoch: epoch.0,
+    };
+    serde_json::to_vec(&json).unwrap_or_default()
+}
+
+/// Reads a bucket. Damaged content counts as empty: it is written anew.
+pub fn read_bucket(bytes: &[u8]) -> BucketData {
+    serde_json::from_slice::<BucketJson>(bytes)
+        .map(|json| BucketData {
+            generation: json.r#gen,
+            count: json.count,
+        })
+        .unwrap_or_default()
+}
+
+/// Content of `epoch`.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct EpochJson {
+    /// Number of the term.
+    pub epoch: u64,
+    /// Collector that claimed it.
+    pub holder: String,
+    /// Its candidate node.
+    pub node: String,
+    /// Drawn for each claim, so that one with unknown outcome can be recognised.
+    pub claim: String,
+}
+
+/// Content of `publisher`.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct PublisherJson {
+    /// Number of the term.
+    pub epoch: u64,
+    /// The leader.
+    pub holder: String,
+    /// `reconciling` or `live`.
+    pub phase: String,
+}
+
+/// Content of `collectors/<id>`.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct CollectorJson {
+    /// Its name.
+    pub id: String,
+    /// gRPC address for others.
+    pub grpc: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// Content of `meta`. Written once; a different one is refused.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct MetaJson {
+    /// Version of the layout.
+    pub layout: u32,
+    /// Number of buckets.
+    pub buckets: usize,
+    /// Which hash chooses the bucket.
+    pub hash: String,
+}
+
+impl Default for MetaJson {
+    fn default() -> Self {
+        Self {
+            layout: 1,
+            buckets: redkeeper_core::limits::BUCKETS,
+            hash: "fnv1a-64".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redkeeper_core::limits::{NAME_BYTES_MAX, NAMES_TOTAL_BYTES_MAX};
+
+    fn record(id: &str, address: &str, agent: &str) -> Record {
+        Record {
+            id: InstanceId::new(id).unwrap(),
+            cluster: None,
+            address: address.into(),
+            reason: Reason::Ok,
+            role: Role::Master,
+            run_id: "r".repeat(RUN_ID_BYTES_MAX).as_str().into(),
+            agent: AgentId::new(agent).unwrap(),
+            since: WallMs(1_763_878_282_103),
+            epoch: Epoch(u64::MAX),
+            rev: u64::MAX,
+        }
+    }
+
+    #[test]
+    fn the_longest_status_fits() {
+        let agent = "a".repeat(NAME_BYTES_MAX);
+        let id = "i".repeat(NAMES_TOTAL_BYTES_MAX - agent.len() - 20);
+        for reason in Reason::ALL {
+            for role in Role::ALL {
+                let record = Record {
+                    reason: *reason,
+                    role: *role,
+                    ..record(&id[..117], &"x".repeat(20), &agent)
+                };
+                let bytes = status(&record);
+                assert!(bytes.len() <= STATUS_JSON_BYTES_MAX, "{} bytes", bytes.len());
+                assert_eq!(read_status(&record.id, &bytes), Held::Record(record));
+            }
+        }
+    }
+
+    #[test]
+    fn the_format_is_what_consumers_were_promised() {
+        let text = String::from_utf8(status(&record("db01:6379", "10.0.0.1:6379", "db01"))).unwrap();
+        assert!(
+            text.starts_with(
+                "{\"v\":1,\"id\":\"db01:6379\",\"cluster\":\"\",\"addr\":\"10.0.0.1:6379\",\"state\":\"UP\",\"reason\":\"OK\",\
+                 \"reads\":\"yes\",\"writes\":\"yes\",\"role\":\"master\",\"since\":\"2025-11-23T06:11:22.103Z\",\"run_id\":"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn damaged_content_is_unreadable() {
+        let id = InstanceId::new("db01:6379").unwrap();
+        for bytes in [&b""[..], b"{}", b"null", b"\xff", b"{\"id\":\"other\"}"] {
+            assert_eq!(read_status(&id, bytes), Held::Unreadable);
+        }
+        assert_eq!(read_bucket(b"nonsense"), BucketData::default());
+    }
+}

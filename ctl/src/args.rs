@@ -1,0 +1,89 @@
+//! The command line, as typed.
+
+use std::time::Duration;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+
+/// Asks a redkeeper collector which Redis instances are alive.
+#[derive(Parser, Debug)]
+#[command(name = "redkeeper", version, about)]
+pub(crate) struct Args {
+    /// Collectors to ask, in this order: the next one where one cannot be reached.
+    #[arg(
+        long,
+        global = true,
+        env = "REDKEEPER_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7400",
+        value_name = "HOST:PORT,..."
+    )]
+    pub endpoints: Vec<String>,
+    /// How long to wait for an answer, such as 500ms or 5s.
+    #[arg(long, global = true, default_value = "5s", value_parser = duration)]
+    pub timeout: Duration,
+    /// How to print.
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}; write it as 500ms or 5s"))
+}
+
+/// How to print.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// One JSON document with the fields of the gRPC answer; for `watch` one a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// List instances.
+    List {
+        /// Which ones.
+        #[command(flatten)]
+        filter: Filter,
+        /// Print at most this many.
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Show one instance.
+    Get {
+        /// Its id.
+        id: String,
+    },
+    /// Print the present state, then every change, until ctrl-c.
+    Watch {
+        /// Which ones.
+        #[command(flatten)]
+        filter: Filter,
+    },
+    /// Show the leader, the collectors and the counts.
+    Cluster,
+    /// List agents.
+    Agents,
+}
+
+/// Which instances. Values of one option are alternatives; different options must all match.
+#[derive(Group, Debug)]
+pub(crate) struct Filter {
+    /// up, degraded, down, unknown.
+    #[arg(long, value_delimiter = ',', value_name = "STATE,...")]
+    pub state: Vec<String>,
+    /// Such as CONNECTION_REFUSED.
+    #[arg(long, value_delimiter = ',', value_name = "REASON,...")]
+    pub reason: Vec<String>,
+    /// Names of clusters.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
+    pub cluster: Vec<String>,
+    /// Names of agents, which means hosts.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
+    pub host: Vec<String>,
+}

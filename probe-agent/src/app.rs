@@ -1,0 +1,162 @@
+//! Binds, builds, starts and stops the agent.
+
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use redkeeper_core::{
+    agent::watchdog,
+    ids::BootId,
+    status::{Reason, Stage, Verdict},
+};
+use redkeeper_runtime::{
+    admin::{self, Admin},
+    clock::Clock,
+    signals,
+    supervise::Supervisor,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    board::Board,
+    config::Config,
+    metrics::Metrics,
+    overseer::{self, Overseer},
+    uplink::{UPLINK, Uplink},
+    worker::Worker,
+};
+
+/// Heartbeat interval for which an instance's freshness limit makes room; the collector's default.
+const HEARTBEAT_ASSUMED: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Why the agent could not run or did not stop well.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The runtime or the signal handlers.
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
+    /// A port is taken.
+    #[error("cannot listen on {0} for the embedded HTTP server: {1}; free the port or set `admin_listen`")]
+    Bind(std::net::SocketAddr, std::io::Error),
+    /// Something ended that must not end.
+    #[error("{0}")]
+    Failed(String),
+    /// Tasks that did not stop.
+    #[error("some tasks did not stop within {0:?}")]
+    Unclean(std::time::Duration),
+}
+
+/// Runs the agent until it is asked to stop.
+///
+/// # Errors
+/// When it cannot start, when a critical task ends, or when it does not stop in time.
+pub fn run(config: Config) -> Result<(), AppError> {
+    // One thread: probing costs wake-ups, not CPU, and a second thread would double them.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(AppError::Start)?;
+    let result = runtime.block_on(serve(config));
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: Config) -> Result<(), AppError> {
+    let listener = admin::bind(config.admin_listen).map_err(|e| AppError::Bind(config.admin_listen, e))?;
+    let stop = CancellationToken::new();
+    let supervisor = Supervisor::new(stop.clone());
+    let clock = Clock::new();
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let board = Arc::new(board(&config, clock));
+
+    let (count, connected) = (config.instances.len(), metrics.connected.clone());
+    let ready_collectors = config.collectors.clone();
+    let ready = move || {
+        let open = ready_collectors
+            .iter()
+            .any(|c| connected.get_or_create_owned(&[("collector", c.clone())]).get() == 1);
+        if open {
+            Ok(())
+        } else {
+            Err("no collector is connected".to_owned())
+        }
+    };
+    let page_board = Arc::clone(&board);
+    let page = move || overseer::progress_page(&page_board, clock.now());
+    let title = format!("redkeeper-agent {} v{}", config.id, env!("CARGO_PKG_VERSION"));
+    let admin = Admin::new(
+        title,
+        supervisor.clone(),
+        registry,
+        Arc::new(ready),
+        Arc::new(page),
+    );
+    let address = listener.local_addr().map_err(AppError::Start)?;
+    admin::serve(vec![(listener, admin.router())], supervisor.clone()).map_err(AppError::Start)?;
+    let _listens = supervisor.spawn(
+        "signals",
+        "",
+        signals::listen(stop.clone()).map_err(AppError::Start)?,
+    );
+    tracing::info!(agent = %config.id, instances = count, collectors = ?config.collectors, http = %address, "started");
+
+    start(&config, &supervisor, &board, clock, &metrics);
+    stop.cancelled().await;
+    // Everything but the task that listens for the second signal.
+    let clean = supervisor.all_ended(&["signals"], config.shutdown_grace).await;
+    match supervisor.failure() {
+        Some(why) => Err(AppError::Failed(why)),
+        None if clean => Ok(()),
+        None => Err(AppError::Unclean(config.shutdown_grace)),
+    }
+}
+
+fn board(config: &Config, clock: Clock) -> Board {
+    let instances = config.instances.iter().map(|instance| {
+        let verdict = Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", clock.wall());
+        let limit = watchdog::progress_limit(instance.probe.interval, instance.probe.connect_timeout);
+        (
+            instance.identity.clone(),
+            verdict,
+            watchdog::freshness_limit(limit, HEARTBEAT_ASSUMED),
+        )
+    });
+    Board::new(clock, instances)
+}
+
+fn start(config: &Config, supervisor: &Supervisor, board: &Arc<Board>, clock: Clock, metrics: &Metrics) {
+    let workers = config
+        .instances
+        .iter()
+        .zip(board.entries())
+        .map(|(instance, (handle, entry))| Worker {
+            config: instance.clone(),
+            handle,
+            board: Arc::clone(board),
+            progress: entry.progress,
+            clock,
+            metrics: metrics.clone(),
+            stop: supervisor.stop().clone(),
+        });
+    let overseer = Overseer::start(supervisor.clone(), Arc::clone(board), workers.collect());
+    let _owned_by_supervisor = supervisor.spawn_critical("overseer", "", overseer.run());
+    supervisor.expect(UPLINK, config.collectors.len());
+    let digits = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let Ok(boot) = BootId::new(&digits) else {
+        return supervisor.fail("no boot id could be made".to_owned());
+    };
+    for collector in &config.collectors {
+        let uplink = Uplink {
+            collector: collector.clone(),
+            agent: config.id.clone(),
+            boot: boot.clone(),
+            host: config.host.clone(),
+            board: Arc::clone(board),
+            clock,
+            metrics: metrics.clone(),
+            stop: supervisor.stop().clone(),
+        };
+        // A stream's own end is handled inside; the end of its task is a bug, and stops the agent visibly.
+        let _owned_by_supervisor = supervisor.spawn_critical(UPLINK, collector.clone(), uplink.run());
+    }
+}

@@ -1,0 +1,200 @@
+//! The table of all verdicts. Everything that is sent to a collector is read from here, so a slow collector
+//! costs no memory. Sections under its lock are short and never wait.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use redkeeper_core::{
+    agent::outbox::Next,
+    fleet::Report,
+    ids::{Handle, Seq},
+    status::{Identity, Verdict},
+    time::Mono,
+};
+use redkeeper_proto::{convert, v1};
+use redkeeper_runtime::clock::Clock;
+use tokio::sync::watch;
+
+/// When an instance's worker last completed a round. Written by the worker, read by all.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// A round was completed.
+    pub fn completed(&self, now: Mono) {
+        self.0.store(now.0, Ordering::Relaxed);
+    }
+
+    /// The last completed round, if there was one.
+    pub fn last(&self) -> Option<Mono> {
+        Some(Mono(self.0.load(Ordering::Relaxed))).filter(|at| at.0 > 0)
+    }
+}
+
+/// One instance on the board.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Name, group, address.
+    pub identity: Identity,
+    /// The verdict in force.
+    pub verdict: Verdict,
+    /// Proof of progress.
+    pub progress: Progress,
+    /// Sent along, for the collector's own time-out.
+    pub freshness_limit: Duration,
+    changed: u64,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: BTreeMap<Handle, Entry>,
+    /// Counts changes of the table.
+    generation: u64,
+    /// Numbers messages, over all streams.
+    seq: u64,
+}
+
+/// The table.
+pub struct Board {
+    table: Mutex<Table>,
+    generation: watch::Sender<u64>,
+    clock: Clock,
+}
+
+impl Board {
+    /// A board with these instances, not yet probed.
+    pub fn new(clock: Clock, instances: impl IntoIterator<Item = (Identity, Verdict, Duration)>) -> Self {
+        let entries = instances
+            .into_iter()
+            .zip(1..)
+            .map(|((identity, verdict, freshness_limit), number)| {
+                let progress = Progress::default();
+                (
+                    Handle(number),
+                    Entry {
+                        identity,
+                        verdict,
+                        progress,
+                        freshness_limit,
+                        changed: 0,
+                    },
+                )
+            })
+            .collect();
+        let table = Table {
+            entries,
+            ..Table::default()
+        };
+        Self {
+            table: Mutex::new(table),
+            generation: watch::Sender::new(0),
+            clock,
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing panics while it is held.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All instances.
+    pub fn entries(&self) -> BTreeMap<Handle, Entry> {
+        self.table().entries.clone()
+    }
+
+    /// Takes a new verdict and wakes the uplinks.
+    pub fn set(&self, handle: Handle, verdict: Verdict) {
+        let mut table = self.table();
+        table.generation += 1;
+        let generation = table.generation;
+        if let Some(entry) = table.entries.get_mut(&handle) {
+            entry.verdict = verdict;
+            entry.changed = generation;
+        }
+        drop(table);
+        self.generation.send_replace(generation);
+    }
+
+    /// Tells of changes, by the generation.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Handles that changed after `generation`, and the generation now.
+    pub fn changed_since(&self, generation: u64) -> (Vec<Handle>, u64) {
+        let table = self.table();
+        let changed = table
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.changed > generation)
+            .map(|(handle, _)| *handle);
+        (changed.collect(), table.generation)
+    }
+
+    /// The number of the next message. Taken together with the state that it goes with.
+    pub fn hello_seq(&self) -> Seq {
+        let mut table = self.table();
+        table.seq += 1;
+        Seq(table.seq)
+    }
+
+    /// Makes a message of the newest state. Number and state are taken under one lock: a higher number never
+    /// holds an older state.
+    pub fn compose(&self, next: &Next) -> (Seq, v1::ReportStatusRequest) {
+        use v1::report_status_request::Message;
+        let now = self.clock.now();
+        let mut table = self.table();
+        table.seq += 1;
+        let sequence = table.seq;
+        let reports = |handles: &[Handle]| {
+            let one = |handle: &Handle| table.entries.get(handle).map(|entry| report(*handle, entry, now));
+            handles.iter().filter_map(one).collect()
+        };
+        let message = match next {
+            Next::Snapshot(handles, last) => Message::Snapshot(v1::Snapshot {
+                instances: reports(handles),
+                last: *last,
+            }),
+            Next::Changes(handles) => Message::Changes(v1::Changes {
+                instances: reports(handles),
+            }),
+            Next::Gone(handles) => Message::Gone(v1::Gone {
+                handles: handles.iter().map(|h| h.0).collect(),
+            }),
+            Next::Heartbeat => {
+                let age = |(handle, entry): (&Handle, &Entry)| {
+                    let age = now.since(entry.progress.last()?);
+                    Some((handle.0, u32::try_from(age.as_millis()).unwrap_or(u32::MAX)))
+                };
+                let (handles, probe_ages_ms) = table.entries.iter().filter_map(age).unzip();
+                Message::Heartbeat(v1::Heartbeat {
+                    handles,
+                    probe_ages_ms,
+                })
+            }
+        };
+        (
+            Seq(sequence),
+            v1::ReportStatusRequest {
+                sequence,
+                message: Some(message),
+            },
+        )
+    }
+}
+
+fn report(handle: Handle, entry: &Entry, now: Mono) -> v1::InstanceReport {
+    convert::report_to_wire(&Report {
+        handle,
+        identity: entry.identity.clone(),
+        verdict: entry.verdict.clone(),
+        probe_age: entry.progress.last().map(|at| now.since(at)),
+        freshness_limit: entry.freshness_limit,
+    })
+}

@@ -1,0 +1,395 @@
+//! Configuration of the agent: raw as written, then validated into [`Config`].
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use redkeeper_core::{
+    agent::{prober::ProbeConfig, schedule},
+    ids::AgentId,
+    limits::AGENT_INSTANCES_MAX,
+    status::Identity,
+};
+use redkeeper_proto::convert;
+use redkeeper_runtime::{
+    config::{ConfigError, Problem, Sources},
+    telemetry::LogFormat,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cli::Cli,
+    redis::{Credentials, Target},
+};
+
+/// Read if `--config` is not given and it exists.
+pub const DEFAULT_FILE: &str = "/etc/redkeeper/agent.toml";
+
+#[derive(Deserialize, Debug)]
+#[serde(default, deny_unknown_fields)]
+struct Raw {
+    id: Option<String>,
+    collectors: Vec<String>,
+    admin_listen: String,
+    #[serde(with = "humantime_serde")]
+    shutdown_grace: Duration,
+    log: Log,
+    probe: Probe,
+    instances: Option<Vec<Instance>>,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            id: None,
+            collectors: vec!["127.0.0.1:7400".to_owned()],
+            admin_listen: "127.0.0.1:7420".to_owned(),
+            shutdown_grace: Duration::from_secs(5),
+            log: Log::default(),
+            probe: Probe::default(),
+            instances: None,
+        }
+    }
+}
+
+/// Logs.
+#[derive(Deserialize, Serialize, Debug, Clone)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Such as `info` or `info,redkeeper_agent=debug`.
+    pub filter: String,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(default, deny_unknown_fields)]
+struct Probe {
+    #[serde(with = "humantime_serde")]
+    interval: Duration,
+    #[serde(with = "humantime_serde")]
+    connect_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    hang_after: Duration,
+    #[serde(with = "humantime_serde")]
+    info_interval: Duration,
+    successes_before_up: u32,
+    failures_before_down: u32,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_millis(500),
+            connect_timeout: Duration::from_secs(1),
+            hang_after: Duration::from_secs(3),
+            info_interval: Duration::from_secs(10),
+            successes_before_up: 2,
+            failures_before_down: 3,
+        }
+    }
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Instance {
+    address: String,
+    name: Option<String>,
+    #[serde(default)]
+    cluster: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    user: Option<String>,
+    password_file: Option<String>,
+}
+
+/// One instance to probe.
+#[derive(Clone, Debug)]
+pub struct InstanceConfig {
+    /// Name, group, address.
+    pub identity: Identity,
+    /// How to reach it.
+    pub target: Arc<Target>,
+    /// How to probe it.
+    pub probe: ProbeConfig,
+}
+
+/// The validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this agent.
+    pub id: AgentId,
+    /// Host name, for people.
+    pub host: String,
+    /// gRPC addresses of the collectors, `host:port`.
+    pub collectors: Vec<String>,
+    /// Address of the embedded HTTP server.
+    pub admin_listen: SocketAddr,
+    /// How long shutdown may take.
+    pub shutdown_grace: Duration,
+    /// Logs.
+    pub log: Log,
+    /// What to probe.
+    pub instances: Vec<InstanceConfig>,
+}
+
+/// Reads and validates everything.
+///
+/// # Errors
+/// All mistakes, each with its place.
+pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    let mut flags = BTreeMap::new();
+    if let Some(id) = &cli.id {
+        flags.insert("id".to_owned(), id.clone().into());
+    }
+    if let Some(collectors) = &cli.collectors {
+        flags.insert("collectors".to_owned(), collectors.clone().into());
+    }
+    let sources = Sources::read(cli.config.as_deref(), Path::new(DEFAULT_FILE), env, flags)?;
+    let raw: Raw = sources.extract()?;
+    let mut problems = Vec::new();
+    let config = validate(raw, &mut problems);
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(sources.error(problems)),
+    }
+}
+
+fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
+    let mut wrong = |path: &str, message: String| problems.push(Problem::new(path, message));
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_default();
+    let id = AgentId::new(raw.id.as_deref().unwrap_or(&host))
+        .map_err(|e| wrong("id", format!("{e}; set `id` to a name for this host")))
+        .ok();
+    let admin_listen = raw
+        .admin_listen
+        .parse::<SocketAddr>()
+        .map_err(|_| {
+            wrong(
+                "admin_listen",
+                format!("{:?} is no ADDRESS:PORT such as 127.0.0.1:7420", raw.admin_listen),
+            )
+        })
+        .ok();
+    if raw.collectors.is_empty() {
+        wrong(
+            "collectors",
+            "is empty; name the gRPC address of every collector".to_owned(),
+        );
+    }
+    for (n, address) in raw.collectors.iter().enumerate() {
+        if let Err(e) = host_port(address) {
+            wrong(&format!("collectors.{n}"), e);
+        }
+        if raw.collectors[..n].contains(address) {
+            wrong(&format!("collectors.{n}"), format!("{address} is named twice"));
+        }
+    }
+    check_probe(&raw.probe, &mut wrong);
+    let default = Instance {
+        address: "127.0.0.1:6379".to_owned(),
+        name: None,
+        cluster: String::new(),
+        labels: BTreeMap::new(),
+        user: None,
+        password_file: None,
+    };
+    let list = raw.instances.unwrap_or_else(|| vec![default]);
+    if list.len() > AGENT_INSTANCES_MAX {
+        wrong(
+            "instances",
+            format!(
+                "has {} entries, at most {AGENT_INSTANCES_MAX} are allowed",
+                list.len()
+            ),
+        );
+    }
+    let agent = id.as_ref().map_or("", AgentId::as_str);
+    let mut seen = BTreeMap::new();
+    let mut instances = Vec::new();
+    for (n, entry) in list.into_iter().enumerate() {
+        let Some(config) = instance(n, entry, agent, &raw.probe, &mut wrong) else {
+            continue;
+        };
+        if let Some(first) = seen.insert(config.identity.id.clone(), n) {
+            let text = format!(
+                "the id {} is already that of instances.{first}; give one a `name`",
+                config.identity.id
+            );
+            wrong(&format!("instances.{n}"), text);
+        }
+        instances.push(config);
+    }
+    Some(Config {
+        id: id?,
+        host,
+        collectors: raw.collectors,
+        admin_listen: admin_listen?,
+        shutdown_grace: raw.shutdown_grace,
+        log: raw.log,
+        instances,
+    })
+}
+
+fn check_probe(probe: &Probe, wrong: &mut impl FnMut(&str, String)) {
+    let mut range = |key: &str, value: Duration, min: u64, max: u64| {
+        if value < Duration::from_millis(min) || value > Duration::from_millis(max) {
+            wrong(
+                &format!("probe.{key}"),
+                format!("{value:?} is outside of {min} ms to {max} ms"),
+            );
+        }
+    };
+    range("interval", probe.interval, 10, 60_000);
+    range("connect_timeout", probe.connect_timeout, 10, 60_000);
+    range("hang_after", probe.hang_after, 50, 600_000);
+    range("info_interval", probe.info_interval, 100, 3_600_000);
+    if probe.hang_after < probe.interval * 2 {
+        let text = format!(
+            "{:?} is less than two intervals; one late reply would count as a hang",
+            probe.hang_after
+        );
+        wrong("probe.hang_after", text);
+    }
+    if probe.successes_before_up == 0 || probe.successes_before_up > 100 {
+        wrong("probe.successes_before_up", "must be 1 to 100".to_owned());
+    }
+    if probe.failures_before_down == 0 || probe.failures_before_down > 100 {
+        wrong("probe.failures_before_down", "must be 1 to 100".to_owned());
+    }
+}
+
+fn instance(
+    n: usize,
+    entry: Instance,
+    agent: &str,
+    probe: &Probe,
+    wrong: &mut impl FnMut(&str, String),
+) -> Option<InstanceConfig> {
+    let at = |key: &str| format!("instances.{n}.{key}");
+    let endpoint = match entry.address.strip_prefix('/') {
+        Some(_) => Ok(None),
+        None => host_port(&entry.address).map(Some),
+    };
+    let endpoint = endpoint.map_err(|e| wrong(&at("address"), e)).ok()?;
+    let id = match (&entry.name, endpoint) {
+        (Some(name), _) => name.clone(),
+        (None, Some((_, port))) => format!("{agent}:{port}"),
+        (None, None) => {
+            wrong(
+                &at("name"),
+                "is missing; an instance behind a Unix socket needs a name".to_owned(),
+            );
+            return None;
+        }
+    };
+    let identity = convert::identity(&id, &entry.cluster, &entry.address, &entry.labels, agent)
+        .map_err(|e| wrong(&at(if e.field == "id" { "name" } else { &e.field }), e.problem))
+        .ok()?;
+    if entry.user.is_some() && entry.password_file.is_none() {
+        wrong(&at("user"), "needs a `password_file` too".to_owned());
+    }
+    let credentials = entry.password_file.map(|file| {
+        let credentials = Credentials {
+            user: entry.user,
+            password_file: file.into(),
+        };
+        if let Err(e) = credentials.password() {
+            wrong(
+                &at("password_file"),
+                format!("{e}; make it readable for the agent's user"),
+            );
+        }
+        credentials
+    });
+    let probe = ProbeConfig {
+        interval: probe.interval,
+        phase: schedule::phase(&identity.id, probe.interval),
+        connect_timeout: probe.connect_timeout,
+        hang_after: probe.hang_after,
+        info_interval: probe.info_interval,
+        successes_before_up: probe.successes_before_up,
+        failures_before_down: probe.failures_before_down,
+        authenticate: credentials.is_some(),
+    };
+    Some(InstanceConfig {
+        target: Arc::new(Target {
+            address: entry.address,
+            credentials,
+        }),
+        identity,
+        probe,
+    })
+}
+
+fn host_port(text: &str) -> Result<(String, u16), String> {
+    let problem = || format!("{text:?} is no HOST:PORT such as 127.0.0.1:6379 or [::1]:6379");
+    let (host, port) = text.rsplit_once(':').ok_or_else(problem)?;
+    let port: u16 = port.parse().ok().filter(|port| *port > 0).ok_or_else(problem)?;
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    if host.is_empty() || (bare.is_none() && host.contains(':')) {
+        return Err(problem());
+    }
+    Ok((host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        load(
+            &Cli {
+                config: Some(file.path().to_owned()),
+                ..Cli::default()
+            },
+            [],
+        )
+    }
+
+    #[test]
+    fn without_anything_the_local_instance_is_probed() {
+        let config = check("id = 'h'").unwrap();
+        assert_eq!(config.instances[0].identity.id.as_str(), "h:6379");
+        assert_eq!(&*config.instances[0].identity.address, "127.0.0.1:6379");
+    }
+
+    #[test]
+    fn every_mistake_is_reported_with_its_line() {
+        let text = "id = 'h'\n\n[probe]\ninterval = '1s'\nhang_after = '1s'\n\n[[instances]]\naddress = 'nowhere'\n\n\
+                    [[instances]]\naddress = '127.0.0.1:1'\npassword_file = '/no/such/file'\n\n\
+                    [[instances]]\naddress = '127.0.0.1:1'\n";
+        let error = check(text).unwrap_err().to_string();
+        for part in [
+            ":5:1: probe.hang_after: 1s is less than two intervals",
+            ":8:1: instances.0.address: \"nowhere\" is no HOST:PORT",
+            ":12:1: instances.1.password_file: ",
+            ":14:1: instances.2: the id h:1 is already that of instances.1",
+        ] {
+            assert!(error.contains(part), "{part}\nnot in\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_no_duration() {
+        let error = check("id = 'h'\n[probe]\ninterval = 5\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(":3:1: probe.interval: ") && error.contains("\"500ms\""),
+            "{error}"
+        );
+    }
+}

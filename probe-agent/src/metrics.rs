@@ -1,0 +1,91 @@
+//! What `/metrics` of the agent shows, beside the tasks.
+
+use prometheus_client::{
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+type Labels = [(&'static str, &'static str); 1];
+
+/// Counters of the agent. Clones are the same counters.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Completed probe rounds.
+    pub rounds: Counter,
+    /// Time from PING to its answer, in seconds.
+    pub latency: Histogram,
+    /// Changes of verdicts by reason.
+    pub verdicts: Family<Labels, Counter>,
+    /// Times that the agent found that it had been asleep.
+    pub pauses: Counter,
+    /// Workers replaced, by why.
+    pub replaced: Family<Labels, Counter>,
+    /// 1 for each collector with an open stream.
+    pub connected: Family<[(&'static str, String); 1], Gauge>,
+    /// Connections to collectors that ended or failed.
+    pub reconnects: Counter,
+    /// Messages sent to collectors.
+    pub messages: Counter,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            rounds: Counter::default(),
+            latency: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
+            verdicts: Family::default(),
+            pauses: Counter::default(),
+            replaced: Family::default(),
+            connected: Family::default(),
+            reconnects: Counter::default(),
+            messages: Counter::default(),
+        };
+        registry.register(
+            "redkeeper_probe_rounds",
+            "Completed probe rounds",
+            metrics.rounds.clone(),
+        );
+        registry.register(
+            "redkeeper_probe_duration_seconds",
+            "PING to answer",
+            metrics.latency.clone(),
+        );
+        registry.register(
+            "redkeeper_verdicts",
+            "Changes of verdicts by reason",
+            metrics.verdicts.clone(),
+        );
+        registry.register(
+            "redkeeper_agent_pauses",
+            "Own pauses found",
+            metrics.pauses.clone(),
+        );
+        registry.register(
+            "redkeeper_workers_replaced",
+            "Workers replaced, by why",
+            metrics.replaced.clone(),
+        );
+        registry.register(
+            "redkeeper_uplink_connected",
+            "Open streams by collector",
+            metrics.connected.clone(),
+        );
+        registry.register(
+            "redkeeper_uplink_reconnects",
+            "Streams ended or failed",
+            metrics.reconnects.clone(),
+        );
+        registry.register(
+            "redkeeper_uplink_messages",
+            "Messages sent",
+            metrics.messages.clone(),
+        );
+        metrics
+    }
+}

@@ -1,0 +1,227 @@
+//! One connection to an instance. I/O only: bytes in, answers out, no judgement.
+//!
+//! The redis crate packs commands and parses answers; the socket is ours, because the probe must see EOF at
+//! the instant it comes, must bound what it reads, and must cost no second task for each instance.
+
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use bytes::{Buf, BytesMut};
+use redkeeper_core::agent::{
+    prober::{Command, ConnectFailure},
+    reply::Reply,
+    resp::{Frame, frame},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+};
+
+/// How to reach an instance.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `host:port`, or a Unix socket path that starts with `/`.
+    pub address: String,
+    /// Who to be there.
+    pub credentials: Option<Credentials>,
+}
+
+/// User and password. The password stays in its file until a connection needs it.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// ACL user; the default user if absent.
+    pub user: Option<String>,
+    /// File whose first line is the password.
+    pub password_file: PathBuf,
+}
+
+/// Largest password file that is read: Redis refuses passwords over 512 bytes in practice.
+const PASSWORD_FILE_BYTES_MAX: u64 = 4096;
+
+impl Credentials {
+    /// The password as it stands in the file now.
+    ///
+    /// # Errors
+    /// Says which file cannot be used, and why.
+    pub fn password(&self) -> Result<String, String> {
+        read_password(&self.password_file).map_err(|e| format!("{}: {e}", self.password_file.display()))
+    }
+}
+
+fn read_password(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.len() > PASSWORD_FILE_BYTES_MAX {
+        return Err(std::io::Error::other("is too large for a password"));
+    }
+    let text = std::fs::read_to_string(path)?;
+    let line = text.lines().next().unwrap_or_default();
+    if line.is_empty() {
+        return Err(std::io::Error::other("has no password in its first line"));
+    }
+    Ok(line.to_owned())
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// An open connection.
+pub struct Connection {
+    stream: Box<dyn Stream>,
+    buffer: BytesMut,
+    auth: Option<Vec<u8>>,
+}
+
+/// What came from the peer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// One answer.
+    Reply(Reply),
+    /// The end of the connection, in words.
+    Closed(String),
+    /// Something that is no RESP, its beginning in words.
+    Garbage(String),
+}
+
+/// Opens a connection. The caller bounds the time.
+///
+/// # Errors
+/// What the kernel said, or what hinders the agent itself.
+pub async fn connect(target: &Target) -> Result<Connection, ConnectFailure> {
+    let auth = match &target.credentials {
+        None => None,
+        Some(credentials) => {
+            let password = credentials.password().map_err(ConnectFailure::Own)?;
+            let mut command = redis::cmd("AUTH");
+            if let Some(user) = &credentials.user {
+                command.arg(user);
+            }
+            Some(command.arg(password).get_packed_command())
+        }
+    };
+    let stream: Box<dyn Stream> = if target.address.starts_with('/') {
+        Box::new(
+            UnixStream::connect(&target.address)
+                .await
+                .map_err(|e| failure(&e))?,
+        )
+    } else {
+        let mut addresses = tokio::net::lookup_host(&target.address)
+            .await
+            .map_err(|e| ConnectFailure::Resolve(e.to_string()))?;
+        let address = addresses
+            .next()
+            .ok_or_else(|| ConnectFailure::Resolve("no address".to_owned()))?;
+        let stream = TcpStream::connect(address).await.map_err(|e| failure(&e))?;
+        stream.set_nodelay(true).map_err(|e| failure(&e))?;
+        Box::new(stream)
+    };
+    Ok(Connection {
+        stream,
+        buffer: BytesMut::new(),
+        auth,
+    })
+}
+
+fn failure(error: &std::io::Error) -> ConnectFailure {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => ConnectFailure::Refused,
+        ErrorKind::NotFound => ConnectFailure::SocketMissing,
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => ConnectFailure::Unreachable,
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => ConnectFailure::Reset,
+        _ => ConnectFailure::Own(error.to_string()),
+    }
+}
+
+impl Connection {
+    /// Writes commands in one go.
+    ///
+    /// # Errors
+    /// In words; the connection is then of no more use.
+    pub async fn send(&mut self, commands: &[Command]) -> Result<(), String> {
+        let mut bytes = Vec::with_capacity(64);
+        for command in commands {
+            match command {
+                Command::Auth => bytes.extend_from_slice(self.auth.as_deref().unwrap_or_default()),
+                Command::Ping => bytes.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"),
+                Command::Info => bytes.extend_from_slice(b"*1\r\n$4\r\nINFO\r\n"),
+            }
+        }
+        self.stream.write_all(&bytes).await.map_err(|e| e.to_string())
+    }
+
+    /// Waits for the next answer or the end. May be cancelled: nothing is lost.
+    pub async fn receive(&mut self) -> Received {
+        loop {
+            match frame(&self.buffer) {
+                Frame::Complete(length) => {
+                    let bytes = self.buffer.split_to(length);
+                    if self.buffer.is_empty() {
+                        // INFO is large and rare: an idle connection keeps no buffer.
+                        self.buffer = BytesMut::new();
+                    }
+                    return Received::Reply(parse(&bytes));
+                }
+                Frame::Invalid => {
+                    let start = &self.buffer.chunk()[..self.buffer.len().min(40)];
+                    return Received::Garbage(format!("{:?}", String::from_utf8_lossy(start)));
+                }
+                Frame::Incomplete => {}
+            }
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) => return Received::Closed("closed by the peer".to_owned()),
+                Ok(_) => {}
+                Err(e) => return Received::Closed(e.to_string()),
+            }
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Reply {
+    if let Some(line) = bytes.strip_prefix(b"-") {
+        // The line as it stands: the crate knows only some error words.
+        return Reply::Error(String::from_utf8_lossy(line).trim_end().to_owned());
+    }
+    match redis::parse_redis_value(bytes) {
+        Ok(redis::Value::Okay) => Reply::Text("OK".to_owned()),
+        Ok(redis::Value::SimpleString(text)) => Reply::Text(text),
+        Ok(redis::Value::BulkString(bytes)) => Reply::Text(String::from_utf8_lossy(&bytes).into_owned()),
+        _ => Reply::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_end_and_garbage_are_told_apart() {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let mut connection = Connection {
+            stream: Box::new(ours),
+            buffer: BytesMut::new(),
+            auth: None,
+        };
+        theirs
+            .write_all(b"+PONG\r\n-LOADING x\r\n$3\r\nab")
+            .await
+            .unwrap();
+        assert_eq!(
+            connection.receive().await,
+            Received::Reply(Reply::Text("PONG".into()))
+        );
+        assert_eq!(
+            connection.receive().await,
+            Received::Reply(Reply::Error("LOADING x".into()))
+        );
+        theirs.write_all(b"c\r\nHTTP/1.1 400\r\n").await.unwrap();
+        assert_eq!(
+            connection.receive().await,
+            Received::Reply(Reply::Text("abc".into()))
+        );
+        assert!(matches!(connection.receive().await, Received::Garbage(_)));
+        drop(theirs);
+        connection.buffer.clear();
+        assert!(matches!(connection.receive().await, Received::Closed(_)));
+    }
+}

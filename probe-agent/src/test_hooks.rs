@@ -1,0 +1,19 @@
+//! Lets a test make one worker panic or block. Compiled only with the feature `test-hooks`.
+
+use std::path::PathBuf;
+
+/// Directory named by `REDKEEPER_TEST_HOOK`, in which a test places `panic-<id>` or `block-<id>`.
+fn directory() -> Option<PathBuf> {
+    std::env::var_os("REDKEEPER_TEST_HOOK").map(PathBuf::from)
+}
+
+/// Panics or blocks for ever if the test asked for it, once for each file.
+pub async fn obey(id: &str) {
+    let Some(directory) = directory() else { return };
+    if std::fs::remove_file(directory.join(format!("panic-{id}"))).is_ok() {
+        panic!("asked for by a test");
+    }
+    if std::fs::remove_file(directory.join(format!("block-{id}"))).is_ok() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,239 @@
+//! One task for each collector: keeps a stream open and sends what `core::agent::outbox` says. A slow or
+//! dead collector delays only its own stream.
+
+use std::{sync::Arc, time::Duration};
+
+use redkeeper_core::{
+    agent::outbox::Outbox,
+    backoff::Backoff,
+    ids::{AgentId, BootId, Seq},
+    limits::UNACKED_MESSAGES_MAX,
+};
+use redkeeper_proto::{
+    convert,
+    v1::{self, agent_service_client::AgentServiceClient, report_status_request, report_status_response},
+};
+use redkeeper_runtime::clock::Clock;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+
+use crate::{board::Board, metrics::Metrics};
+
+/// Kind of the uplinks' tasks.
+pub const UPLINK: &str = "uplink";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+/// What a collector may ask for; anything else is a mistake of its configuration.
+const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(20)..=Duration::from_secs(60);
+
+/// A stream to one collector.
+pub struct Uplink {
+    /// `host:port`.
+    pub collector: String,
+    /// Who we are.
+    pub agent: AgentId,
+    /// Which life of the agent this is.
+    pub boot: BootId,
+    /// Host name, for people.
+    pub host: String,
+    /// What is sent.
+    pub board: Arc<Board>,
+    /// Time.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Request to stop.
+    pub stop: CancellationToken,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("cannot connect")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("refused: {}", .0.message())]
+    Refused(tonic::Status),
+    #[error("no Welcome within {WELCOME_TIMEOUT:?}")]
+    NoWelcome,
+    #[error("the collector broke the protocol: {0}")]
+    Protocol(String),
+    #[error("no acknowledgement for {0:?}")]
+    Mute(Duration),
+    #[error("the collector asked to reconnect: {0}")]
+    Drained(String, Duration),
+    #[error("the collector ended the stream")]
+    Closed,
+}
+
+impl Uplink {
+    /// Keeps a stream open until asked to stop.
+    pub async fn run(self) {
+        let connected = self
+            .metrics
+            .connected
+            .get_or_create_owned(&[("collector", self.collector.clone())]);
+        let stop = self.stop.clone();
+        let (mut attempt, mut last_told) = (0u32, None);
+        while !stop.is_cancelled() {
+            connected.set(0);
+            let mut opened = false;
+            let ended = tokio::select! {
+                () = stop.cancelled() => return,
+                ended = self.stream(|| { opened = true; connected.set(1); }) => ended,
+            };
+            connected.set(0);
+            self.metrics.reconnects.inc();
+            if opened {
+                (attempt, last_told) = (0, None);
+            }
+            let text = chain(&ended);
+            if last_told.as_ref() != Some(&text) {
+                tracing::warn!(collector = self.collector, "stream ended: {text}");
+                last_told = Some(text);
+            }
+            let delay = match ended {
+                Ended::Drained(_, delay) => delay,
+                _ => BACKOFF.delay(attempt, fastrand::f64()),
+            };
+            attempt = attempt.saturating_add(1);
+            tokio::select! { () = tokio::time::sleep(delay) => (), () = stop.cancelled() => () }
+        }
+    }
+
+    async fn stream(&self, opened: impl FnOnce()) -> Ended {
+        match self.talk(opened).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn talk(&self, opened: impl FnOnce()) -> Result<std::convert::Infallible, Ended> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.collector)).map_err(Ended::Connect)?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .connect()
+            .await
+            .map_err(Ended::Connect)?;
+        // One place for each message that may be unacknowledged, and the Hello: sending never waits.
+        let (sender, receiver) = mpsc::channel(UNACKED_MESSAGES_MAX + 1);
+        let hello = v1::Hello {
+            agent_id: self.agent.to_string(),
+            boot_id: self.boot.as_str().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: self.host.clone(),
+        };
+        let message = Some(report_status_request::Message::Hello(hello));
+        let first = v1::ReportStatusRequest {
+            sequence: self.board.hello_seq().0,
+            message,
+        };
+        sender.try_send(first).map_err(|_| Ended::Closed)?;
+        let mut client = AgentServiceClient::new(channel);
+        let call = async {
+            let mut answers = client
+                .report_status(ReceiverStream::new(receiver))
+                .await
+                .map_err(Ended::Refused)?
+                .into_inner();
+            let welcome = match answers
+                .message()
+                .await
+                .map_err(Ended::Refused)?
+                .and_then(|answer| answer.message)
+            {
+                Some(report_status_response::Message::Welcome(welcome)) => welcome,
+                Some(_) => return Err(Ended::Protocol("the first answer is no Welcome".to_owned())),
+                None => return Err(Ended::Closed),
+            };
+            Ok((answers, welcome))
+        };
+        let (mut answers, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, call)
+            .await
+            .map_err(|_| Ended::NoWelcome)??;
+        let (heartbeat, mute_after) = intervals(&welcome)?;
+        tracing::info!(
+            collector = self.collector,
+            id = welcome.collector_id,
+            "stream open"
+        );
+        opened();
+
+        let mut changes = self.board.subscribe();
+        let mut seen = *changes.borrow_and_update();
+        let mut outbox = Outbox::new(self.clock.now(), heartbeat, self.board.entries().into_keys());
+        loop {
+            let now = self.clock.now();
+            let (changed, generation) = self.board.changed_since(seen);
+            seen = generation;
+            outbox.mark(changed);
+            while let Some(next) = outbox.next(now) {
+                let (seq, message) = self.board.compose(&next);
+                sender.try_send(message).map_err(|_| Ended::Closed)?;
+                outbox.sent(now, seq);
+                self.metrics.messages.inc();
+            }
+            let mute_at = outbox.oldest_unacked().map(|at| at + mute_after);
+            if mute_at.is_some_and(|at| now >= at) {
+                return Err(Ended::Mute(mute_after));
+            }
+            // While the window is full a due heartbeat must wait for an acknowledgement, not spin.
+            let full = outbox.unacked() >= UNACKED_MESSAGES_MAX;
+            let wake = if full { None } else { Some(outbox.next_deadline()) };
+            let deadline = [wake, mute_at]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(now + mute_after);
+            tokio::select! {
+                answer = answers.message() => match answer.map_err(Ended::Refused)?.and_then(|a| a.message) {
+                    Some(report_status_response::Message::Ack(ack)) => outbox.acked(Seq(ack.sequence)),
+                    Some(report_status_response::Message::Drain(drain)) => {
+                        let after = drain.reconnect_after.as_ref()
+                            .and_then(|d| convert::duration_from_wire("reconnect_after", d).ok())
+                            .unwrap_or_default().min(Duration::from_secs(60));
+                        return Err(Ended::Drained(drain.reason, after));
+                    }
+                    Some(_) => return Err(Ended::Protocol("a second Welcome".to_owned())),
+                    None => return Err(Ended::Closed),
+                },
+                changed = changes.changed() => if changed.is_err() { return Err(Ended::Closed) },
+                () = tokio::time::sleep_until(self.clock.instant(deadline)) => (),
+            }
+        }
+    }
+}
+
+fn intervals(welcome: &v1::Welcome) -> Result<(Duration, Duration), Ended> {
+    let read = |name: &str, value: &Option<_>| {
+        let wire = value
+            .as_ref()
+            .ok_or_else(|| Ended::Protocol(format!("Welcome without {name}")))?;
+        convert::duration_from_wire(name, wire).map_err(|e| Ended::Protocol(e.to_string()))
+    };
+    let heartbeat = read("heartbeat_interval", &welcome.heartbeat_interval)?;
+    let silent_after = read("silent_after", &welcome.silent_after)?;
+    if !HEARTBEAT_RANGE.contains(&heartbeat) || silent_after < heartbeat * 2 {
+        return Err(Ended::Protocol(format!(
+            "heartbeat_interval {heartbeat:?}, silent_after {silent_after:?}"
+        )));
+    }
+    Ok((heartbeat, silent_after))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,143 @@
+//! One instance's task: carries what `core::agent::prober` decides.
+
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc};
+
+use redkeeper_core::{
+    agent::prober::{ConnectFailure, Effect, Input, Prober},
+    ids::Handle,
+};
+use redkeeper_runtime::clock::Clock;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    board::{Board, Progress},
+    config::InstanceConfig,
+    metrics::Metrics,
+    redis::{self, Connection, Received},
+};
+
+/// What a worker needs.
+#[derive(Clone)]
+pub struct Worker {
+    /// The instance.
+    pub config: InstanceConfig,
+    /// Its place on the board.
+    pub handle: Handle,
+    /// Where verdicts go.
+    pub board: Arc<Board>,
+    /// Where progress goes.
+    pub progress: Progress,
+    /// Time.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Request to stop.
+    pub stop: CancellationToken,
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectFailure>> + Send>>;
+
+/// At most one of both is there.
+#[derive(Default)]
+struct Link {
+    connecting: Option<Connecting>,
+    open: Option<Connection>,
+}
+
+impl Worker {
+    /// Probes until asked to stop. Never returns otherwise.
+    pub async fn run(self, mut prober: Prober) {
+        let mut link = Link::default();
+        let mut inputs = VecDeque::with_capacity(2);
+        let mut effects = Vec::with_capacity(4);
+        loop {
+            let input = match inputs.pop_front() {
+                Some(input) => input,
+                None => {
+                    let deadline = self.clock.instant(prober.next_deadline());
+                    tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => return,
+                        input = next(&mut link) => input,
+                        () = tokio::time::sleep_until(deadline) => Input::Tick,
+                    }
+                }
+            };
+            prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
+            for effect in effects.drain(..) {
+                self.carry_out(effect, &mut link, &mut inputs).await;
+            }
+        }
+    }
+
+    async fn carry_out(&self, effect: Effect, link: &mut Link, inputs: &mut VecDeque<Input>) {
+        match effect {
+            Effect::Connect => {
+                let target = Arc::clone(&self.config.target);
+                *link = Link {
+                    open: None,
+                    connecting: Some(Box::pin(async move { redis::connect(&target).await })),
+                };
+            }
+            Effect::Disconnect => *link = Link::default(),
+            Effect::Send(commands) => {
+                let Some(connection) = &mut link.open else { return };
+                // A few bytes into an empty socket buffer: this does not wait unless the peer is stuck.
+                let sent =
+                    tokio::time::timeout(self.config.probe.connect_timeout, connection.send(&commands)).await;
+                if let Err(how) = sent.unwrap_or_else(|_| Err("the socket takes no more bytes".to_owned())) {
+                    link.open = None;
+                    inputs.push_back(Input::Closed(how));
+                }
+            }
+            Effect::Round => {
+                #[cfg(feature = "test-hooks")]
+                crate::test_hooks::obey(self.config.identity.id.as_str()).await;
+                self.metrics.rounds.inc();
+                self.progress.completed(self.clock.now());
+            }
+            Effect::Latency(latency) => self.metrics.latency.observe(latency.as_secs_f64()),
+            Effect::Paused(late) => {
+                self.metrics.pauses.inc();
+                tracing::warn!(instance = %self.config.identity.id, ?late, "the agent was asleep; deadlines extended");
+            }
+            Effect::Verdict(verdict) => {
+                tracing::info!(
+                    instance = %self.config.identity.id, state = %verdict.state(), reason = %verdict.reason,
+                    role = %verdict.role, run_id = %verdict.run_id, evidence = %verdict.evidence, "verdict"
+                );
+                self.metrics
+                    .verdicts
+                    .get_or_create(&[("reason", verdict.reason.as_str())])
+                    .inc();
+                self.board.set(self.handle, verdict);
+            }
+        }
+    }
+}
+
+/// The next thing that happens on the link; never, where there is none.
+async fn next(link: &mut Link) -> Input {
+    if let Some(connecting) = &mut link.connecting {
+        let result = connecting.await;
+        link.connecting = None;
+        return match result {
+            Ok(connection) => {
+                link.open = Some(connection);
+                Input::Connected
+            }
+            Err(failure) => Input::ConnectFailed(failure),
+        };
+    }
+    match &mut link.open {
+        Some(connection) => match connection.receive().await {
+            Received::Reply(reply) => Input::Replied(reply),
+            Received::Closed(how) => {
+                link.open = None;
+                Input::Closed(how)
+            }
+            Received::Garbage(what) => Input::Garbage(what),
+        },
+        None => std::future::pending().await,
+    }
+}

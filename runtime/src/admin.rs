@@ -1,0 +1,259 @@
+//! The embedded HTTP server, on a thread and runtime of its own, so that it answers when the main runtime
+//! is stuck: that is when it is needed.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use crate::supervise::Supervisor;
+
+/// The main runtime counts as stuck when its pulse is older than this.
+pub const PULSE_MAX_AGE: Duration = Duration::from_secs(5);
+const PULSE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A page's text, made when it is asked for. Must not block and must not wait for the main runtime.
+pub type Page = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct Admin {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    title: String,
+    started: Instant,
+    supervisor: Supervisor,
+    main: tokio::runtime::Handle,
+    registry: Registry,
+    ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    detail: Page,
+    /// Milliseconds after `started` at which the main runtime last ran the pulse.
+    pulse: AtomicU64,
+}
+
+impl Admin {
+    /// Builds the pages. `ready` says why the process is not ready; `detail` ends `/debug/tasks`. Must be
+    /// called on the main runtime, whose pulse it starts.
+    pub fn new(
+        title: String,
+        supervisor: Supervisor,
+        mut registry: Registry,
+        ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+        detail: Page,
+    ) -> Self {
+        registry.register_collector(Box::new(TaskMetrics(supervisor.clone())));
+        let inner = Arc::new(Inner {
+            title,
+            started: Instant::now(),
+            supervisor: supervisor.clone(),
+            main: tokio::runtime::Handle::current(),
+            registry,
+            ready,
+            detail,
+            pulse: AtomicU64::new(0),
+        });
+        let (beating, stop) = (Arc::clone(&inner), supervisor.stop().clone());
+        let _owned_by_supervisor = supervisor.spawn_critical("pulse", "", async move {
+            while !stop.is_cancelled() {
+                let millis = u64::try_from(beating.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                beating.pulse.store(millis, Ordering::Relaxed);
+                tokio::select! { () = tokio::time::sleep(PULSE_INTERVAL) => (), () = stop.cancelled() => () }
+            }
+        });
+        Self { inner }
+    }
+
+    /// The routes that everybody may see.
+    pub fn public_router(&self) -> Router {
+        Router::new()
+            .route("/livez", get(livez))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(self.clone())
+    }
+
+    /// All routes.
+    pub fn router(&self) -> Router {
+        let debug = Router::new()
+            .route("/debug/", get(index))
+            .route("/debug/tasks", get(tasks))
+            .route(
+                "/debug/tasks/count",
+                get(|State(a): State<Admin>| async move { format!("{}\n", a.alive()) }),
+            )
+            .with_state(self.clone());
+        self.public_router().merge(debug)
+    }
+
+    fn alive(&self) -> usize {
+        self.inner.main.metrics().num_alive_tasks()
+    }
+
+    fn live(&self) -> Result<(), String> {
+        let pulse = Duration::from_millis(self.inner.pulse.load(Ordering::Relaxed));
+        let age = self.inner.started.elapsed().saturating_sub(pulse);
+        if age > PULSE_MAX_AGE && !self.inner.supervisor.stop().is_cancelled() {
+            return Err(format!("the main runtime has not run for {age:.1?}"));
+        }
+        Ok(())
+    }
+}
+
+/// Binds `address`. Done before anything is started, so that a taken port is a clear error.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves `router` on each listener from a thread of its own, until the process ends: it must answer
+/// during shutdown too.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn serve(servers: Vec<(std::net::TcpListener, Router)>, supervisor: Supervisor) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("admin-http".to_owned())
+        .spawn(move || {
+            let failed = runtime.block_on(async {
+                let servers = servers.into_iter().map(|(listener, router)| async move {
+                    let listener = tokio::net::TcpListener::from_std(listener)?;
+                    axum::serve(listener, router).await
+                });
+                futures_util::future::try_join_all(servers).await.err()
+            });
+            supervisor.fail(format!("admin HTTP server ended: {failed:?}"));
+        })?;
+    Ok(())
+}
+
+type Answer = (StatusCode, String);
+
+fn verdict(result: Result<(), String>) -> Answer {
+    match result {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+async fn livez(State(admin): State<Admin>) -> Answer {
+    verdict(admin.live())
+}
+
+async fn readyz(State(admin): State<Admin>) -> Answer {
+    verdict(admin.live().and_then(|()| (admin.inner.ready)()))
+}
+
+async fn metrics(State(admin): State<Admin>) -> Answer {
+    let mut text = String::new();
+    match encode(&mut text, &admin.inner.registry) {
+        Ok(()) => (StatusCode::OK, text),
+        Err(e) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("metrics cannot be encoded: {e}\n"),
+        ),
+    }
+}
+
+async fn index(State(admin): State<Admin>) -> String {
+    format!(
+        "{}  pid {}  up {:.0?}\n\n/livez              the main runtime runs\n/readyz             the process does its job\n\
+         /metrics            Prometheus text format\n/debug/tasks        live tasks by name, expected against alive\n\
+         /debug/tasks/count  the bare number of live tasks\n",
+        admin.inner.title,
+        std::process::id(),
+        admin.inner.started.elapsed()
+    )
+}
+
+async fn tasks(State(admin): State<Admin>) -> String {
+    let supervisor = &admin.inner.supervisor;
+    let (total, own) = (admin.alive(), supervisor.count());
+    let mut text = format!(
+        "{total} tasks alive on the main runtime, {own} supervised\n\nKIND                ALIVE  EXPECTED\n"
+    );
+    for (kind, (alive, expected)) in supervisor.by_kind() {
+        let (expected, mark) = match expected {
+            Some(n) => (n.to_string(), if n == alive { "" } else { "  <- differs" }),
+            None => ("-".to_owned(), ""),
+        };
+        text.push_str(&format!("{kind:<20}{alive:<7}{expected}{mark}\n"));
+    }
+    text.push_str("\nENDED               HOW        COUNT\n");
+    for ((kind, exit), count) in supervisor.exits() {
+        text.push_str(&format!("{kind:<20}{:<11}{count}\n", exit.as_str()));
+    }
+    text.push_str("\nLIVE TASK           NAME                                     AGE\n");
+    for task in supervisor.live() {
+        text.push_str(&format!(
+            "{:<20}{:<41}{:.1?}\n",
+            task.kind,
+            task.name,
+            task.started.elapsed()
+        ));
+    }
+    text.push_str(&(admin.inner.detail)());
+    text
+}
+
+/// Live, expected and ended tasks as metrics.
+#[derive(Debug)]
+struct TaskMetrics(Supervisor);
+
+impl std::fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Supervisor")
+            .field("count", &self.count())
+            .finish()
+    }
+}
+
+impl Collector for TaskMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let kinds = self.0.by_kind();
+        let mut family = |name, help, values: Vec<(&'static str, usize)>| -> Result<(), std::fmt::Error> {
+            let kind = prometheus_client::metrics::MetricType::Gauge;
+            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+            for (task, value) in values {
+                let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+                gauge.encode(metric.encode_family(&[("kind", task)])?)?;
+            }
+            Ok(())
+        };
+        let alive = kinds.iter().map(|(kind, (alive, _))| (*kind, *alive)).collect();
+        family("redkeeper_tasks_alive", "Live supervised tasks", alive)?;
+        let expected = kinds
+            .iter()
+            .filter_map(|(kind, (_, n))| n.map(|n| (*kind, n)))
+            .collect();
+        family("redkeeper_tasks_expected", "Tasks that should be alive", expected)?;
+        let kind = prometheus_client::metrics::MetricType::Counter;
+        let mut metric =
+            encoder.encode_descriptor("redkeeper_tasks_ended", "Tasks ended, by how", None, kind)?;
+        for ((task, exit), count) in self.0.exits() {
+            let labels = [("kind", task), ("exit", exit.as_str())];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,444 @@
+//! Configuration: built-in defaults < file < environment < flags. All mistakes are reported at once, each
+//! with its place and what to do. figment merges the layers; it stops at the first mistake and gives no
+//! line for most, which this module repairs.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+pub use figment::value::Dict;
+use figment::{
+    Figment, Profile,
+    error::{Actual, Kind},
+    providers::{Format, Serialized, Toml},
+    value::Value,
+};
+use serde::de::DeserializeOwned;
+
+/// Most mistakes that are reported at one time.
+const PROBLEMS_MAX: usize = 50;
+
+/// One mistake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// Key, such as `instances`, `0`, `address`.
+    pub path: Vec<String>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A mistake at a key written with dots.
+    pub fn new(path: &str, message: impl Into<String>) -> Self {
+        Self {
+            path: path.split('.').map(str::to_owned).collect(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Why there is no configuration. Displays every mistake on a line of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(Vec<String>);
+
+impl ConfigError {
+    /// One line for each mistake.
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.0 {
+            writeln!(f, "error: {line}")?;
+        }
+        write!(
+            f,
+            "{} mistake(s) in the configuration; nothing was started",
+            self.0.len()
+        )
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Where values may come from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    file: Option<(PathBuf, String)>,
+    env: Vec<(String, String)>,
+    flags: Dict,
+}
+
+/// Prefix of environment variables; `__` stands between the parts of a key.
+pub const ENV_PREFIX: &str = "REDKEEPER_";
+/// Variables that belong to the command line, not to the daemons.
+const ENV_OTHERS: &[&str] = &["REDKEEPER_ENDPOINTS", "REDKEEPER_CONFIG", "REDKEEPER_TEST_HOOK"];
+
+impl Sources {
+    /// Reads the file. One that was named must exist; a default one may be missing.
+    ///
+    /// # Errors
+    /// When it cannot be read or is no TOML.
+    pub fn read(
+        named: Option<&Path>,
+        default: &Path,
+        env: impl IntoIterator<Item = (String, String)>,
+        flags: Dict,
+    ) -> Result<Self, ConfigError> {
+        let path = named.unwrap_or(default);
+        let file = match std::fs::read_to_string(path) {
+            Ok(text) => Some((path.to_owned(), text)),
+            Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => {
+                return Err(ConfigError(vec![format!(
+                    "{}: cannot be read: {e}",
+                    path.display()
+                )]));
+            }
+        };
+        if let Some((path, text)) = &file
+            && let Err(e) = text.parse::<toml_edit::DocumentMut>()
+        {
+            let at = e.span().map_or(0, |span| span.start);
+            let (line, column) = position(text, at);
+            let what = e.message().lines().next().unwrap_or("syntax error").to_owned();
+            return Err(ConfigError(vec![format!(
+                "{}:{line}:{column}: {what}",
+                path.display()
+            )]));
+        }
+        let ours =
+            |(key, _): &(String, String)| key.starts_with(ENV_PREFIX) && !ENV_OTHERS.contains(&key.as_str());
+        Ok(Self {
+            file,
+            env: env.into_iter().filter(ours).collect(),
+            flags,
+        })
+    }
+
+    /// The merged configuration as `T`.
+    ///
+    /// # Errors
+    /// All mistakes that deserialising `T` finds.
+    pub fn extract<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        let mut merged = self.merge()?;
+        let mut problems = Vec::new();
+        loop {
+            let result = Figment::from(Serialized::defaults(&merged)).extract::<T>();
+            let error = match result {
+                Ok(config) if problems.is_empty() => return Ok(config),
+                Ok(_) => return Err(self.error(problems)),
+                Err(error) => error,
+            };
+            let mut path: Vec<String> = error.path.clone();
+            if path
+                .first()
+                .is_some_and(|first| first == Profile::Default.as_str().as_str())
+            {
+                path.remove(0);
+            }
+            if let Kind::InvalidType(actual, expected) = &error.kind
+                && expected.contains("string")
+                && self.env_key(&path).is_some()
+                && let Some(text) = scalar_text(actual)
+                && set(&mut merged, &path, Some(Value::from(text)))
+            {
+                // The environment has only text; figment took it for a number.
+                continue;
+            }
+            if let Kind::MissingField(field) = &error.kind {
+                let mut missing = path.clone();
+                missing.push(field.to_string());
+                problems.push(Problem {
+                    path: missing,
+                    message: "is missing; it must be set".to_owned(),
+                });
+            } else {
+                problems.push(Problem {
+                    path: path.clone(),
+                    message: describe(&error.kind, path.last()),
+                });
+            }
+            if problems.len() >= PROBLEMS_MAX {
+                return Err(self.error(problems));
+            }
+            // What is wrong is taken out, or else what it stands in, and the rest is looked at again.
+            while !set(&mut merged, &path, None) {
+                if path.pop().is_none() {
+                    return Err(self.error(problems));
+                }
+            }
+        }
+    }
+
+    fn merge(&self) -> Result<Dict, ConfigError> {
+        let mut figment = Figment::new();
+        if let Some((_, text)) = &self.file {
+            figment = figment.merge(Toml::string(text));
+        }
+        for (key, value) in &self.env {
+            let path = key[ENV_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+            // figment's own reading of the text, without the process environment.
+            let parsed: Value = value.parse().unwrap_or_else(|never| match never {});
+            figment = figment.merge(Serialized::default(&path, parsed));
+        }
+        figment = figment.merge(Serialized::defaults(&self.flags));
+        figment
+            .extract::<Dict>()
+            .map_err(|e| ConfigError(vec![e.to_string()]))
+    }
+
+    /// Places the mistakes that a daemon's own validation found.
+    pub fn error(&self, problems: Vec<Problem>) -> ConfigError {
+        ConfigError(
+            problems
+                .iter()
+                .map(|p| format!("{}: {}", self.place(&p.path), p.message))
+                .collect(),
+        )
+    }
+
+    fn place(&self, path: &[String]) -> String {
+        let dotted = path.join(".");
+        if contains(&self.flags, path) {
+            return format!("flag: {dotted}");
+        }
+        if let Some(key) = self.env_key(path) {
+            return format!("environment variable {key}: {dotted}");
+        }
+        match &self.file {
+            Some((file, text)) => {
+                let (line, column) = find(text, path).map_or((1, 1), |at| position(text, at));
+                format!("{}:{line}:{column}: {dotted}", file.display())
+            }
+            None => dotted,
+        }
+    }
+
+    fn env_key(&self, path: &[String]) -> Option<&str> {
+        let wanted = format!("{ENV_PREFIX}{}", path.join("__").to_ascii_uppercase());
+        self.env
+            .iter()
+            .map(|(key, _)| key.as_str())
+            .find(|key| *key == wanted)
+    }
+}
+
+fn scalar_text(actual: &Actual) -> Option<String> {
+    match actual {
+        Actual::Bool(v) => Some(v.to_string()),
+        Actual::Unsigned(v) => Some(v.to_string()),
+        Actual::Signed(v) => Some(v.to_string()),
+        Actual::Float(v) => Some(v.to_string()),
+        _ => None,
+    }
+}
+
+fn describe(kind: &Kind, key: Option<&String>) -> String {
+    match kind {
+        Kind::UnknownField(field, known) => {
+            let near = known
+                .iter()
+                .map(|name| (strsim::damerau_levenshtein(field, name), name))
+                .filter(|(distance, _)| *distance <= 3)
+                .min();
+            match near {
+                Some((_, name)) => format!("unknown key; did you mean `{name}`?"),
+                None => format!("unknown key; known here are {}", known.join(", ")),
+            }
+        }
+        Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+            let hint = if expected.contains("duration")
+                || expected.contains("string") && matches!(actual, Actual::Unsigned(_))
+            {
+                "; durations are written as \"500ms\", \"10s\""
+            } else {
+                ""
+            };
+            format!("expected {expected}, found {actual}{hint}")
+        }
+        Kind::Message(text) => text.clone(),
+        other => format!("{other} ({})", key.map_or("", String::as_str)),
+    }
+}
+
+/// Replaces or removes the value at `path`. Returns false where there is none.
+fn set(dict: &mut Dict, path: &[String], value: Option<Value>) -> bool {
+    let Some((first, rest)) = path.split_first() else {
+        return false;
+    };
+    if rest.is_empty() {
+        return match value {
+            Some(value) => dict.insert(first.clone(), value).is_some(),
+            None => dict.remove(first).is_some(),
+        };
+    }
+    dict.get_mut(first)
+        .is_some_and(|inner| set_in(inner, rest, value))
+}
+
+fn set_in(inner: &mut Value, path: &[String], value: Option<Value>) -> bool {
+    match inner {
+        Value::Dict(_, dict) => set(dict, path, value),
+        Value::Array(_, items) => {
+            let Some(index) = path[0].parse::<usize>().ok().filter(|i| *i < items.len()) else {
+                return false;
+            };
+            match (&path[1..], value) {
+                // Emptied, not removed: the numbers of the others must stay.
+                ([], None) => {
+                    let was_empty = matches!(&items[index], Value::Dict(_, dict) if dict.is_empty());
+                    items[index] = Value::from(Dict::new());
+                    !was_empty
+                }
+                ([], Some(value)) => {
+                    items[index] = value;
+                    true
+                }
+                (rest, value) => set_in(&mut items[index], rest, value),
+            }
+        }
+        _ => false,
+    }
+}
+
+fn contains(dict: &Dict, path: &[String]) -> bool {
+    let Some((first, rest)) = path.split_first() else {
+        return true;
+    };
+    match dict.get(first) {
+        Some(Value::Dict(_, inner)) if !rest.is_empty() => contains(inner, rest),
+        Some(_) => rest.is_empty(),
+        None => false,
+    }
+}
+
+/// Byte offset of the key `path` in a TOML text, or of the nearest part of it that exists.
+fn find(text: &str, path: &[String]) -> Option<usize> {
+    let document = toml_edit::ImDocument::parse(text).ok()?;
+    let mut item: &toml_edit::Item = document.as_item();
+    let mut best = None;
+    for part in path {
+        let next = match part.parse::<usize>() {
+            Ok(index) if item.is_array() || item.is_array_of_tables() => item.get(index),
+            _ => {
+                let key = item.as_table_like().and_then(|table| table.get_key_value(part));
+                if let Some((key, _)) = key {
+                    best = key.span().map(|span| span.start).or(best);
+                }
+                key.map(|(_, item)| item)
+            }
+        };
+        let Some(next) = next else { break };
+        if part.parse::<usize>().is_ok() {
+            best = next.span().map(|span| span.start).or(best);
+        }
+        item = next;
+    }
+    best
+}
+
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
+    (line, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize, Debug, PartialEq, Default)]
+    #[serde(default, deny_unknown_fields)]
+    struct Config {
+        name: String,
+        count: u32,
+        nested: Nested,
+        items: Vec<Item>,
+    }
+
+    #[derive(serde::Deserialize, Debug, PartialEq, Default)]
+    #[serde(default, deny_unknown_fields)]
+    struct Nested {
+        interval: String,
+    }
+
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Item {
+        address: String,
+    }
+
+    fn sources(text: &str, env: &[(&str, &str)]) -> Result<Sources, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Sources::read(Some(file.path()), Path::new("unused"), env, Dict::new())
+    }
+
+    #[test]
+    fn layers_and_numbers_from_the_environment() {
+        let sources = sources(
+            "name = 'file'\ncount = 1\n",
+            &[("REDKEEPER_NAME", "12345"), ("REDKEEPER_NESTED__INTERVAL", "5s")],
+        );
+        let config: Config = sources.unwrap().extract().unwrap();
+        assert_eq!(
+            (
+                config.name.as_str(),
+                config.count,
+                config.nested.interval.as_str()
+            ),
+            ("12345", 1, "5s")
+        );
+    }
+
+    #[test]
+    fn all_mistakes_at_once_with_their_lines() {
+        let text = "nam = 'x'\ncount = 'many'\n[nested]\nintervall = 1\n\n[[items]]\naddress = 'a'\n\n[[items]]\nadress = 'b'\n";
+        let error = sources(text, &[("REDKEEPER_BOGUS", "1")])
+            .unwrap()
+            .extract::<Config>()
+            .unwrap_err();
+        let lines = error.lines().join("\n");
+        assert!(
+            lines.contains(":1:1: nam: unknown key; did you mean `name`?"),
+            "{lines}"
+        );
+        assert!(
+            lines.contains(":2:1: count: expected u32, found string"),
+            "{lines}"
+        );
+        assert!(
+            lines.contains(":4:1: nested.intervall: unknown key; did you mean `interval`?"),
+            "{lines}"
+        );
+        assert!(
+            lines.contains(":10:1: items.1.adress: unknown key; did you mean `address`?"),
+            "{lines}"
+        );
+        assert!(
+            lines.contains("environment variable REDKEEPER_BOGUS: bogus: unknown key"),
+            "{lines}"
+        );
+        assert!(lines.contains("items.1.address: is missing"), "{lines}");
+    }
+
+    #[test]
+    fn syntax_errors_have_a_place() {
+        let error = sources("a = \nb = 1\n", &[]).unwrap_err();
+        assert!(error.lines()[0].contains(":1:"), "{error}");
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let error =
+            Sources::read(Some(Path::new("no/such/file")), Path::new("x"), [], Dict::new()).unwrap_err();
+        assert!(error.to_string().contains("no/such/file: cannot be read"));
+        assert!(Sources::read(None, Path::new("no/such/file"), [], Dict::new()).is_ok());
+    }
+}
