@@ -26,6 +26,10 @@ pub const UPLINK: &str = "uplink";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a collector that stopped reading may take to say why.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest absence that a collector may ask for.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 /// What a collector may ask for; anything else is a mistake of its configuration.
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> =
@@ -176,7 +180,9 @@ impl Uplink {
             outbox.mark(changed);
             while let Some(next) = outbox.next(now) {
                 let (seq, message) = self.board.compose(&next);
-                sender.try_send(message).map_err(|_| Ended::Closed)?;
+                if sender.try_send(message).is_err() {
+                    return Err(last_word(&mut answers).await);
+                }
                 outbox.sent(now, seq);
                 self.metrics.messages.inc();
             }
@@ -195,12 +201,7 @@ impl Uplink {
             tokio::select! {
                 answer = answers.message() => match answer.map_err(Ended::Refused)?.and_then(|a| a.message) {
                     Some(report_status_response::Message::Ack(ack)) => outbox.acked(Seq(ack.sequence)),
-                    Some(report_status_response::Message::Drain(drain)) => {
-                        let after = drain.reconnect_after.as_ref()
-                            .and_then(|d| convert::duration_from_wire("reconnect_after", d).ok())
-                            .unwrap_or_default().min(Duration::from_secs(60));
-                        return Err(Ended::Drained(drain.reason, after));
-                    }
+                    Some(report_status_response::Message::Drain(drain)) => return Err(drained(drain)),
                     Some(_) => return Err(Ended::Protocol("a second Welcome".to_owned())),
                     None => return Err(Ended::Closed),
                 },
@@ -209,6 +210,34 @@ impl Uplink {
             }
         }
     }
+}
+
+/// The collector no longer reads: what it said before tells why.
+async fn last_word(answers: &mut tonic::Streaming<v1::ReportStatusResponse>) -> Ended {
+    let listen = async {
+        loop {
+            match answers.message().await {
+                Ok(Some(answer)) => {
+                    if let Some(report_status_response::Message::Drain(drain)) = answer.message {
+                        return drained(drain);
+                    }
+                }
+                Ok(None) => return Ended::Closed,
+                Err(status) => return Ended::Refused(status),
+            }
+        }
+    };
+    tokio::time::timeout(LAST_WORD_TIMEOUT, listen)
+        .await
+        .unwrap_or(Ended::Closed)
+}
+
+fn drained(drain: v1::Drain) -> Ended {
+    let wire = drain.reconnect_after.as_ref();
+    let after = wire
+        .and_then(|wire| convert::duration_from_wire("reconnect_after", wire).ok())
+        .unwrap_or_default();
+    Ended::Drained(drain.reason, after.min(DRAIN_MAX))
 }
 
 fn intervals(welcome: &v1::Welcome) -> Result<(Duration, Duration), Ended> {

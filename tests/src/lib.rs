@@ -1,1 +1,10 @@
-//! Harness of the end-to-end tests.
+//! Harness of the end-to-end tests: real servers and real daemons on free loopback ports, in a folder of
+//! their own, ended when the test ends.
+
+pub mod process;
+pub mod sandbox;
+pub mod txnlog;
+pub mod wait;
+
+pub use sandbox::Sandbox;
+pub use wait::{eventually, holds_for};

@@ -424,6 +424,18 @@ impl Prober {
         }
     }
 
+    fn reconnect_quickly(&mut self, now: Mono) -> bool {
+        let again = self.quick < QUICK_MAX;
+        if again {
+            self.waiting.clear();
+            self.link = Link::Closed {
+                retry_at: now + Duration::from_millis(1 << self.quick),
+            };
+            self.quick += 1;
+        }
+        again
+    }
+
     fn soft_failure(
         &mut self,
         now: Mono,

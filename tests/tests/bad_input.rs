@@ -1,0 +1,203 @@
+//! What strangers, broken agents and wrong files do: refused clearly, counted, others unaffected.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use redkeeper_proto::v1::{
+    Changes, Heartbeat, Hello, InstanceReport, ReportStatusRequest, agent_service_client::AgentServiceClient,
+    report_status_request::Message,
+};
+use redkeeper_tests::{Sandbox, eventually, sandbox::Collector};
+use tonic::{Code, Status};
+
+fn message(sequence: u64, message: Message) -> ReportStatusRequest {
+    ReportStatusRequest {
+        sequence,
+        message: Some(message),
+    }
+}
+
+fn hello(agent: &str, boot: u8) -> Message {
+    Message::Hello(Hello {
+        agent_id: agent.to_owned(),
+        boot_id: format!("{boot:032x}"),
+        ..Default::default()
+    })
+}
+
+/// Sends messages on one stream and returns how it ended.
+async fn send(collector: &Collector, messages: Vec<ReportStatusRequest>) -> Status {
+    let mut client = AgentServiceClient::new(collector.channel().await.unwrap());
+    let stream = tokio_stream::StreamExt::chain(tokio_stream::iter(messages), tokio_stream::pending());
+    let mut answers = match client.report_status(stream).await {
+        Ok(answers) => answers.into_inner(),
+        Err(status) => return status,
+    };
+    loop {
+        match tokio::time::timeout(Duration::from_secs(20), answers.message())
+            .await
+            .expect("the stream ends")
+        {
+            Ok(Some(_)) => {}
+            Ok(None) => return Status::ok(""),
+            Err(status) => return status,
+        }
+    }
+}
+
+#[tokio::test]
+async fn garbage_and_broken_agents_are_refused_and_counted() {
+    let sandbox = Sandbox::new();
+    let redis = sandbox.redis().await;
+    let a = sandbox.collector("a", None).await;
+    let _agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
+    let id = format!("db01:{}", redis.port.number);
+    eventually("UP", || a.state(&id), |s| s == "UP/OK").await;
+    let revision = a.instance(&id).await.unwrap().revision;
+
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        b"\x00\xff\x00\xff",
+        b"*1\r\n$4\r\nPING\r\n",
+        &[0x41; 100_000],
+    ] {
+        let mut stream = TcpStream::connect(("127.0.0.1", a.grpc.number)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        // The server may hang up in the middle of it.
+        stream.write_all(garbage).ok();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok();
+        assert!(answer.len() < 1_000);
+    }
+
+    let ended = send(&a, vec![message(1, Message::Heartbeat(Heartbeat::default()))]).await;
+    assert_eq!(
+        (ended.code(), ended.message()),
+        (
+            Code::InvalidArgument,
+            "bad Hello: the first message must be a Hello"
+        )
+    );
+    let ended = send(&a, vec![message(1, hello("no/slash", 1))]).await;
+    assert_eq!(ended.code(), Code::InvalidArgument);
+    assert!(
+        ended.message().contains("hello.agent_id: contains '/'"),
+        "{}",
+        ended.message()
+    );
+
+    let bad = InstanceReport {
+        id: "x".to_owned(),
+        ..Default::default()
+    };
+    let changes = Message::Changes(Changes { instances: vec![bad] });
+    let ended = send(&a, vec![message(1, hello("db02", 1)), message(2, changes)]).await;
+    assert_eq!(
+        ended.message(),
+        "bad message: changes.instances[0].verdict: is missing"
+    );
+
+    let large = InstanceReport {
+        id: "x".repeat(300_000),
+        ..Default::default()
+    };
+    let changes = Message::Changes(Changes {
+        instances: vec![large],
+    });
+    let ended = send(&a, vec![message(1, hello("db02", 1)), message(2, changes)]).await;
+    assert_eq!(ended.code(), Code::InvalidArgument, "{ended:?}");
+
+    let beat = || Message::Heartbeat(Heartbeat::default());
+    let ended = send(
+        &a,
+        vec![
+            message(5, hello("db02", 1)),
+            message(6, beat()),
+            message(6, beat()),
+        ],
+    )
+    .await;
+    assert_eq!(
+        ended.message(),
+        "bad message: sequence 6 after 6 on the same stream"
+    );
+
+    // A newer boot retires the older one for good.
+    let ended = send(&a, vec![message(1, hello("db02", 2)), message(1, beat())]).await;
+    assert_eq!(ended.code(), Code::InvalidArgument);
+    let ended = send(&a, vec![message(7, hello("db02", 1)), message(8, beat())]).await;
+    assert_eq!(ended.code(), Code::FailedPrecondition, "{ended:?}");
+    assert!(ended.message().contains("two agents must not share an id"));
+
+    assert!(
+        a.metric("redkeeper_agent_reports_total{result=\"bad_hello\"}")
+            .unwrap()
+            >= 2.0
+    );
+    assert!(
+        a.metric("redkeeper_agent_reports_total{result=\"bad_message\"}")
+            .unwrap()
+            >= 3.0
+    );
+    let now = a.instance(&id).await.unwrap();
+    assert_eq!(
+        (a.state(&id).await.as_str(), now.revision),
+        ("UP/OK", revision),
+        "others are unaffected"
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_refused_whole() {
+    let sandbox = Sandbox::new();
+    let text = "id = 'db01'\nbogus = 1\n[probe]\ninterval = 7\n[[instances]]\naddress = 'nowhere'\npassword_file = '/no/such'\n";
+    let config = sandbox.write("agent.toml", text);
+    let output = sandbox
+        .command("redkeeper-agent")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let err = String::from_utf8_lossy(&output.stderr);
+    let at = config.display();
+    assert!(err.contains(&format!("{at}:2:1: bogus: unknown key")), "{err}");
+    assert!(err.contains(&format!("{at}:4:1: probe.interval: ")), "{err}");
+
+    let text = "id = 'db01'\n[[instances]]\naddress = 'nowhere'\n[[instances]]\naddress = '127.0.0.1:1'\npassword_file = '/no/such'\n";
+    std::fs::write(&config, text).unwrap();
+    let output = sandbox
+        .command("redkeeper-agent")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        err.contains(":3:1: instances.0.address: \"nowhere\" is no HOST:PORT"),
+        "{err}"
+    );
+    assert!(
+        err.contains(":6:1: instances.1.password_file: /no/such: "),
+        "{err}"
+    );
+
+    let config = sandbox.write("collector.toml", "id = 'a'\n[zookeper]\nservers = 'x'\n");
+    let output = sandbox
+        .command("redkeeper-collector")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        err.contains(":2:2: zookeper: unknown key; did you mean `zookeeper`?"),
+        "{err}"
+    );
+}

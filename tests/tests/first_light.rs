@@ -1,0 +1,214 @@
+//! The whole path: Redis -> agent -> collectors -> ZooKeeper and gRPC.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use redkeeper_tests::{Sandbox, eventually, holds_for, txnlog};
+
+const UP: &str = "UP/OK";
+
+#[tokio::test]
+async fn crash_restart_and_hang_reach_zookeeper_and_both_collectors() {
+    let sandbox = Sandbox::new();
+    let zookeeper = sandbox.zookeeper().await;
+    let (mut first, second, third) = (
+        sandbox.redis().await,
+        sandbox.redis().await,
+        sandbox.redis().await,
+    );
+    let (a, b) = (
+        sandbox.collector("a", Some(&zookeeper)).await,
+        sandbox.collector("b", Some(&zookeeper)).await,
+    );
+    let ports = [first.port.number, second.port.number, third.port.number];
+    let _agent = sandbox.agent("db01", &ports, &[&a, &b]).await;
+    let reader = zookeeper.client().await;
+    let ids = ports.map(|port| format!("db01:{port}"));
+
+    for id in &ids {
+        eventually("UP in ZooKeeper", || zookeeper.state(&reader, id), |s| s == UP).await;
+        for collector in [&a, &b] {
+            eventually("UP over gRPC", || collector.state(id), |s| s == UP).await;
+        }
+    }
+    let status = zookeeper.status(&reader, &ids[0]).await.unwrap();
+    assert_eq!(status["run_id"], first.run_id());
+    assert_eq!(
+        (&status["role"], &status["reads"], &status["agent"]),
+        (&"master".into(), &"yes".into(), &"db01".into())
+    );
+
+    first.process.kill();
+    eventually(
+        "killed: DOWN in ZooKeeper",
+        || zookeeper.state(&reader, &ids[0]),
+        |s| s == "DOWN/CONNECTION_REFUSED",
+    )
+    .await;
+    eventually(
+        "killed: DOWN at b",
+        || b.state(&ids[0]),
+        |s| s == "DOWN/CONNECTION_REFUSED",
+    )
+    .await;
+
+    sandbox.restart(&mut first).await;
+    let id = first.run_id();
+    eventually(
+        "restarted: UP with the new run_id",
+        || zookeeper.status(&reader, &ids[0]),
+        |s| {
+            s.as_ref()
+                .is_some_and(|s| s["state"] == "UP" && s["run_id"] == id.as_str())
+        },
+    )
+    .await;
+
+    // Stopped: DOWN after hang_after (1 s) since the last reply, and not before. The last reply came at most
+    // one interval (100 ms) before the stop.
+    let stopped = Instant::now();
+    second.process.signal(Signal::SIGSTOP);
+    holds_for(
+        "not before hang_after",
+        Duration::from_millis(850),
+        || zookeeper.state(&reader, &ids[1]),
+        |s| s == UP,
+    )
+    .await;
+    eventually(
+        "stopped: REPLY_TIMEOUT",
+        || zookeeper.state(&reader, &ids[1]),
+        |s| s == "DOWN/REPLY_TIMEOUT",
+    )
+    .await;
+    assert!(
+        stopped.elapsed() >= Duration::from_millis(900),
+        "too early: {:?}",
+        stopped.elapsed()
+    );
+    second.process.signal(Signal::SIGCONT);
+    eventually("continued: UP", || zookeeper.state(&reader, &ids[1]), |s| s == UP).await;
+    assert_eq!(
+        zookeeper.state(&reader, &ids[2]).await,
+        UP,
+        "the third was never touched"
+    );
+}
+
+#[tokio::test]
+async fn a_dead_agent_is_unknown_never_down() {
+    let sandbox = Sandbox::new();
+    let zookeeper = sandbox.zookeeper().await;
+    let redis = sandbox.redis().await;
+    let a = sandbox.collector("a", Some(&zookeeper)).await;
+    let mut agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
+    let reader = zookeeper.client().await;
+    let id = format!("db01:{}", redis.port.number);
+    eventually("UP", || zookeeper.state(&reader, &id), |s| s == UP).await;
+
+    agent.process.kill();
+    eventually(
+        "UNKNOWN",
+        || zookeeper.state(&reader, &id),
+        |s| s == "UNKNOWN/AGENT_SILENT",
+    )
+    .await;
+    sandbox.restart_agent(&mut agent);
+    eventually("UP again", || zookeeper.state(&reader, &id), |s| s == UP).await;
+    let downs = txnlog::read(&zookeeper.data)
+        .iter()
+        .filter(|txn| txn.touches("\"state\":\"DOWN\"") > 0)
+        .count();
+    assert_eq!(downs, 0, "silence was written as DOWN");
+}
+
+#[tokio::test]
+async fn equal_statuses_cause_no_write() {
+    let sandbox = Sandbox::new();
+    let zookeeper = sandbox.zookeeper().await;
+    let redis = sandbox.redis().await;
+    let a = sandbox.collector("a", Some(&zookeeper)).await;
+    let mut agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
+    let reader = zookeeper.client().await;
+    let id = format!("db01:{}", redis.port.number);
+    eventually("UP", || zookeeper.state(&reader, &id), |s| s == UP).await;
+    let live = || zookeeper.json(&reader, "/redkeeper/publisher");
+    eventually("live", live, |p| p.as_ref().is_some_and(|p| p["phase"] == "live")).await;
+    let status_writes = || {
+        txnlog::read(&zookeeper.data)
+            .iter()
+            .map(|txn| txn.touches("/redkeeper/instances/"))
+            .sum::<usize>()
+    };
+    let before = status_writes();
+    assert!(before > 0, "the log shows the first write");
+
+    // Rounds, heartbeats, and a whole new snapshot after the agent's restart: nothing to say.
+    let rounds = agent.metric("redkeeper_probe_rounds_total").unwrap();
+    eventually(
+        "50 more rounds",
+        || async { agent.metric("redkeeper_probe_rounds_total") },
+        |n| n.is_some_and(|n| n > rounds + 50.0),
+    )
+    .await;
+    sandbox.restart_agent(&mut agent);
+    let opened = "redkeeper_agent_reports_total{result=\"accepted\"}";
+    let heard = a.metric(opened).unwrap();
+    eventually(
+        "10 more messages",
+        || async { a.metric(opened) },
+        |n| n.is_some_and(|n| n > heard + 10.0),
+    )
+    .await;
+    assert_eq!(status_writes(), before);
+    assert_eq!(zookeeper.state(&reader, &id).await, UP);
+}
+
+#[tokio::test]
+async fn standalone_needs_no_zookeeper_and_the_command_asks_it() {
+    let sandbox = Sandbox::new();
+    let redis = sandbox.redis().await;
+    let a = sandbox.collector("a", None).await;
+    let _agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
+    let id = format!("db01:{}", redis.port.number);
+    eventually("UP", || a.state(&id), |s| s == UP).await;
+
+    let ask = |args: &[&str]| {
+        let mut command = sandbox.command("redkeeper");
+        let output = command
+            .args(["--endpoints", &format!("127.0.0.1:1,127.0.0.1:{}", a.grpc.number)])
+            .args(args)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, out, _) = ask(&["list"]);
+    assert_eq!(code, Some(0));
+    assert!(
+        out.contains(&id) && out.contains("UP") && out.contains("1 of 1"),
+        "{out}"
+    );
+    let (_, out, _) = ask(&["list", "--state", "down", "-o", "json"]);
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()["totalSize"],
+        serde_json::Value::Null,
+        "{out}"
+    );
+    let (_, out, _) = ask(&["get", &id, "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["instance"]["verdict"]["state"], "INSTANCE_STATE_UP");
+    let (_, out, _) = ask(&["cluster"]);
+    assert!(out.contains("leader a"), "{out}");
+    let (code, _, err) = ask(&["get", "nobody"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        err.contains("no instance \"nobody\" is known") && err.contains("hint: "),
+        "{err}"
+    );
+    let (code, _, err) = ask(&["list", "--state", "sideways"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("sideways"), "{err}");
+    assert_eq!(ask(&["nonsense"]).0, Some(2));
+}

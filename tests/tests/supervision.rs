@@ -1,0 +1,197 @@
+//! The two failures of the old daemon: a worker that dies silently, and workers that leak.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use redkeeper_proto::v1::{
+    self, ReportStatusRequest, ReportStatusResponse,
+    agent_service_server::{AgentService, AgentServiceServer},
+    report_status_response::Message,
+};
+use redkeeper_tests::{Sandbox, eventually, sandbox};
+use tonic::{Request, Response, Status, Streaming};
+
+#[tokio::test]
+async fn a_worker_that_panics_or_blocks_is_replaced_and_its_instance_stays_true() {
+    let sandbox = Sandbox::new();
+    let (mut first, second) = (sandbox.redis().await, sandbox.redis().await);
+    let a = sandbox.collector("a", None).await;
+    let agent = sandbox
+        .agent("db01", &[first.port.number, second.port.number], &[&a])
+        .await;
+    let ids = [first.port.number, second.port.number].map(|port| format!("db01:{port}"));
+    for id in &ids {
+        eventually("UP", || a.state(id), |s| s == "UP/OK").await;
+    }
+    let before = a.instance(&ids[1]).await.unwrap().revision;
+    for (what, why) in [("panic", "ended"), ("block", "made no progress")] {
+        agent.hook(what, &ids[0]);
+        let line = format!("redkeeper_workers_replaced_total{{why=\"{why}\"}}");
+        eventually(
+            "replaced and counted",
+            || async { agent.metric(&line) },
+            |n| *n == Some(1.0),
+        )
+        .await;
+        // The replacement works: the instance's death is seen.
+        first.process.kill();
+        eventually("DOWN", || a.state(&ids[0]), |s| s == "DOWN/CONNECTION_REFUSED").await;
+        sandbox.restart(&mut first).await;
+        eventually("UP", || a.state(&ids[0]), |s| s == "UP/OK").await;
+    }
+    let page = sandbox::http_get(agent.admin.number, "/debug/tasks").unwrap();
+    let row = |kind: &str| {
+        page.lines()
+            .find(|line| line.starts_with(kind))
+            .unwrap()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(row("probe-worker"), "probe-worker 2 2", "{page}");
+    assert!(
+        page.contains("probe-worker        panicked") && page.contains("probe-worker        aborted"),
+        "{page}"
+    );
+    let other = a.instance(&ids[1]).await.unwrap();
+    assert_eq!(other.revision, before, "the other instance was never touched");
+}
+
+#[tokio::test]
+async fn rounds_against_dead_and_hung_instances_leave_nothing_behind() {
+    let sandbox = Sandbox::new();
+    let (mut flapping, hung, good) = (
+        sandbox.redis().await,
+        sandbox.redis().await,
+        sandbox.redis().await,
+    );
+    let nobody = sandbox::port();
+    let a = sandbox.collector("a", None).await;
+    let ports = [
+        flapping.port.number,
+        hung.port.number,
+        good.port.number,
+        nobody.number,
+    ];
+    let agent = sandbox
+        .agent_every(Duration::from_millis(10), "db01", &ports, &[a.grpc.number])
+        .await;
+    let state = async |redis: &sandbox::Redis| a.state(&format!("db01:{}", redis.port.number)).await;
+    for redis in [&flapping, &hung, &good] {
+        eventually("UP", || state(redis), |s| s == "UP/OK").await;
+    }
+    let rounds = || agent.metric("redkeeper_probe_rounds_total").unwrap();
+    // Baseline after a warm-up, then 10,000 rounds with a flapping, a hung and a dead instance.
+    hung.process.signal(Signal::SIGSTOP);
+    eventually("hung", || state(&hung), |s| s == "DOWN/REPLY_TIMEOUT").await;
+    let (tasks, descriptors, resident) = (
+        agent.tasks().unwrap(),
+        agent.process.descriptors(),
+        agent.process.resident(),
+    );
+    let start = rounds();
+    while rounds() < start + 10_000.0 {
+        flapping.process.kill();
+        eventually("flaps down", || state(&flapping), |s| s.starts_with("DOWN")).await;
+        sandbox.restart(&mut flapping).await;
+        eventually("flaps up", || state(&flapping), |s| s == "UP/OK").await;
+    }
+    eventually("tasks back", || async { agent.tasks().unwrap() }, |n| *n <= tasks).await;
+    eventually(
+        "descriptors back",
+        || async { agent.process.descriptors() },
+        |n| *n <= descriptors,
+    )
+    .await;
+    let grown = agent.process.resident().saturating_sub(resident);
+    assert!(grown < 1024 * 1024, "10,000 rounds grew memory by {grown} bytes");
+    hung.process.signal(Signal::SIGCONT);
+    eventually("continued", || state(&hung), |s| s == "UP/OK").await;
+}
+
+/// A collector that welcomes each stream and asks at once to reconnect.
+#[derive(Clone, Default)]
+struct Turnstile {
+    streams: Arc<AtomicUsize>,
+}
+
+#[tonic::async_trait]
+impl AgentService for Turnstile {
+    type ReportStatusStream = tokio_stream::Iter<std::vec::IntoIter<Result<ReportStatusResponse, Status>>>;
+
+    async fn report_status(
+        &self,
+        mut request: Request<Streaming<ReportStatusRequest>>,
+    ) -> Result<Response<Self::ReportStatusStream>, Status> {
+        request.get_mut().message().await?;
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        let span = |nanos| Some(redkeeper_proto::Duration { seconds: 0, nanos });
+        let welcome = v1::Welcome {
+            heartbeat_interval: span(100_000_000),
+            silent_after: span(900_000_000),
+            ..Default::default()
+        };
+        let drain = v1::Drain {
+            reason: "test".to_owned(),
+            reconnect_after: span(1_000_000),
+        };
+        let answers = [Message::Welcome(welcome), Message::Drain(drain)];
+        let answers: Vec<_> = answers
+            .into_iter()
+            .map(|m| Ok(ReportStatusResponse { message: Some(m) }))
+            .collect();
+        Ok(Response::new(tokio_stream::iter(answers)))
+    }
+}
+
+#[tokio::test]
+async fn reconnections_leave_nothing_behind_in_the_agent() {
+    let sandbox = Sandbox::new();
+    let redis = sandbox.redis().await;
+    let port = sandbox::port();
+    let turnstile = Turnstile::default();
+    let service = AgentServiceServer::new(turnstile.clone());
+    let address = ([127, 0, 0, 1], port.number).into();
+    #[allow(clippy::disallowed_methods)] // Ends with the test's runtime.
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve(address),
+    );
+    let agent = sandbox
+        .agent_every(
+            Duration::from_millis(100),
+            "db01",
+            &[redis.port.number],
+            &[port.number],
+        )
+        .await;
+    let streams = || async { turnstile.streams.load(Ordering::Relaxed) };
+    eventually("warm", streams, |n| *n >= 100).await;
+    let (tasks, descriptors, resident) = (
+        agent.tasks().unwrap(),
+        agent.process.descriptors(),
+        agent.process.resident(),
+    );
+    eventually("1,000 more", streams, |n| *n >= 1_100).await;
+    // A stream is always coming or going here: as many as one more of each may be seen.
+    eventually("tasks", || async { agent.tasks().unwrap() }, |n| *n <= tasks).await;
+    eventually(
+        "descriptors",
+        || async { agent.process.descriptors() },
+        |n| *n <= descriptors,
+    )
+    .await;
+    let grown = agent.process.resident().saturating_sub(resident);
+    assert!(
+        grown < 2 * 1024 * 1024,
+        "1,000 reconnections grew memory by {grown} bytes"
+    );
+}
