@@ -1,5 +1,5 @@
 //! The task that owns `core::fleet`. Streams and the coordinator send it commands through one bounded
-//! channel; it publishes a new [`View`](crate::view::View) after each batch of commands.
+//! channel; it publishes a new [`View`] after each batch of commands.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -221,7 +221,7 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
     Some(Config {
         id: id?,
         grpc_listen,
-        advertise: raw.advertise.unwrap_or_else(|| grpc_listen.to_string()),
+        advertise: raw.advertise.unwrap_or_else(|| reachable(grpc_listen)),
         http_listen: http_listen?,
         admin_listen: admin_listen?,
         heartbeat_interval: raw.heartbeat_interval,
@@ -230,6 +230,17 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         zookeeper,
         log: raw.log,
     })
+}
+
+/// The address that others can use: a wildcard is replaced by the host's name.
+fn reachable(listen: SocketAddr) -> String {
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    match host {
+        Some(host) if listen.ip().is_unspecified() => format!("{host}:{}", listen.port()),
+        _ => listen.to_string(),
+    }
 }
 
 #[cfg(test)]

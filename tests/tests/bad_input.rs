@@ -11,7 +11,10 @@ use redkeeper_proto::v1::{
     Changes, Heartbeat, Hello, InstanceReport, ReportStatusRequest, agent_service_client::AgentServiceClient,
     report_status_request::Message,
 };
-use redkeeper_tests::{Sandbox, eventually, sandbox::Collector};
+use redkeeper_tests::{
+    Sandbox, eventually,
+    sandbox::{self, Collector},
+};
 use tonic::{Code, Status};
 
 fn message(sequence: u64, message: Message) -> ReportStatusRequest {
@@ -27,6 +30,54 @@ fn hello(agent: &str, boot: u8) -> Message {
         boot_id: format!("{boot:032x}"),
         ..Default::default()
     })
+}
+
+#[tokio::test]
+async fn a_thousand_streams_leave_nothing_behind_in_the_collector() {
+    let sandbox = Sandbox::new();
+    let a = sandbox.collector("a", None).await;
+    let count = || async {
+        sandbox::http_get(a.admin.number, "/debug/tasks/count")
+            .unwrap()
+            .trim()
+            .parse::<usize>()
+            .unwrap()
+    };
+    let round = |n: u64| {
+        let channel = a.channel();
+        async move {
+            let mut client = AgentServiceClient::new(channel.await.unwrap());
+            let messages = [
+                message(2 * n + 1, hello("db01", 1)),
+                message(2 * n + 2, Message::Heartbeat(Heartbeat::default())),
+            ];
+            let mut answers = client
+                .report_status(tokio_stream::iter(messages))
+                .await
+                .unwrap()
+                .into_inner();
+            while answers.message().await.unwrap().is_some() {}
+        }
+    };
+    for n in 0..100 {
+        round(n).await;
+    }
+    let (tasks, descriptors, resident) = (count().await, a.process.descriptors(), a.process.resident());
+    for n in 100..1_100 {
+        round(n).await;
+    }
+    eventually("tasks back", count, |n| *n <= tasks).await;
+    eventually(
+        "descriptors back",
+        || async { a.process.descriptors() },
+        |n| *n <= descriptors,
+    )
+    .await;
+    let grown = a.process.resident().saturating_sub(resident);
+    assert!(
+        grown < 2 * 1024 * 1024,
+        "1,000 streams grew memory by {grown} bytes"
+    );
 }
 
 /// Sends messages on one stream and returns how it ended.
@@ -198,6 +249,46 @@ async fn a_wrong_configuration_is_refused_whole() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(
         err.contains(":2:2: zookeper: unknown key; did you mean `zookeeper`?"),
+        "{err}"
+    );
+}
+
+#[tokio::test]
+async fn the_example_files_are_valid() {
+    let sandbox = Sandbox::new();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config");
+    for (binary, file) in [("redkeeper-agent", "agent"), ("redkeeper-collector", "collector")] {
+        let file = folder.join(format!("{file}.example.toml"));
+        let output = sandbox
+            .command(binary)
+            .arg("--check-config")
+            .arg("--config")
+            .arg(file)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("configuration ok"));
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_clear_error_and_nothing_runs() {
+    let sandbox = Sandbox::new();
+    let taken = sandbox::port();
+    let _listener = std::net::TcpListener::bind(("127.0.0.1", taken.number)).unwrap();
+    let text = format!("id = 'db01'\nadmin_listen = '127.0.0.1:{}'\n", taken.number);
+    let config = sandbox.write("agent.toml", &text);
+    let output = sandbox
+        .command("redkeeper-agent")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        err.contains("cannot listen on") && err.contains("admin_listen"),
         "{err}"
     );
 }
