@@ -257,3 +257,59 @@ impl Collector for TaskMetrics {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// The main runtime has one thread here, and that thread is stuck in this function.
+    #[test]
+    fn it_answers_while_the_main_runtime_is_stuck_and_says_so() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let supervisor = Supervisor::new(tokio_util::sync::CancellationToken::new());
+            let ready = Arc::new(|| Err("nobody is connected".to_owned()));
+            let page = Arc::new(|| "the end".to_owned());
+            let admin = Admin::new(
+                "test".to_owned(),
+                supervisor.clone(),
+                Registry::default(),
+                ready,
+                page,
+            );
+            let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+            let address = listener.local_addr().unwrap();
+            serve(vec![(listener, admin.router())], supervisor).unwrap();
+            // From here on nothing awaits: the runtime does not run.
+            assert!(get(address, "/livez").starts_with("HTTP/1.1 200"));
+            let tasks = get(address, "/debug/tasks");
+            assert!(tasks.contains("pulse") && tasks.ends_with("the end"), "{tasks}");
+            assert!(get(address, "/debug/tasks/count").ends_with("\r\n\r\n1\n"));
+            assert!(get(address, "/metrics").contains("redkeeper_tasks_alive{kind=\"pulse\"} 1"));
+            assert!(get(address, "/readyz").contains("nobody is connected"));
+            let deadline = Instant::now() + PULSE_MAX_AGE * 3;
+            while !get(address, "/livez").contains("has not run for") {
+                assert!(Instant::now() < deadline, "a stuck runtime still counts as alive");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+    }
+}
