@@ -38,6 +38,8 @@ pub struct StreamState {
 pub enum End {
     /// A newer boot of the agent was heard.
     Superseded,
+    /// A report that was refused would be taken now.
+    Resend,
     /// A bound is reached.
     Full(&'static str),
 }
@@ -150,6 +152,7 @@ impl Aggregator {
                     self.metrics.reports.get_or_create(&[("result", result)]).inc();
                 }
                 Effect::Superseded(stream) => self.end(stream, End::Superseded),
+                Effect::Resend(stream) => self.end(stream, End::Resend),
                 Effect::Full(stream, what) => self.end(stream, End::Full(what)),
                 Effect::Conflict(id, agent) => {
                     self.metrics
@@ -247,6 +250,7 @@ impl Aggregator {
             sequence: agent.order.as_ref().map_or(0, |order| order.highest().0),
             heard: agent.heard,
             silent: agent.silent,
+            complete: agent.complete,
             connected: agent.connected,
             progress: progress.collect(),
         };

@@ -9,7 +9,10 @@ use redkeeper_core::{
     election::{Effect, Election, Input, Term},
     ids::{CollectorId, Epoch},
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,6 +29,12 @@ use crate::{
 const DIRECTORY_INTERVAL: Duration = Duration::from_secs(1);
 /// Candidates look again this often, in case an event was lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// A session that lived this long was a good one: the next delay is short again.
+const SESSION_GOOD: Duration = Duration::from_secs(5);
+/// How long batches in flight, and then the hand-over, may take at shutdown.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Delay after a refused claim, times 0.5 to 1.5.
+const REFUSED_DELAY: Duration = Duration::from_millis(100);
 /// Delay before a new session.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
@@ -82,7 +91,7 @@ impl<S: Store> Coordinator<S> {
     /// Holds a session, takes part in the election, and leads when elected, until asked to stop.
     pub async fn run(self) {
         let mut election = Election::default();
-        let mut attempt = 0;
+        let mut attempt = 0u32;
         while !self.stop.is_cancelled() {
             let session = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -91,11 +100,14 @@ impl<S: Store> Coordinator<S> {
             match session {
                 Ok(session) => {
                     self.metrics.sessions.inc();
-                    attempt = 0;
+                    let opened = tokio::time::Instant::now();
                     let end = self.serve(&session, &mut election).await;
+                    if opened.elapsed() >= SESSION_GOOD {
+                        attempt = 0;
+                    }
                     S::Session::close(session).await;
                     election.step(Input::Lost, &mut Vec::new());
-                    self.tell(|d| (d.connection, d.phase, d.pending) = (None, "offline", 0));
+                    self.offline(None);
                     if matches!(end, SessionEnd::Stopped) {
                         return;
                     }
@@ -105,13 +117,26 @@ impl<S: Store> Coordinator<S> {
                     if attempt == 0 {
                         tracing::warn!("{text}; statuses stay true over gRPC and will be written on return");
                     }
-                    self.tell(|d| (d.connection, d.phase, d.last_error) = (None, "offline", text));
+                    self.offline(Some(text));
                 }
             }
             let delay = BACKOFF.delay(attempt, fastrand::f64());
             attempt = attempt.saturating_add(1);
             tokio::select! { () = tokio::time::sleep(delay) => (), () = self.stop.cancelled() => () }
         }
+    }
+
+    /// Without a session nothing is known of who leads, least of all that it is us.
+    fn offline(&self, error: Option<String>) {
+        self.metrics.leader.set(0);
+        self.metrics.pending.set(0);
+        self.tell(|d| {
+            (d.connection, d.phase, d.pending) = (None, "offline", 0);
+            d.leader.clear();
+            if let Some(error) = error {
+                d.last_error = error;
+            }
+        });
     }
 
     fn tell(&self, change: impl FnOnce(&mut Directory)) {
@@ -126,16 +151,8 @@ impl<S: Store> Coordinator<S> {
     async fn open(&self) -> Result<Arc<S::Session>, StoreError> {
         let session = Arc::new(self.store.connect().await?);
         self.layout.ensure(&*session).await?;
-        let member = CollectorJson {
-            id: self.id.to_string(),
-            grpc: self.address.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        let bytes = serde_json::to_vec(&member).unwrap_or_default();
-        match session
-            .create(&self.layout.collector(&self.id), &bytes, Kind::Ephemeral)
-            .await
-        {
+        let path = self.layout.collector(&self.id);
+        match session.create(&path, &self.membership(), Kind::Ephemeral).await {
             // The node of a former session that has not expired yet, or another collector of the same name.
             Err(StoreError::Exists) => {
                 tracing::warn!(id = %self.id, "a collector of this name is registered; its node is left alone");
@@ -150,13 +167,20 @@ impl<S: Store> Coordinator<S> {
         let mut connection = session.connection();
         election.step(Input::Connected, &mut effects);
         // A read-only look at what is published, so that instances of agents that are gone are known too.
-        if let Err(e) = publisher::adopt(&**session, &self.layout, &self.commands).await {
+        let adopted = tokio::select! {
+            adopted = publisher::adopt(&**session, &self.layout, &self.commands) => adopted,
+            () = self.stop.cancelled() => Ok(()),
+        };
+        if let Err(e) = adopted {
             tracing::warn!("published statuses could not be read: {}", chain(&e));
         }
         let mut operation: Option<Operation> = None;
         let mut publishing: Option<Publishing<S>> = None;
         let mut directory = tokio::time::interval(DIRECTORY_INTERVAL);
+        directory.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looking: Option<Looking> = None;
         let mut verify = tokio::time::interval(self.layout.verify_interval);
+        verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             for effect in std::mem::take(&mut effects) {
                 match effect {
@@ -176,9 +200,15 @@ impl<S: Store> Coordinator<S> {
                     Effect::Drop => return SessionEnd::Dropped,
                     Effect::StepDown(term) => {
                         if let Some(mut publishing) = publishing.take() {
-                            publishing.finish().await;
+                            // What is not acknowledged by then is written by the next leader.
+                            drop(tokio::time::timeout(HAND_OVER_TIMEOUT, publishing.finish()).await);
                         }
-                        self.step_down(session, election, term).await;
+                        let stepping = self.step_down(session, election, term);
+                        if tokio::time::timeout(HAND_OVER_TIMEOUT, stepping).await.is_err() {
+                            tracing::warn!(
+                                "the hand-over was not confirmed in time; the session's end does it"
+                            );
+                        }
                         return SessionEnd::Stopped;
                     }
                     effect => operation = Some(self.operation(session, election, effect)),
@@ -205,9 +235,18 @@ impl<S: Store> Coordinator<S> {
                     operation = Some(self.operation(session, election, Effect::Verify));
                     continue;
                 }
-                _ = directory.tick(), if connection == Connection::Connected => {
-                    if let Err(StoreError::TimedOut | StoreError::Lost(_)) = self.read_directory(&**session).await {
-                        return SessionEnd::Dropped;
+                _ = directory.tick(), if connection == Connection::Connected && looking.is_none() => {
+                    looking = Some(self.look(session));
+                    continue;
+                }
+                seen = pending(&mut looking) => {
+                    looking = None;
+                    match seen {
+                        Ok(seen) => self.note_directory(seen, election.term().is_some()),
+                        Err(StoreError::TimedOut | StoreError::Lost(_)) if connection == Connection::Connected => {
+                            return SessionEnd::Dropped;
+                        }
+                        Err(e) => tracing::debug!("members could not be read: {}", chain(&e)),
                     }
                     continue;
                 }
@@ -235,9 +274,13 @@ impl<S: Store> Coordinator<S> {
         let own = self.id.as_str();
         self.tell(|d| {
             (d.connection, d.phase, d.pending) = (Some(connection), phase, pending);
-            if let Some(term) = election.term() {
-                d.epoch = term.epoch.0;
-                own.clone_into(&mut d.leader);
+            match election.term() {
+                Some(term) if connection == Connection::Connected => {
+                    d.epoch = term.epoch.0;
+                    own.clone_into(&mut d.leader);
+                }
+                Some(_) => d.leader.clear(),
+                None => {}
             }
         });
         if let Some(term) = election.term() {
@@ -251,14 +294,14 @@ impl<S: Store> Coordinator<S> {
     fn operation(&self, session: &Arc<S::Session>, election: &Election, effect: Effect) -> Operation {
         let (session, layout) = (Arc::clone(session), self.layout.clone());
         let node = election.node().unwrap_or_default().to_owned();
-        let (term, id) = (election.term(), self.id.clone());
+        let (term, id, newest) = (election.term(), self.id.clone(), election.newest());
         Box::pin(async move {
             let result = match effect {
                 Effect::Enqueue => layout.enqueue(&*session).await.map(Input::Enqueued),
                 Effect::FindOwn => layout.find_own(&*session).await.map(Input::Found),
-                Effect::List => session.children(&layout.election()).await.map(Input::Listed),
+                Effect::List => list(&*session, &layout).await,
                 Effect::Watch(other) => watch_candidate(&*session, &layout, &other).await,
-                Effect::Claim => claim(&*session, &layout, &node, &id).await,
+                Effect::Claim => claim(&*session, &layout, &node, &id, newest).await,
                 Effect::Settle => settle(&*session, &layout, &node).await,
                 Effect::Verify => verify(&*session, &layout, &node, term).await,
                 Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) => Ok(Input::LookAgain),
@@ -289,28 +332,60 @@ impl<S: Store> Coordinator<S> {
         }
     }
 
-    async fn read_directory(&self, session: &S::Session) -> Result<(), StoreError> {
-        let mut paths = vec![self.layout.epoch(), self.layout.publisher()];
-        let names = session.children(&self.layout.collectors()).await?;
-        paths.extend(
-            names
-                .iter()
-                .map(|name| format!("{}/{name}", self.layout.collectors())),
-        );
-        let mut nodes = session.get(&paths).await?.into_iter();
-        let epoch: EpochJson = read(nodes.next().flatten());
-        let publisher: PublisherJson = read(nodes.next().flatten());
-        let mut members: Vec<CollectorJson> = nodes.flatten().map(|node| read(Some(node))).collect();
-        members.sort_by(|a, b| a.id.cmp(&b.id));
+    /// Reads who leads and who is there, and registers this collector again where its node has gone with a
+    /// former session.
+    fn look(&self, session: &Arc<S::Session>) -> Looking {
+        let (session, layout, id) = (Arc::clone(session), self.layout.clone(), self.id.clone());
+        let own = self.membership();
+        Box::pin(async move {
+            let names = session.children(&layout.collectors()).await?;
+            if !names.iter().any(|name| name == id.as_str()) {
+                match session
+                    .create(&layout.collector(&id), &own, Kind::Ephemeral)
+                    .await
+                {
+                    Ok(_) | Err(StoreError::Exists) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            let mut paths = vec![layout.epoch(), layout.publisher()];
+            paths.extend(names.iter().map(|name| format!("{}/{name}", layout.collectors())));
+            let mut nodes = session.get(&paths).await?.into_iter();
+            let (epoch, publisher) = (read(nodes.next().flatten()), read(nodes.next().flatten()));
+            let mut members: Vec<CollectorJson> = nodes.flatten().map(|node| read(Some(node))).collect();
+            members.sort_by(|a, b| a.id.cmp(&b.id));
+            Ok((epoch, publisher, members))
+        })
+    }
+
+    fn note_directory(&self, (epoch, publisher, members): Seen, leading: bool) {
         self.metrics
             .epoch
             .set(i64::try_from(epoch.epoch).unwrap_or(i64::MAX));
-        self.tell(|d| (d.leader, d.epoch, d.members) = (publisher.holder, epoch.epoch, members));
-        Ok(())
+        self.tell(|d| {
+            d.members = members;
+            // What was read may be older than an own claim.
+            if !leading {
+                (d.leader, d.epoch) = (publisher.holder, epoch.epoch);
+            }
+        });
+    }
+
+    fn membership(&self) -> Vec<u8> {
+        let member = CollectorJson {
+            id: self.id.to_string(),
+            grpc: self.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        serde_json::to_vec(&member).unwrap_or_default()
     }
 }
 
-async fn pending(operation: &mut Option<Operation>) -> Input {
+/// What [`Coordinator::look`] saw.
+type Seen = (EpochJson, PublisherJson, Vec<CollectorJson>);
+type Looking = Pin<Box<dyn Future<Output = Result<Seen, StoreError>> + Send>>;
+
+async fn pending<F: Future + Unpin>(operation: &mut Option<F>) -> F::Output {
     match operation {
         Some(operation) => operation.await,
         None => std::future::pending().await,
@@ -337,6 +412,7 @@ async fn claim<T: Session>(
     layout: &Layout,
     node: &str,
     id: &CollectorId,
+    newest: Epoch,
 ) -> Result<Input, StoreError> {
     let paths = [layout.candidate(node), layout.epoch(), layout.publisher()];
     let mut nodes = session.get(&paths).await?.into_iter();
@@ -345,20 +421,21 @@ async fn claim<T: Session>(
         nodes.next().flatten(),
         nodes.next().flatten(),
     );
-    let (Some(own), Some(epoch)) = (own, epoch) else {
-        return Ok(Input::ClaimRefused);
+    // A layout that was deleted under us is made again by the next session.
+    let epoch = epoch.ok_or_else(|| StoreError::Lost(format!("{} is gone", layout.epoch())))?;
+    let Some(own) = own.filter(|own| own.owner == session.id()) else {
+        return refused().await;
     };
-    if own.owner != session.id() {
-        return Ok(Input::ClaimRefused);
-    }
     let version = epoch.version;
     let former: EpochJson = read(Some(epoch));
+    // Never below what this process has held, even where ZooKeeper was restored from an old snapshot.
+    let number = former.epoch.max(newest.0).saturating_add(1);
     let next = EpochJson {
-        epoch: former.epoch + 1,
+        epoch: number,
         holder: id.to_string(),
         node: node.to_owned(),
         // The node's name is unique, and one node claims an epoch number once at most.
-        claim: format!("{node}/{}", former.epoch + 1),
+        claim: format!("{node}/{number}"),
     };
     let json = PublisherJson {
         epoch: next.epoch,
@@ -385,7 +462,20 @@ async fn claim<T: Session>(
             token: version + 1,
         })),
         Err(CommitError::Request(error)) => Err(error),
-        Err(CommitError::Fenced | CommitError::Operation(..)) => Ok(Input::ClaimRefused),
+        Err(CommitError::Fenced | CommitError::Operation(..)) => refused().await,
+    }
+}
+
+/// Somebody else was faster, or the server that was asked lags behind: not again at once.
+async fn refused() -> Result<Input, StoreError> {
+    tokio::time::sleep(REFUSED_DELAY.mul_f64(0.5 + fastrand::f64())).await;
+    Ok(Input::ClaimRefused)
+}
+
+async fn list<T: Session>(session: &T, layout: &Layout) -> Result<Input, StoreError> {
+    match session.children(&layout.election()).await {
+        Err(StoreError::Missing) => Err(StoreError::Lost(format!("{} is gone", layout.election()))),
+        other => other.map(Input::Listed),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     layout::Layout,
     metrics::Metrics,
     store::{CommitError, Session, Store, StoreError, Write},
-    view::{Compacted, Shared},
+    view::{Compacted, Shared, View},
     znode::{self, PublisherJson},
 };
 
@@ -47,7 +47,14 @@ enum Stage {
     /// Writing.
     Writing(Box<Publisher>),
     /// Outcomes became unknown: the znodes are read back before the next batch.
-    Settling(Box<Publisher>, Reading<ReadBack>),
+    Settling(Box<Publisher>, Doubtful, Reading<ReadBack>),
+}
+
+/// Znodes of unknown state.
+#[derive(Clone, Default)]
+struct Doubtful {
+    ids: BTreeSet<InstanceId>,
+    buckets: BTreeSet<Bucket>,
 }
 
 /// What znodes of unknown state turned out to hold.
@@ -64,6 +71,7 @@ pub struct Publishing<S: Store> {
     id: String,
     view: Shared,
     revisions: watch::Receiver<Revision>,
+    commands: mpsc::Sender<Command>,
     metrics: Metrics,
     stage: Stage,
     commits: FuturesUnordered<Commit>,
@@ -71,6 +79,8 @@ pub struct Publishing<S: Store> {
     seen: Revision,
     held: bool,
     live: bool,
+    /// The write that says so is under way.
+    going_live: bool,
     /// An outcome became unknown: nothing is sent until everything in flight has ended and was read back.
     unsettled: bool,
 }
@@ -86,12 +96,14 @@ impl<S: Store> Publishing<S> {
             id: of.id.to_string(),
             revisions: of.view.revisions(),
             view: of.view.clone(),
+            commands: of.commands.clone(),
             metrics: of.metrics.clone(),
             stage: Stage::Reading(Box::pin(reading)),
             commits: FuturesUnordered::new(),
             seen: Revision(0),
             held: false,
             live: false,
+            going_live: false,
             unsettled: false,
         }
     }
@@ -115,7 +127,7 @@ impl<S: Store> Publishing<S> {
     pub fn pending(&self) -> usize {
         match &self.stage {
             Stage::Reading(_) => 0,
-            Stage::Writing(publisher) | Stage::Settling(publisher, _) => publisher.pending(),
+            Stage::Writing(publisher) | Stage::Settling(publisher, ..) => publisher.pending(),
         }
     }
 
@@ -135,31 +147,46 @@ impl<S: Store> Publishing<S> {
     async fn step(&mut self) -> Result<(), CommitError> {
         match &mut self.stage {
             Stage::Reading(reading) => {
-                let published = reading.await?;
+                let published = match reading.as_mut().await {
+                    Ok(published) => published,
+                    Err(error) => {
+                        // A future that has ended must not be polled again: after the doubt, from the start.
+                        self.stage = Stage::Reading(self.reading());
+                        return Err(error.into());
+                    }
+                };
                 let mut publisher = Publisher::new(self.term.epoch, published.held, published.buckets);
                 let view = self.view.get();
-                view.instances.keys().for_each(|id| publisher.mark(id));
+                mark_all(&mut publisher, &view);
                 self.seen = view.revision;
                 self.stage = Stage::Writing(Box::new(publisher));
             }
-            Stage::Settling(publisher, reading) => {
-                let found = reading.await?;
-                found
-                    .instances
-                    .into_iter()
-                    .for_each(|(id, held)| publisher.settle(&id, held));
-                found
-                    .buckets
-                    .into_iter()
-                    .for_each(|(bucket, data)| publisher.settle_bucket(bucket, data));
-                let publisher = publisher.clone();
-                self.unsettled = false;
-                self.stage = Stage::Writing(publisher);
-            }
+            Stage::Settling(publisher, doubtful, reading) => match reading.as_mut().await {
+                Ok(found) => {
+                    found
+                        .instances
+                        .into_iter()
+                        .for_each(|(id, held)| publisher.settle(&id, held));
+                    found
+                        .buckets
+                        .into_iter()
+                        .for_each(|(bucket, data)| publisher.settle_bucket(bucket, data));
+                    self.unsettled = false;
+                    self.stage = Stage::Writing(publisher.clone());
+                }
+                Err(error) => {
+                    let again =
+                        read_back::<S>(Arc::clone(&self.session), self.layout.clone(), doubtful.clone());
+                    *reading = Box::pin(again);
+                    return Err(error.into());
+                }
+            },
             Stage::Writing(publisher) if self.unsettled && self.commits.is_empty() => {
                 let (ids, buckets) = publisher.unknown();
-                let reading = read_back::<S>(Arc::clone(&self.session), self.layout.clone(), ids, buckets);
-                self.stage = Stage::Settling(publisher.clone(), Box::pin(reading));
+                let doubtful = Doubtful { ids, buckets };
+                let reading =
+                    read_back::<S>(Arc::clone(&self.session), self.layout.clone(), doubtful.clone());
+                self.stage = Stage::Settling(publisher.clone(), doubtful, Box::pin(reading));
             }
             Stage::Writing(_) => self.write().await?,
         }
@@ -180,6 +207,14 @@ impl<S: Store> Publishing<S> {
         }
     }
 
+    fn reading(&self) -> Reading<Published> {
+        Box::pin(read_and_adopt::<S>(
+            Arc::clone(&self.session),
+            self.layout.clone(),
+            self.commands.clone(),
+        ))
+    }
+
     /// One step of writing: takes in changes, sends what the window allows, waits for what comes first.
     async fn write(&mut self) -> Result<(), CommitError> {
         let Stage::Writing(publisher) = &mut self.stage else {
@@ -198,7 +233,7 @@ impl<S: Store> Publishing<S> {
                 }
             }
             // Too far behind: everything is compared.
-            Err(Compacted) => view.instances.keys().for_each(|id| publisher.mark(id)),
+            Err(Compacted) => mark_all(publisher, &view),
         }
         self.seen = view.revision;
         if !self.held && !self.unsettled {
@@ -211,8 +246,10 @@ impl<S: Store> Publishing<S> {
                 self.commits
                     .push(commit::<S>(&self.session, &self.layout, self.term, batch));
             }
-            if !self.live && publisher.pending() == 0 {
-                self.go_live().await?;
+            if !self.live && !self.going_live && publisher.pending() == 0 {
+                self.going_live = true;
+                self.commits
+                    .push(go_live::<S>(&self.session, &self.layout, self.term, &self.id));
             }
         }
         let Stage::Writing(publisher) = &mut self.stage else {
@@ -220,37 +257,30 @@ impl<S: Store> Publishing<S> {
         };
         tokio::select! {
             Some((number, result)) = self.commits.next() => match result {
+                Ok(()) if number == GO_LIVE => {
+                    tracing::info!(epoch = self.term.epoch.0, "live: everything known is published");
+                    self.live = true;
+                }
                 Ok(()) => {
                     publisher.acknowledged(number);
                     self.metrics.batches.get_or_create(&[("result", "ok")]).inc();
                 }
                 Err(CommitError::Operation(index, StoreError::Exists)) => publisher.refused(number, index, Refusal::Exists),
                 Err(CommitError::Operation(index, StoreError::Missing)) => publisher.refused(number, index, Refusal::Missing),
-                Err(error) => return Err(error),
+                Err(CommitError::Operation(index, StoreError::Refused(why))) if number != GO_LIVE => {
+                    tracing::error!(batch = number, "a znode may not be written: {why}; left out until it changes");
+                    self.metrics.batches.get_or_create(&[("result", "forbidden")]).inc();
+                    publisher.refused(number, index, Refusal::Forbidden);
+                }
+                Err(error) => {
+                    self.going_live &= number != GO_LIVE;
+                    return Err(error);
+                }
             },
             changed = self.revisions.changed() => if changed.is_err() {
                 return Err(StoreError::Lost("the aggregator has stopped".to_owned()).into());
             },
         }
-        Ok(())
-    }
-
-    async fn go_live(&mut self) -> Result<(), CommitError> {
-        let json = PublisherJson {
-            epoch: self.term.epoch.0,
-            holder: self.id.clone(),
-            phase: "live".to_owned(),
-        };
-        let write = Write::Set(
-            self.layout.publisher(),
-            serde_json::to_vec(&json).unwrap_or_default(),
-            None,
-        );
-        self.session
-            .commit((&self.layout.epoch(), self.term.token), vec![write])
-            .await?;
-        tracing::info!(epoch = self.term.epoch.0, "live: everything known is published");
-        self.live = true;
         Ok(())
     }
 
@@ -262,6 +292,39 @@ impl<S: Store> Publishing<S> {
             }
         }
     }
+}
+
+/// Everything in the view may differ; what an agent no longer has, although it has said what it has, is gone.
+fn mark_all(publisher: &mut Publisher, view: &View) {
+    view.instances.keys().for_each(|id| publisher.mark(id));
+    let orphan = |(id, held): (&InstanceId, &Held)| match held {
+        Held::Record(record) if !view.instances.contains_key(id) => view
+            .agents
+            .get(&record.agent)
+            .is_some_and(|agent| agent.complete)
+            .then(|| id.clone()),
+        _ => None,
+    };
+    let orphans: Vec<_> = publisher.mirror().iter().filter_map(orphan).collect();
+    orphans.iter().for_each(|id| publisher.remove(id));
+}
+
+/// Number of the write that ends the reconciliation; batches count from 1.
+const GO_LIVE: u64 = 0;
+
+fn go_live<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, id: &str) -> Commit {
+    let json = PublisherJson {
+        epoch: term.epoch.0,
+        holder: id.to_owned(),
+        phase: "live".to_owned(),
+    };
+    let write = Write::Set(
+        layout.publisher(),
+        serde_json::to_vec(&json).unwrap_or_default(),
+        None,
+    );
+    let (session, epoch) = (Arc::clone(session), layout.epoch());
+    Box::pin(async move { (GO_LIVE, session.commit((&epoch, term.token), vec![write]).await) })
 }
 
 fn commit<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, batch: Batch) -> Commit {
@@ -294,8 +357,7 @@ fn status_of(held: &Held) -> Option<redkeeper_core::status::Status> {
 async fn read_back<S: Store>(
     session: Arc<S::Session>,
     layout: Layout,
-    ids: BTreeSet<InstanceId>,
-    buckets: BTreeSet<Bucket>,
+    Doubtful { ids, buckets }: Doubtful,
 ) -> Result<ReadBack, StoreError> {
     session.sync(&layout.epoch()).await?;
     let paths: Vec<_> = ids.iter().map(|id| layout.instance(id)).collect();

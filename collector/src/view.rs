@@ -51,6 +51,8 @@ pub struct AgentEntry {
     pub heard: Mono,
     /// Nothing heard for `silent_after`.
     pub silent: bool,
+    /// It has said what it has: what it did not mention is gone.
+    pub complete: bool,
     /// When its stream began.
     pub connected: WallMs,
     /// Last completed probe round of each of its instances.

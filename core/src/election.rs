@@ -119,6 +119,11 @@ impl Election {
         }
     }
 
+    /// The newest term that this process ever held: the next one must be newer.
+    pub fn newest(&self) -> Epoch {
+        self.newest.map_or(Epoch(0), |term| term.epoch)
+    }
+
     /// The name of the own node.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()

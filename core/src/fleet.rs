@@ -27,6 +27,10 @@ pub const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Longest time between two steps that the shell allows.
 pub const STEP_INTERVAL_MAX: Duration = Duration::from_millis(250);
 
+/// Conflicts that are remembered: a mistake of configuration, so a few; beyond, the loser waits for its next
+/// reconnection.
+const CONTESTED_MAX: usize = 1_024;
+
 const _: () = assert!(STEP_INTERVAL_MAX.as_millis() * 2 < PAUSE_MIN.as_millis());
 
 /// One instance as an agent reports it.
@@ -100,6 +104,9 @@ pub enum Effect {
     Full(u64, &'static str),
     /// Two agents report the same instance; the first keeps it.
     Conflict(InstanceId, AgentId),
+    /// The stream must be ended so that its agent sends everything again: a report that lost a conflict would
+    /// win now.
+    Resend(u64),
     /// This process slept this long.
     Paused(Duration),
 }
@@ -117,6 +124,8 @@ pub struct AgentState {
     pub silent: bool,
     /// When its present stream began.
     pub connected: WallMs,
+    /// A full snapshot of the present boot was heard: what it did not mention is gone.
+    pub complete: bool,
     handles: BTreeMap<Handle, InstanceId>,
     instances: BTreeSet<InstanceId>,
     stream: u64,
@@ -162,6 +171,8 @@ pub struct Fleet {
     instances: BTreeMap<InstanceId, InstanceState>,
     /// When to look again. An entry may be early (the deadline moved on since), never late.
     deadlines: BTreeSet<(Mono, Watched)>,
+    /// Streams whose report of an instance lost against its owner.
+    contested: BTreeMap<InstanceId, u64>,
     stepped: Mono,
 }
 
@@ -173,6 +184,7 @@ impl Fleet {
             agents: BTreeMap::new(),
             instances: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            contested: BTreeMap::new(),
             stepped: now,
         }
     }
@@ -211,7 +223,7 @@ impl Fleet {
             Input::Message(stream, agent, boot, seq, message) => {
                 self.message(now, wall, (stream, &agent, &boot, seq), message, out);
             }
-            Input::Adopt(statuses) => self.adopt(now, statuses, out),
+            Input::Adopt(statuses) => self.adopt(now, wall, statuses, out),
             Input::Tick => {}
         }
         self.check_deadlines(now, wall, out);
@@ -251,6 +263,7 @@ impl Fleet {
         }
         let fresh_boot = order.highest() == Seq(0);
         if fresh_boot {
+            agent.complete = false;
             agent.handles.clear();
             for id in &agent.instances {
                 if let Some(instance) = self.instances.get_mut(id) {
@@ -350,6 +363,8 @@ impl Fleet {
         let Some(snapshot) = agent.snapshot.take() else {
             return;
         };
+        agent.complete = true;
+        agent.complete = true;
         let missing: Vec<_> = agent.instances.difference(&snapshot.mentioned).cloned().collect();
         for id in missing {
             self.remove(name, &id, snapshot.first, out);
@@ -365,10 +380,17 @@ impl Fleet {
         out: &mut Vec<Effect>,
     ) {
         let id = report.identity.id.clone();
-        let progress = report.probe_age.map_or(now, |age| now.before(age));
         if let Some(present) = self.instances.get(&id) {
             let owner = &present.status.agent;
-            if owner != name && self.agents.get(owner).is_some_and(|agent| !agent.silent) {
+            if owner != name
+                && self
+                    .agents
+                    .get(owner)
+                    .is_some_and(|a| !a.silent && a.order.is_some())
+            {
+                if self.contested.len() < CONTESTED_MAX {
+                    self.contested.insert(id.clone(), stream);
+                }
                 out.push(Effect::Conflict(id, name.clone()));
                 return;
             }
@@ -417,7 +439,13 @@ impl Fleet {
         );
         let is_new = former.is_none();
         let identity_changed = status.identity != report.identity || status.agent != *name;
-        let progress = former.map_or(progress, |former| former.progress.max(progress));
+        let progress = match (report.probe_age, former) {
+            (Some(age), Some(former)) => former.progress.max(now.before(age)),
+            (Some(age), None) => now.before(age),
+            // Without a completed round nothing became fresher.
+            (None, Some(former)) => former.progress,
+            (None, None) => now,
+        };
         let state = InstanceState {
             status,
             reported,
@@ -474,24 +502,19 @@ impl Fleet {
             agent.handles.retain(|_, other| other != id);
             self.instances.remove(id);
             out.push(Effect::Removed(id.clone()));
+            self.uncontest(id, out);
         }
     }
 
-    fn adopt(&mut self, now: Mono, statuses: Vec<Status>, out: &mut Vec<Effect>) {
+    fn adopt(&mut self, now: Mono, wall: WallMs, statuses: Vec<Status>, out: &mut Vec<Effect>) {
         for status in statuses {
             let id = status.identity.id.clone();
-            if let Some(known) = self.instances.get_mut(&id) {
-                // A verdict that was published is worth more than "not yet probed".
-                if known.reported.reason == Reason::NotProbed && status.verdict.reason != Reason::NotProbed {
-                    known.reported = status.verdict.clone();
-                    let Status { identity, agent, .. } = (*known.status).clone();
-                    known.status = Arc::new(Status {
-                        identity,
-                        agent,
-                        verdict: status.verdict,
-                    });
-                    out.push(Effect::Changed(id));
-                }
+            if self.instances.contains_key(&id) {
+                self.adopt_known(now, wall, &id, status, out);
+                continue;
+            }
+            // The agent has said since its start what it has, and this is not among it.
+            if self.agents.get(&status.agent).is_some_and(|agent| agent.complete) {
                 continue;
             }
             if self.instances.len() >= FLEET_INSTANCES_MAX {
@@ -517,6 +540,43 @@ impl Fleet {
             self.instances.insert(id.clone(), state);
             out.push(Effect::Changed(id));
         }
+    }
+
+    /// A published verdict of an instance that is known already. It is news where this collector does not hear
+    /// the agent (the former leader may have), which then gets a full grace period, and where nothing was
+    /// probed yet. The collectors' own UNKNOWN is never news.
+    fn adopt_known(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        id: &InstanceId,
+        status: Status,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(known) = self.instances.get_mut(id) else {
+            return;
+        };
+        if is_collectors_own(status.verdict.reason) || status.verdict.reason == Reason::NotProbed {
+            return;
+        }
+        let name = known.status.agent.clone();
+        let unheard = self
+            .agents
+            .get_mut(&name)
+            .filter(|agent| agent.silent || agent.order.is_none());
+        if let Some(agent) = unheard {
+            (agent.heard, agent.silent) = (now, false);
+            known.progress = now;
+            known.freshness_limit = known.freshness_limit.max(self.silent_after);
+            self.deadlines
+                .insert((now + self.silent_after, Watched::Agent(name)));
+            self.deadlines
+                .insert((now + known.freshness_limit, Watched::Instance(id.clone())));
+        } else if known.reported.reason != Reason::NotProbed {
+            return;
+        }
+        known.reported = status.verdict;
+        self.settle(now, wall, id, out);
     }
 
     fn check_deadlines(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
@@ -554,6 +614,13 @@ impl Fleet {
         out.push(Effect::Agent(name.clone()));
         for id in ids {
             self.settle(now, wall, &id, out);
+            self.uncontest(&id, out);
+        }
+    }
+
+    fn uncontest(&mut self, id: &InstanceId, out: &mut Vec<Effect>) {
+        if let Some(stream) = self.contested.remove(id) {
+            out.push(Effect::Resend(stream));
         }
     }
 
@@ -640,6 +707,7 @@ impl AgentState {
             heard: now,
             silent: false,
             connected: WallMs::default(),
+            complete: false,
             handles: BTreeMap::new(),
             instances: BTreeSet::new(),
             stream: 0,

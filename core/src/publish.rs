@@ -139,8 +139,11 @@ pub struct Batch {
 pub enum Refusal {
     /// The znode to be created exists.
     Exists,
-    /// The znode to be written or deleted does not.
+    /// The znode to be written or deleted, or the parent of the one to be created, does not.
     Missing,
+    /// Refused for a reason that will not pass by itself, such as a foreign ACL or quota: the instance is left
+    /// out until its status changes, so that it does not hold up the others.
+    Forbidden,
 }
 
 /// The leader's books of one term.
@@ -153,6 +156,7 @@ pub struct Publisher {
     removed: BTreeSet<InstanceId>,
     new_buckets: BTreeSet<Bucket>,
     in_flight: BTreeMap<u64, Batch>,
+    quarantined: BTreeSet<InstanceId>,
     next: u64,
 }
 
@@ -175,6 +179,7 @@ impl Publisher {
             removed: BTreeSet::new(),
             new_buckets,
             in_flight: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
             next: 1,
         }
     }
@@ -182,6 +187,7 @@ impl Publisher {
     /// Notes that a status may differ from what is published.
     pub fn mark(&mut self, id: &InstanceId) {
         self.removed.remove(id);
+        self.quarantined.remove(id);
         self.dirty.insert((id.bucket(), id.clone()));
     }
 
@@ -204,6 +210,11 @@ impl Publisher {
     /// What ZooKeeper is known to hold.
     pub fn mirror(&self) -> &BTreeMap<InstanceId, Held> {
         &self.mirror
+    }
+
+    /// Instances whose znodes ZooKeeper refuses to let us write.
+    pub fn quarantined(&self) -> usize {
+        self.quarantined.len()
     }
 
     /// Number of batches without an outcome.
@@ -276,6 +287,9 @@ impl Publisher {
     }
 
     fn op(&self, id: &InstanceId, desired: Option<Record>) -> Option<Op> {
+        if self.quarantined.contains(id) {
+            return None;
+        }
         let held = self.mirror.get(id);
         let Some(mut record) = desired else {
             return (self.removed.contains(id) && held.is_some()).then(|| Op::Delete(id.clone()));
@@ -318,22 +332,21 @@ impl Publisher {
             return;
         };
         match (batch.ops.get(index), refusal) {
-            (Some(Op::Put(record, _)), Refusal::Exists) => {
-                self.mirror.insert(record.id.clone(), Held::Unreadable);
-            }
-            (Some(Op::Put(record, _)), Refusal::Missing) => {
-                self.mirror.remove(&record.id);
-            }
-            (Some(Op::Delete(id)), _) => {
-                self.mirror.remove(id);
-            }
+            (Some(Op::Put(record, true)), Refusal::Missing) => self.bucket_is_gone(record.id.bucket()),
+            (Some(Op::Bucket(bucket, _, _)), Refusal::Missing) => self.bucket_is_gone(*bucket),
             (Some(Op::Bucket(bucket, _, _)), Refusal::Exists) => {
                 self.new_buckets.remove(bucket);
             }
-            (Some(Op::Bucket(bucket, _, _)), Refusal::Missing) => {
-                self.new_buckets.insert(*bucket);
+            (Some(Op::Put(record, _)), Refusal::Exists) => {
+                self.mirror.insert(record.id.clone(), Held::Unreadable);
             }
-            (None, _) => {}
+            (Some(Op::Put(Record { id, .. }, false) | Op::Delete(id)), Refusal::Missing) => {
+                self.mirror.remove(id);
+            }
+            (Some(Op::Put(Record { id, .. }, _) | Op::Delete(id)), Refusal::Forbidden) => {
+                self.quarantined.insert(id.clone());
+            }
+            (Some(Op::Delete(_)) | None, _) | (Some(Op::Bucket(..)), Refusal::Forbidden) => {}
         }
         self.again(&batch);
     }
@@ -374,6 +387,22 @@ impl Publisher {
             None => {
                 self.new_buckets.insert(bucket);
             }
+        }
+    }
+
+    /// Somebody deleted a bucket with everything in it: all of it is written again.
+    fn bucket_is_gone(&mut self, bucket: Bucket) {
+        self.new_buckets.insert(bucket);
+        self.buckets.entry(bucket).or_default().count = 0;
+        let lost: Vec<_> = self
+            .mirror
+            .keys()
+            .filter(|id| id.bucket() == bucket)
+            .cloned()
+            .collect();
+        for id in lost {
+            self.mirror.remove(&id);
+            self.dirty.insert((bucket, id));
         }
     }
 

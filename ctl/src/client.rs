@@ -7,6 +7,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::run::Error;
 
+/// A dead path is noticed within twice this.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
 /// A client of a collector.
 pub(crate) type Client = StatusServiceClient<Channel>;
 
@@ -17,7 +20,14 @@ pub(crate) async fn connect(endpoints: &[String], timeout: Duration) -> Result<C
     for address in endpoints {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| Error::Usage(format!("{address:?} is no HOST:PORT")))?;
-        match endpoint.connect_timeout(share).tcp_nodelay(true).connect().await {
+        match endpoint
+            .connect_timeout(share)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .connect()
+            .await
+        {
             Ok(channel) => return Ok(StatusServiceClient::new(channel)),
             Err(e) => tried.push(format!("{address}: {}", root_cause(&e))),
         }

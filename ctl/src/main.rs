@@ -29,5 +29,9 @@ fn fail(error: &run::Error) -> ExitCode {
     if let Some(hint) = error.hint() {
         eprintln!("hint: {hint}");
     }
-    ExitCode::from(1)
+    ExitCode::from(if matches!(error, run::Error::Usage(_)) {
+        2
+    } else {
+        1
+    })
 }

@@ -14,6 +14,9 @@ use crate::{
 /// Instances asked for at one time.
 const PAGE: i32 = 1_000;
 
+/// A collector says every 5 s that a watcher misses nothing; after three times that it is gone.
+const QUIET_MAX: Duration = Duration::from_secs(15);
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -70,7 +73,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         Command::Get { id } => within(limit, get(&mut client, id, json)).await,
         Command::Cluster => within(limit, cluster(&mut client, json)).await,
         Command::Agents => within(limit, agents(&mut client, json)).await,
-        Command::Watch { filter } => watch(&mut client, filter, json).await,
+        Command::Watch { filter } => watch(&mut client, filter, limit, json).await,
     }
 }
 
@@ -182,13 +185,20 @@ async fn agents(client: &mut Client, json: bool) -> Result<(), Error> {
     Ok(())
 }
 
-async fn watch(client: &mut Client, by: Filter, json: bool) -> Result<(), Error> {
+async fn watch(client: &mut Client, by: Filter, limit: Duration, json: bool) -> Result<(), Error> {
     let request = v1::WatchInstancesRequest {
         filter: Some(filter(by)?),
         resume_token: String::new(),
     };
-    let mut events = client.watch_instances(request).await?.into_inner();
-    while let Some(message) = events.message().await? {
+    let opened = tokio::time::timeout(limit, client.watch_instances(request)).await;
+    let mut events = opened.map_err(|_| Error::Timeout(limit))??.into_inner();
+    loop {
+        let message = tokio::time::timeout(QUIET_MAX, events.message())
+            .await
+            .map_err(|_| Error::Timeout(QUIET_MAX))??;
+        let Some(message) = message else {
+            return Err(Error::WatchEnded);
+        };
         if json {
             output::json(&message)?;
             continue;
@@ -199,5 +209,4 @@ async fn watch(client: &mut Client, by: Filter, json: bool) -> Result<(), Error>
             Some(Event::SnapshotEnd(_) | Event::Progress(_)) | None => {}
         }
     }
-    Err(Error::WatchEnded)
 }

@@ -5,6 +5,8 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 need_rust() {
   command -v cargo >/dev/null || die "cargo is missing; install Rust (rustup is the usual way) and try again"
+  # Rust links with the C compiler; on a bare machine there is none.
+  need_packages gcc:cc libc6-dev:/usr/include/stdio.h
 }
 
 # need_packages PACKAGE:WITNESS...   A witness is a command or, with a slash, a file that the package brings.
@@ -25,9 +27,21 @@ need_packages() {
     sudo=(sudo)
   fi
   say "installing from the distribution's packages: ${missing[*]}"
-  # A fresh install of a server package would start it on its own port; nothing here needs that.
-  local log; log=$(mktemp)
-  if ! { "${sudo[@]}" apt-get update && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+  # A server package starts its server on the default port, now and after every boot; nothing here wants that.
+  local log policy=/usr/sbin/policy-rc.d ours=false
+  log=$(mktemp)
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
+    "${sudo[@]}" chmod +x "$policy"
+    ours=true
+  fi
+  local done=true
+  { "${sudo[@]}" apt-get update && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 || done=false
+  ! $ours || "${sudo[@]}" rm -f "$policy"
+  if [[ " ${missing[*]} " == *" redis-server "* ]] && [ -d /run/systemd/system ]; then
+    "${sudo[@]}" systemctl disable redis-server >>"$log" 2>&1 || true
+  fi
+  if ! $done; then
     tail -n 5 "$log" >&2
     die "the packages could not be installed (no network, or no such package?); the whole log is in $log"
   fi

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use redkeeper_agent::{app, cli::Cli, config};
-use redkeeper_runtime::{exit, telemetry};
+use redkeeper_runtime::{config::environment, exit, telemetry};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = match config::load(&cli, std::env::vars()) {
+    let config = match config::load(&cli, environment()) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("{error}");

@@ -74,7 +74,7 @@ impl Overseer {
         let stop = self.supervisor.stop().clone();
         let (mut looked, mut paused) = (clock.now(), None);
         loop {
-            tokio::select! { _ = ticks.tick() => (), () = stop.cancelled() => return }
+            tokio::select! { biased; () = stop.cancelled() => return, _ = ticks.tick() => () }
             let now = clock.now();
             if now.since(looked) > period * 3 {
                 paused = Some(now);

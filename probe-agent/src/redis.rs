@@ -5,7 +5,9 @@
 
 use std::{
     io::ErrorKind,
+    net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
@@ -83,11 +85,11 @@ pub enum Received {
     Garbage(String),
 }
 
-/// Opens a connection. The caller bounds the time.
+/// Opens a connection. The caller bounds the time by `limit`; looking up a name may take half of it.
 ///
 /// # Errors
 /// What the kernel said, or what hinders the agent itself.
-pub async fn connect(target: &Target) -> Result<Connection, ConnectFailure> {
+pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, ConnectFailure> {
     let auth = match &target.credentials {
         None => None,
         Some(credentials) => {
@@ -106,13 +108,7 @@ pub async fn connect(target: &Target) -> Result<Connection, ConnectFailure> {
                 .map_err(|e| failure(&e))?,
         )
     } else {
-        let mut addresses = tokio::net::lookup_host(&target.address)
-            .await
-            .map_err(|e| ConnectFailure::Resolve(e.to_string()))?;
-        let address = addresses
-            .next()
-            .ok_or_else(|| ConnectFailure::Resolve("no address".to_owned()))?;
-        let stream = TcpStream::connect(address).await.map_err(|e| failure(&e))?;
+        let stream = connect_tcp(&target.address, limit).await?;
         stream.set_nodelay(true).map_err(|e| failure(&e))?;
         Box::new(stream)
     };
@@ -123,11 +119,37 @@ pub async fn connect(target: &Target) -> Result<Connection, ConnectFailure> {
     })
 }
 
+async fn connect_tcp(address: &str, limit: Duration) -> Result<TcpStream, ConnectFailure> {
+    let addresses: Vec<SocketAddr> = match address.parse() {
+        Ok(address) => vec![address],
+        Err(_) => {
+            let lookup = tokio::time::timeout(limit / 2, tokio::net::lookup_host(address)).await;
+            let lookup = lookup.map_err(|_| ConnectFailure::Resolve("no answer in time".to_owned()))?;
+            lookup
+                .map_err(|e| ConnectFailure::Resolve(e.to_string()))?
+                .collect()
+        }
+    };
+    let mut failed = ConnectFailure::Resolve("no address".to_owned());
+    for (n, address) in addresses.into_iter().enumerate() {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            // A name is refused only if all of its addresses refuse.
+            Err(e) => match failure(&e) {
+                ConnectFailure::Refused if n > 0 && failed != ConnectFailure::Refused => {}
+                other => failed = other,
+            },
+        }
+    }
+    Err(failed)
+}
+
 fn failure(error: &std::io::Error) -> ConnectFailure {
     match error.kind() {
         ErrorKind::ConnectionRefused => ConnectFailure::Refused,
         ErrorKind::NotFound => ConnectFailure::SocketMissing,
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => ConnectFailure::Unreachable,
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => ConnectFailure::TimedOut,
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => ConnectFailure::Reset,
         _ => ConnectFailure::Own(error.to_string()),
     }
@@ -162,6 +184,8 @@ impl Connection {
                     }
                     return Received::Reply(parse(&bytes));
                 }
+                // It may echo what was sent, the password included.
+                Frame::Invalid if self.auth.is_some() => return Received::Garbage("not shown".to_owned()),
                 Frame::Invalid => {
                     let start = &self.buffer.chunk()[..self.buffer.len().min(40)];
                     return Received::Garbage(format!("{:?}", String::from_utf8_lossy(start)));

@@ -73,10 +73,10 @@ impl Worker {
     async fn carry_out(&self, effect: Effect, link: &mut Link, inputs: &mut VecDeque<Input>) {
         match effect {
             Effect::Connect => {
-                let target = Arc::clone(&self.config.target);
+                let (target, limit) = (Arc::clone(&self.config.target), self.config.probe.connect_timeout);
                 *link = Link {
                     open: None,
-                    connecting: Some(Box::pin(async move { redis::connect(&target).await })),
+                    connecting: Some(Box::pin(async move { redis::connect(&target, limit).await })),
                 };
             }
             Effect::Disconnect => *link = Link::default(),

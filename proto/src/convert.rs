@@ -90,7 +90,7 @@ pub fn duration_from_wire(field: &str, wire: &pbjson_types::Duration) -> Result<
     let (Ok(seconds), Ok(nanos)) = (u64::try_from(wire.seconds), u32::try_from(wire.nanos)) else {
         return Err(invalid(field, "is negative"));
     };
-    if nanos >= 1_000_000_000 || seconds >= DURATION_MAX.as_secs() {
+    if nanos >= 1_000_000_000 || Duration::new(seconds, nanos) > DURATION_MAX {
         return Err(invalid(field, "is malformed or longer than a day"));
     }
     Ok(Duration::new(seconds, nanos))
@@ -381,6 +381,12 @@ mod tests {
                 let _checked = greeting_from_wire(&hello);
             }
         }
+    }
+
+    #[test]
+    fn an_age_beyond_the_limit_is_capped_and_still_accepted() {
+        let wire = duration_to_wire(Duration::from_secs(1_000_000));
+        assert_eq!(duration_from_wire("x", &wire), Ok(DURATION_MAX));
     }
 
     #[test]

@@ -77,6 +77,16 @@ pub const ENV_PREFIX: &str = "REDKEEPER_";
 /// Variables that belong to the command line, not to the daemons.
 const ENV_OTHERS: &[&str] = &["REDKEEPER_ENDPOINTS", "REDKEEPER_CONFIG", "REDKEEPER_TEST_HOOK"];
 
+/// The process environment. A variable that is not UTF-8 is none of ours.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Kubernetes announces a Service named `redkeeper...` to every pod in such variables.
+fn is_service_link(key: &str) -> bool {
+    key.contains("_SERVICE_") || key.contains("_PORT")
+}
+
 impl Sources {
     /// Reads the file. One that was named must exist; a default one may be missing.
     ///
@@ -110,8 +120,9 @@ impl Sources {
                 path.display()
             )]));
         }
-        let ours =
-            |(key, _): &(String, String)| key.starts_with(ENV_PREFIX) && !ENV_OTHERS.contains(&key.as_str());
+        let ours = |(key, _): &(String, String)| {
+            key.starts_with(ENV_PREFIX) && !ENV_OTHERS.contains(&key.as_str()) && !is_service_link(key)
+        };
         Ok(Self {
             file,
             env: env.into_iter().filter(ours).collect(),

@@ -208,7 +208,7 @@ async fn standalone_needs_no_zookeeper_and_the_command_asks_it() {
         "{err}"
     );
     let (code, _, err) = ask(&["list", "--state", "sideways"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(err.contains("sideways"), "{err}");
     assert_eq!(ask(&["nonsense"]).0, Some(2));
 }

@@ -17,6 +17,9 @@ pub enum Failure {
     /// A newer boot of this agent was heard.
     #[error("a newer agent process with this id has been heard; two agents must not share an id")]
     Superseded,
+    /// A report that lost against another agent would win now.
+    #[error("an instance that another agent had is free now; reconnect and report it again")]
+    Resend,
     /// A bound is reached.
     #[error("the collector is full: {0}")]
     Full(&'static str),
@@ -42,6 +45,7 @@ impl Failure {
             Self::BadHello(_) => (Code::InvalidArgument, "BAD_HELLO"),
             Self::BadMessage(_) => (Code::InvalidArgument, "BAD_MESSAGE"),
             Self::Superseded => (Code::FailedPrecondition, "STREAM_SUPERSEDED"),
+            Self::Resend => (Code::Aborted, "RESEND"),
             Self::Full(_) => (Code::ResourceExhausted, "COLLECTOR_FULL"),
             Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
             Self::InstanceNotFound(_) => (Code::NotFound, "INSTANCE_NOT_FOUND"),

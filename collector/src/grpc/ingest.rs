@@ -183,6 +183,7 @@ impl Ingest {
                     let now = state.borrow_and_update().clone();
                     match now.end {
                         Some(End::Superseded) => return Err(Failure::Superseded),
+                        Some(End::Resend) => return Err(Failure::Resend),
                         Some(End::Full(what)) => return Err(Failure::Full(what)),
                         None if changed.is_err() => return Err(Failure::ShuttingDown),
                         None => {}

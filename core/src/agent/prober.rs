@@ -58,6 +58,8 @@ pub enum ConnectFailure {
     Unreachable,
     /// The peer reset the attempt.
     Reset,
+    /// The kernel gave up, or the queue of a Unix socket is full.
+    TimedOut,
     /// The name has no address.
     Resolve(String),
     /// A fault of the agent itself, such as EMFILE or an unreadable password file.
@@ -120,6 +122,9 @@ pub struct Prober {
     /// Silence counts from here: the last valid reply, or the last failure of another kind.
     quiet_since: Mono,
     replied_on_link: bool,
+    pinged_on_link: bool,
+    /// When a closed connection was last replaced at once.
+    reconnected_at: Option<Mono>,
     auth_error: Option<Meaning>,
     ping_at: Mono,
     info_at: Mono,
@@ -140,6 +145,8 @@ impl Prober {
             waiting: VecDeque::with_capacity(3),
             quiet_since: now,
             replied_on_link: false,
+            pinged_on_link: false,
+            reconnected_at: None,
             auth_error: None,
             ping_at: schedule::next(now, config.interval, config.phase),
             info_at: now,
@@ -245,6 +252,7 @@ impl Prober {
     fn connect(&mut self, now: Mono, out: &mut Vec<Effect>) {
         self.waiting.clear();
         self.replied_on_link = false;
+        self.pinged_on_link = false;
         self.auth_error = None;
         self.link = Link::Connecting {
             give_up_at: now + self.config.connect_timeout,
@@ -255,6 +263,10 @@ impl Prober {
 
     fn connected(&mut self, now: Mono, out: &mut Vec<Effect>) {
         self.link = Link::Open;
+        if now >= self.hang_at() {
+            // Silence of a former connection is not held against one that has had no time to answer.
+            self.quiet_since = now;
+        }
         // INFO on each new connection: the server may have been restarted.
         self.info_at = now;
         self.send(now, out);
@@ -298,6 +310,7 @@ impl Prober {
                 }
             }
             Command::Ping => {
+                self.pinged_on_link = true;
                 out.push(Effect::Latency(now.since(sent)));
                 let mut meaning = reply::ping(reply);
                 if let (Some(auth), Reason::AuthRequired) = (&self.auth_error, meaning.reason) {
@@ -383,6 +396,12 @@ impl Prober {
                 false,
                 "connection attempt was reset".to_owned(),
             ),
+            ConnectFailure::TimedOut => (
+                Reason::ConnectTimeout,
+                Stage::Connect,
+                false,
+                "connection attempt timed out, or the listen queue is full".to_owned(),
+            ),
             ConnectFailure::Resolve(e) => (
                 Reason::ResolveFailed,
                 Stage::Resolve,
@@ -410,14 +429,26 @@ impl Prober {
     }
 
     fn closed(&mut self, now: Mono, wall: WallMs, how: &str, out: &mut Vec<Effect>) {
-        if self.replied_on_link && self.waiting.iter().all(|(command, _)| *command != Command::Auth) {
-            // EOF or reset on a connection that worked: reconnecting at once tells a death from a restart.
-            if self.verdict.state() != State::Unknown && self.verdict.reason != Reason::MaxClients {
+        if self.pinged_on_link {
+            let idle = self
+                .reconnected_at
+                .is_none_or(|at| now.since(at) >= self.config.interval);
+            if idle && self.verdict.state() != State::Unknown && self.verdict.reason != Reason::MaxClients {
+                // EOF or reset on a connection that worked: reconnecting at once tells a death from a restart.
+                // Once an interval, so that a peer that hangs up after each answer is not hammered.
+                self.reconnected_at = Some(now);
                 self.quick = 0;
                 self.connect(now, out);
             } else {
                 self.retry_later(now, out);
             }
+        } else if self.replied_on_link {
+            // It said why it hangs up, in answer to AUTH or before it was asked.
+            if let Some(meaning) = self.auth_error.take() {
+                self.successes = 0;
+                self.judge(wall, meaning.reason, meaning.stage, &meaning.evidence, out);
+            }
+            self.retry_later(now, out);
         } else if !self.reconnect_quickly(now) {
             let text = format!("connection accepted, then closed before any reply ({how})");
             self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);
@@ -445,6 +476,7 @@ impl Prober {
         text: &str,
         out: &mut Vec<Effect>,
     ) {
+        self.quiet_since = now;
         self.successes = 0;
         self.failures = self.failures.saturating_add(1);
         if self.failures >= self.config.failures_before_down {
@@ -455,6 +487,7 @@ impl Prober {
 
     fn hang_up(&mut self, now: Mono, out: &mut Vec<Effect>) {
         self.successes = 0;
+        self.quiet_since = now;
         out.push(Effect::Disconnect);
         self.retry_later(now, out);
     }

@@ -56,7 +56,11 @@ pub fn auth(line: &str) -> Option<Meaning> {
     Some(Meaning {
         reason,
         stage,
-        evidence: format!("AUTH answered -{line}"),
+        // The first word only: the rest may repeat what was sent, the password included.
+        evidence: format!(
+            "AUTH answered -{}",
+            line.split([' ', '\r']).next().unwrap_or_default()
+        ),
     })
 }
 

@@ -205,6 +205,63 @@ fn adopted_statuses_have_a_full_grace_period() {
     assert_eq!(w.reason(1), Reason::AgentSilent);
 }
 
+fn published(n: u32, reason: Reason) -> Status {
+    Status {
+        identity: report(n, reason).identity,
+        agent: agent(),
+        verdict: Verdict::blank(reason, Stage::Reply, "", WallMs(1)),
+    }
+}
+
+#[test]
+fn a_take_over_keeps_what_only_the_former_leader_heard() {
+    let mut w = World::new();
+    w.step(Input::Adopt(vec![published(1, Reason::Ok)]));
+    w.pass(SILENT * 2);
+    assert_eq!(w.reason(1), Reason::AgentSilent);
+    w.step(Input::Adopt(vec![published(1, Reason::ConnectionRefused)]));
+    assert_eq!(w.reason(1), Reason::ConnectionRefused);
+    w.pass(SILENT * 2);
+    assert_eq!(w.reason(1), Reason::AgentSilent);
+    w.step(Input::Adopt(vec![published(1, Reason::AgentSilent)]));
+    w.hello(1, 1);
+    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    assert_eq!(w.reason(1), Reason::Ok);
+}
+
+#[test]
+fn an_old_verdict_is_not_fresh_because_the_agent_restarted() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    w.pass(SILENT * 2);
+    for n in 2..6 {
+        w.hello(n, n);
+        let unseen = Report {
+            probe_age: None,
+            ..report(1, Reason::NotProbed)
+        };
+        w.step(Input::Message(
+            n,
+            agent(),
+            boot(n),
+            Seq(1),
+            Message::Snapshot(vec![unseen], true),
+        ));
+        assert_eq!(w.reason(1).state(), State::Unknown);
+        w.pass(FRESH / 2);
+    }
+}
+
+#[test]
+fn what_an_agent_no_longer_has_is_not_adopted_again() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    w.step(Input::Adopt(vec![published(2, Reason::Ok)]));
+    assert!(w.fleet.instance(&id(2)).is_none());
+}
+
 #[test]
 fn our_own_sleep_silences_nobody() {
     let mut w = World::new();
@@ -240,6 +297,11 @@ fn a_second_reporter_does_not_take_a_live_instance() {
     ));
     assert_eq!(w.reason(1), Reason::Ok);
     assert!(w.out.contains(&Effect::Conflict(id(1), other)));
+    w.message(1, 2, Message::Gone(vec![Handle(1)]));
+    assert!(
+        w.out.contains(&Effect::Resend(2)),
+        "the loser is asked again once the owner lets go"
+    );
 }
 
 proptest! {

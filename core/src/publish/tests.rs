@@ -34,10 +34,9 @@ impl Store {
         for (index, op) in batch.ops.iter().enumerate() {
             let (exists, create) = match op {
                 Op::Put(r, create) => {
-                    assert!(
-                        next.buckets.contains_key(&r.id.bucket()),
-                        "child before its parent"
-                    );
+                    if !next.buckets.contains_key(&r.id.bucket()) {
+                        return Err((index, Refusal::Missing));
+                    }
                     (next.nodes.contains_key(&r.id), *create)
                 }
                 Op::Delete(id) => (next.nodes.contains_key(id), false),
@@ -130,6 +129,54 @@ fn an_unconfirmed_status_is_kept() {
     p.remove(&id(1));
     drain(&mut p, &mut store, &BTreeMap::new());
     assert!(store.nodes.is_empty());
+}
+
+#[test]
+fn a_bucket_deleted_by_hand_is_written_again_whole() {
+    let (mut store, mut desired) = (Store::default(), BTreeMap::new());
+    for n in 0..2_000 {
+        desired.insert(id(n), record(n, Reason::Ok));
+    }
+    let mut p = publisher(&store);
+    desired.keys().for_each(|id| p.mark(id));
+    drain(&mut p, &mut store, &desired);
+    let bucket = id(7).bucket();
+    store.buckets.remove(&bucket);
+    store.nodes.retain(|id, _| id.bucket() != bucket);
+    desired.insert(id(7), record(7, Reason::Loading));
+    p.mark(&id(7));
+    drain(&mut p, &mut store, &desired);
+    agree(&store, &desired);
+}
+
+#[test]
+fn one_forbidden_znode_does_not_hold_up_the_others() {
+    let (mut store, desired) = (
+        Store::default(),
+        (0..50)
+            .map(|n| (id(n), record(n, Reason::Ok)))
+            .collect::<BTreeMap<_, _>>(),
+    );
+    let mut p = publisher(&store);
+    desired.keys().for_each(|id| p.mark(id));
+    for _ in 0..100 {
+        let Some(batch) = p.next_batch(|id| desired.get(id).cloned()) else {
+            break;
+        };
+        let bad = batch
+            .ops
+            .iter()
+            .position(|op| matches!(op, Op::Put(r, _) if r.id == id(7)));
+        match (bad, store.clone().apply(&batch)) {
+            (Some(index), _) => p.refused(batch.number, index, Refusal::Forbidden),
+            (None, Ok(())) => {
+                store.apply(&batch).unwrap();
+                p.acknowledged(batch.number);
+            }
+            (None, Err((index, refusal))) => p.refused(batch.number, index, refusal),
+        }
+    }
+    assert_eq!((store.nodes.len(), p.quarantined(), p.pending()), (49, 1, 0));
 }
 
 #[derive(Clone, Debug)]

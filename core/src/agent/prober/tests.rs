@@ -253,8 +253,72 @@ fn a_server_that_speaks_first_and_hangs_up_is_not_dead() {
     assert!(!bench.connecting, "does not hammer a full server");
 }
 
+#[test]
+fn a_full_server_behind_a_password_is_not_hammered_and_is_told() {
+    let mut bench = Bench::new();
+    bench.up();
+    bench.prober.config.authenticate = true;
+    bench.close();
+    bench.accept();
+    bench.input(Input::Replied(Reply::Error(
+        "ERR max number of clients reached".into(),
+    )));
+    bench.close();
+    assert!(!bench.connecting);
+    assert_eq!(bench.reason(), Reason::MaxClients);
+}
+
+#[test]
+fn a_peer_that_hangs_up_after_each_answer_is_not_hammered() {
+    let mut bench = Bench::new();
+    bench.up();
+    bench.close();
+    assert!(bench.connecting);
+    bench.accept();
+    bench.answer();
+    bench.close();
+    assert!(!bench.connecting, "once an interval is enough");
+}
+
+#[test]
+fn what_is_no_redis_never_becomes_down() {
+    let mut bench = Bench::new();
+    let until = bench.now + 20_000 * MS;
+    bench.run(until, |b| {
+        b.accept();
+        if b.open {
+            b.input(Input::Garbage("HTTP".into()));
+        }
+    });
+    assert_eq!(
+        bench
+            .verdicts
+            .iter()
+            .map(|(_, reason, _)| *reason)
+            .collect::<Vec<_>>(),
+        [Reason::NotRedis]
+    );
+}
+
+#[test]
+fn slow_connections_are_no_hang() {
+    let mut bench = Bench::new();
+    bench.up();
+    bench.close();
+    for _ in 0..2 {
+        bench.now = bench.prober.next_deadline().max(bench.now + 1000 * MS);
+        bench.input(Input::Tick);
+        bench.run(bench.now + 600 * MS, |_| {});
+    }
+    bench.accept();
+    let until = bench.now + 100 * MS;
+    bench.run(until, |_| {});
+    assert_ne!(bench.reason(), Reason::ReplyTimeout);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Event {
+    Garbage,
     Accept,
     Refuse,
     Answer,
@@ -267,6 +331,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => Just(Event::Accept),
         1 => Just(Event::Refuse),
+        1 => Just(Event::Garbage),
         4 => Just(Event::Answer),
         1 => Just(Event::Close),
         4 => (1u64..1500).prop_map(Event::Wait),
@@ -286,6 +351,7 @@ proptest! {
                 Event::Refuse => bench.refuse(),
                 Event::Answer => if bench.open { bench.answer() },
                 Event::Close => bench.close(),
+                Event::Garbage => if bench.open { bench.input(Input::Garbage(String::new())) },
                 Event::Wait(ms) => { let until = bench.now + ms as u32 * MS; bench.run(until, |_| {}); }
                 Event::Sleep(ms) => { bench.now = bench.now + ms as u32 * MS; bench.input(Input::Tick); }
             }
