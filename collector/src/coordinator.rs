@@ -7,8 +7,9 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use redkeeper_core::{
     backoff::Backoff,
     election::{Effect, Election, Input, Term},
-    ids::{CollectorId, Epoch},
+    ids::CollectorId,
 };
+use redkeeper_runtime::errors::chain;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::MissedTickBehavior,
@@ -17,24 +18,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     aggregator::Command,
+    candidacy::{claim, list, settle, verify, watch_candidate},
     layout::Layout,
     metrics::Metrics,
     publisher::{self, Publishing},
-    store::{CommitError, Connection, Kind, Session, Store, StoreError, Write},
+    store::{Connection, Kind, Session, Store, StoreError, Write},
     view::Shared,
     znode::{CollectorJson, EpochJson, PublisherJson},
 };
 
 /// How often members, epoch and leader are read for `GetClusterStatus`.
 const DIRECTORY_INTERVAL: Duration = Duration::from_secs(1);
-/// Candidates look again this often, in case an event was lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// A session that lived this long was a good one: the next delay is short again.
 const SESSION_GOOD: Duration = Duration::from_secs(5);
 /// How long batches in flight, and then the hand-over, may take at shutdown.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Delay after a refused claim, times 0.5 to 1.5.
-const REFUSED_DELAY: Duration = Duration::from_millis(100);
 /// Delay before a new session.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
@@ -399,130 +397,10 @@ async fn run<S: Store>(publishing: &mut Option<Publishing<S>>) -> Input {
     }
 }
 
-async fn watch_candidate<T: Session>(session: &T, layout: &Layout, other: &str) -> Result<Input, StoreError> {
-    if let Some(watch) = session.watch(&layout.candidate(other)).await? {
-        tokio::select! { () = watch => (), () = tokio::time::sleep(LOOK_AGAIN) => () }
-    }
-    Ok(Input::LookAgain)
-}
-
-/// One multi that advances the epoch on condition that nobody else did and the own node still stands.
-async fn claim<T: Session>(
-    session: &T,
-    layout: &Layout,
-    node: &str,
-    id: &CollectorId,
-    newest: Epoch,
-) -> Result<Input, StoreError> {
-    let paths = [layout.candidate(node), layout.epoch(), layout.publisher()];
-    let mut nodes = session.get(&paths).await?.into_iter();
-    let (own, epoch, publisher) = (
-        nodes.next().flatten(),
-        nodes.next().flatten(),
-        nodes.next().flatten(),
-    );
-    // A layout that was deleted under us is made again by the next session.
-    let epoch = epoch.ok_or_else(|| StoreError::Lost(format!("{} is gone", layout.epoch())))?;
-    let Some(own) = own.filter(|own| own.owner == session.id()) else {
-        return refused().await;
-    };
-    let version = epoch.version;
-    let former: EpochJson = read(Some(epoch));
-    // Never below what this process has held, even where ZooKeeper was restored from an old snapshot.
-    let number = former.epoch.max(newest.0).saturating_add(1);
-    let next = EpochJson {
-        epoch: number,
-        holder: id.to_string(),
-        node: node.to_owned(),
-        // The node's name is unique, and one node claims an epoch number once at most.
-        claim: format!("{node}/{number}"),
-    };
-    let json = PublisherJson {
-        epoch: next.epoch,
-        holder: next.holder.clone(),
-        phase: "reconciling".to_owned(),
-    };
-    let mut writes = Vec::with_capacity(3);
-    if publisher.is_some() {
-        writes.push(Write::Delete(layout.publisher()));
-    }
-    writes.push(Write::Create(
-        layout.publisher(),
-        serde_json::to_vec(&json).unwrap_or_default(),
-        true,
-    ));
-    writes.push(Write::Set(
-        layout.epoch(),
-        serde_json::to_vec(&next).unwrap_or_default(),
-        Some(version),
-    ));
-    match session.commit((&paths[0], own.version), writes).await {
-        Ok(()) => Ok(Input::Claimed(Term {
-            epoch: Epoch(next.epoch),
-            token: version + 1,
-        })),
-        Err(CommitError::Request(error)) => Err(error),
-        Err(CommitError::Fenced | CommitError::Operation(..)) => refused().await,
-    }
-}
-
-/// Somebody else was faster, or the server that was asked lags behind: not again at once.
-async fn refused() -> Result<Input, StoreError> {
-    tokio::time::sleep(REFUSED_DELAY.mul_f64(0.5 + fastrand::f64())).await;
-    Ok(Input::ClaimRefused)
-}
-
-async fn list<T: Session>(session: &T, layout: &Layout) -> Result<Input, StoreError> {
-    match session.children(&layout.election()).await {
-        Err(StoreError::Missing) => Err(StoreError::Lost(format!("{} is gone", layout.election()))),
-        other => other.map(Input::Listed),
-    }
-}
-
-/// Whether a claim with unknown outcome was applied.
-async fn settle<T: Session>(session: &T, layout: &Layout, node: &str) -> Result<Input, StoreError> {
-    session.sync(&layout.epoch()).await?;
-    let found = session.get(&[layout.epoch()]).await?.remove(0);
-    let Some(found) = found else {
-        return Ok(Input::Settled(None));
-    };
-    let version = found.version;
-    let epoch: EpochJson = read(Some(found));
-    let own = epoch.claim == format!("{node}/{}", epoch.epoch);
-    Ok(Input::Settled(own.then_some(Term {
-        epoch: Epoch(epoch.epoch),
-        token: version,
-    })))
-}
-
-async fn verify<T: Session>(
-    session: &T,
-    layout: &Layout,
-    node: &str,
-    term: Option<Term>,
-) -> Result<Input, StoreError> {
-    session.sync(&layout.epoch()).await?;
-    let nodes = session.get(&[layout.candidate(node), layout.epoch()]).await?;
-    let own = nodes[0].as_ref().is_some_and(|node| node.owner == session.id());
-    let epoch = nodes[1].as_ref().map(|node| node.version) == term.map(|term| term.token);
-    Ok(Input::Verified(own && epoch))
-}
-
 /// JSON of a znode; damaged or absent content reads as nothing known.
 pub(crate) fn read<T: serde::de::DeserializeOwned + Default>(node: Option<crate::store::Node>) -> T {
     node.and_then(|node| serde_json::from_slice(&node.data).ok())
         .unwrap_or_default()
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Sends statuses to the aggregator and waits until they are in the view.

@@ -10,11 +10,12 @@
 //! * [`config`], [`cli`], [`app`]: what to run, and how it starts and stops.
 //! * [`aggregator`]: owns the fleet state; [`view`]: the immutable picture that everybody reads.
 //! * [`grpc`]: streams from agents, queries from tools.
-//! * [`coordinator`]: session and election; [`publisher`]: the leader's writing; [`layout`], [`znode`]: where
+//! * [`coordinator`]: session and election, with `candidacy` for its requests; [`publisher`]: the leader's writing; [`layout`], [`znode`]: where
 //!   and what; [`store`]: ZooKeeper behind a small trait.
 
 pub mod aggregator;
 pub mod app;
+mod candidacy;
 pub mod cli;
 pub mod config;
 pub mod coordinator;

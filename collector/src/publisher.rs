@@ -15,11 +15,12 @@ use redkeeper_core::{
     publish::{Batch, BucketData, Held, Op, Publisher, Record, Refusal},
     status::Reason,
 };
+use redkeeper_runtime::errors::chain;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     aggregator::Command,
-    coordinator::{Coordinator, adopt_all, chain},
+    coordinator::{Coordinator, adopt_all},
     layout::Layout,
     metrics::Metrics,
     store::{CommitError, Session, Store, StoreError, Write},

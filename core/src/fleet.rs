@@ -17,9 +17,13 @@ use crate::{
     dedupe::{Arrival, Order},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
     limits::{AGENT_INSTANCES_MAX, AGENTS_MAX, EVIDENCE_BYTES_MAX, FLEET_INSTANCES_MAX},
-    status::{Identity, Reason, Status, Verdict, cut},
+    status::{Reason, Status, Verdict, cut},
     time::{Mono, WallMs},
 };
+
+pub use messages::{Effect, Greeting, Input, Message, Report};
+
+mod messages;
 
 /// A gap between two steps that means that this process slept. The shell promises a step every
 /// [`STEP_INTERVAL_MAX`].
@@ -32,84 +36,6 @@ pub const STEP_INTERVAL_MAX: Duration = Duration::from_millis(250);
 const CONTESTED_MAX: usize = 1_024;
 
 const _: () = assert!(STEP_INTERVAL_MAX.as_millis() * 2 < PAUSE_MIN.as_millis());
-
-/// One instance as an agent reports it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Report {
-    /// Its short name.
-    pub handle: Handle,
-    /// Its identity.
-    pub identity: Identity,
-    /// The agent's verdict.
-    pub verdict: Verdict,
-    /// Age of the last completed probe round.
-    pub probe_age: Option<Duration>,
-    /// Without a completed round for this long it is stalled.
-    pub freshness_limit: Duration,
-}
-
-/// What one message of an agent says.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Message {
-    /// Part of a snapshot; true on the last part.
-    Snapshot(Vec<Report>, bool),
-    /// Changed instances.
-    Changes(Vec<Report>),
-    /// Ages of the last completed rounds.
-    Heartbeat(Vec<(Handle, Duration)>),
-    /// Instances to forget.
-    Gone(Vec<Handle>),
-}
-
-/// Who an agent says it is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Greeting {
-    /// Its name.
-    pub agent: AgentId,
-    /// Its life.
-    pub boot: BootId,
-    /// Its version, for people.
-    pub version: String,
-    /// Its host, for people.
-    pub host: String,
-}
-
-/// What the shell brings.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Input {
-    /// A stream began. `stream` is a number that the shell never reuses.
-    Hello(u64, Greeting),
-    /// A message of that stream.
-    Message(u64, AgentId, BootId, Seq, Message),
-    /// Statuses found in ZooKeeper: taken over where nothing fresher is known, with a full grace period.
-    Adopt(Vec<Status>),
-    /// Time passes.
-    Tick,
-}
-
-/// What came of it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Effect {
-    /// The status of this instance changed, or it is new.
-    Changed(InstanceId),
-    /// This instance is no longer known.
-    Removed(InstanceId),
-    /// Something about this agent changed, its progress included.
-    Agent(AgentId),
-    /// How the message counted.
-    Arrived(Arrival),
-    /// The stream must be ended: its boot is retired.
-    Superseded(u64),
-    /// The stream must be ended: a bound is reached.
-    Full(u64, &'static str),
-    /// Two agents report the same instance; the first keeps it.
-    Conflict(InstanceId, AgentId),
-    /// The stream must be ended so that its agent sends everything again: a report that lost a conflict would
-    /// win now.
-    Resend(u64),
-    /// This process slept this long.
-    Paused(Duration),
-}
 
 /// An agent as the fleet sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]

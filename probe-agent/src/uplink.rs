@@ -13,7 +13,7 @@ use redkeeper_proto::{
     convert,
     v1::{self, agent_service_client::AgentServiceClient, report_status_request, report_status_response},
 };
-use redkeeper_runtime::clock::Clock;
+use redkeeper_runtime::{clock::Clock, errors::chain};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -255,14 +255,4 @@ fn intervals(welcome: &v1::Welcome) -> Result<(Duration, Duration), Ended> {
         )));
     }
     Ok((heartbeat, silent_after))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

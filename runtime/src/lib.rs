@@ -3,11 +3,13 @@
 //! * [`supervise`]: every task has a name and an owner, and its exit or panic is seen.
 //! * [`admin`]: `/livez`, `/readyz`, `/metrics`, `/debug/tasks` on a thread of their own.
 //! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their place.
-//! * [`telemetry`], [`signals`], [`clock`], [`exit`]: logs, shutdown requests, time, exit codes.
+//! * [`telemetry`], [`signals`], [`clock`], [`errors`], [`exit`]: logs, shutdown requests, time, error
+//!   texts, exit codes.
 
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod errors;
 pub mod exit;
 pub mod signals;
 pub mod supervise;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::status::{Stage, State};
+use crate::status::{Identity, Stage, State};
 use proptest::prelude::*;
 
 const SILENT: Duration = Duration::from_secs(3);

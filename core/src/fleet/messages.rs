@@ -1,0 +1,87 @@
+//! What goes into the fleet core and what comes out.
+
+use std::time::Duration;
+
+use crate::{
+    dedupe::Arrival,
+    ids::{AgentId, BootId, Handle, InstanceId, Seq},
+    status::{Identity, Status, Verdict},
+};
+
+/// One instance as an agent reports it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Its short name.
+    pub handle: Handle,
+    /// Its identity.
+    pub identity: Identity,
+    /// The agent's verdict.
+    pub verdict: Verdict,
+    /// Age of the last completed probe round.
+    pub probe_age: Option<Duration>,
+    /// Without a completed round for this long it is stalled.
+    pub freshness_limit: Duration,
+}
+
+/// What one message of an agent says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Part of a snapshot; true on the last part.
+    Snapshot(Vec<Report>, bool),
+    /// Changed instances.
+    Changes(Vec<Report>),
+    /// Ages of the last completed rounds.
+    Heartbeat(Vec<(Handle, Duration)>),
+    /// Instances to forget.
+    Gone(Vec<Handle>),
+}
+
+/// Who an agent says it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Greeting {
+    /// Its name.
+    pub agent: AgentId,
+    /// Its life.
+    pub boot: BootId,
+    /// Its version, for people.
+    pub version: String,
+    /// Its host, for people.
+    pub host: String,
+}
+
+/// What the shell brings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// A stream began. `stream` is a number that the shell never reuses.
+    Hello(u64, Greeting),
+    /// A message of that stream.
+    Message(u64, AgentId, BootId, Seq, Message),
+    /// Statuses found in ZooKeeper: taken over where nothing fresher is known, with a full grace period.
+    Adopt(Vec<Status>),
+    /// Time passes.
+    Tick,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// The status of this instance changed, or it is new.
+    Changed(InstanceId),
+    /// This instance is no longer known.
+    Removed(InstanceId),
+    /// Something about this agent changed, its progress included.
+    Agent(AgentId),
+    /// How the message counted.
+    Arrived(Arrival),
+    /// The stream must be ended: its boot is retired.
+    Superseded(u64),
+    /// The stream must be ended: a bound is reached.
+    Full(u64, &'static str),
+    /// Two agents report the same instance; the first keeps it.
+    Conflict(InstanceId, AgentId),
+    /// The stream must be ended so that its agent sends everything again: a report that lost a conflict would
+    /// win now.
+    Resend(u64),
+    /// This process slept this long.
+    Paused(Duration),
+}
