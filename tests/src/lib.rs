@@ -1,8 +1,11 @@
 //! Harness of the end-to-end tests: real servers and real daemons on free loopback ports, in a folder of
 //! their own, ended when the test ends.
 
+pub mod daemons;
+pub mod ports;
 pub mod process;
 pub mod sandbox;
+pub mod servers;
 pub mod txnlog;
 pub mod wait;
 

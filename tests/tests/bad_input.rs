@@ -12,8 +12,9 @@ use redkeeper_proto::v1::{
     report_status_request::Message,
 };
 use redkeeper_tests::{
-    Sandbox, eventually,
-    sandbox::{self, Collector},
+    Sandbox,
+    daemons::{self, Collector},
+    eventually, ports,
 };
 use tonic::{Code, Status};
 
@@ -37,7 +38,7 @@ async fn a_thousand_streams_leave_nothing_behind_in_the_collector() {
     let sandbox = Sandbox::new();
     let a = sandbox.collector("a", None).await;
     let count = || async {
-        sandbox::http_get(a.admin.number, "/debug/tasks/count")
+        daemons::http_get(a.admin.number, "/debug/tasks/count")
             .unwrap()
             .trim()
             .parse::<usize>()
@@ -275,7 +276,7 @@ async fn the_example_files_are_valid() {
 #[tokio::test]
 async fn a_taken_port_is_a_clear_error_and_nothing_runs() {
     let sandbox = Sandbox::new();
-    let taken = sandbox::port();
+    let taken = ports::port();
     let _listener = std::net::TcpListener::bind(("127.0.0.1", taken.number)).unwrap();
     let text = format!("id = 'db01'\nadmin_listen = '127.0.0.1:{}'\n", taken.number);
     let config = sandbox.write("agent.toml", &text);

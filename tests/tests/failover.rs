@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use redkeeper_tests::{
-    Sandbox, eventually, holds_for,
-    sandbox::{Agent, Collector, Redis, ZooKeeper},
+    Sandbox,
+    daemons::{Agent, Collector},
+    eventually, holds_for,
+    servers::{Redis, ZooKeeper},
     txnlog,
 };
 use zookeeper_client::Client;

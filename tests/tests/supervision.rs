@@ -15,7 +15,7 @@ use redkeeper_proto::v1::{
     agent_service_server::{AgentService, AgentServiceServer},
     report_status_response::Message,
 };
-use redkeeper_tests::{Sandbox, eventually, sandbox};
+use redkeeper_tests::{Sandbox, daemons, eventually, ports, servers};
 use tonic::{Request, Response, Status, Streaming};
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn a_worker_that_panics_or_blocks_is_replaced_and_its_instance_stays_true(
         sandbox.restart(&mut first).await;
         eventually("UP", || a.state(&ids[0]), |s| s == "UP/OK").await;
     }
-    let page = sandbox::http_get(agent.admin.number, "/debug/tasks").unwrap();
+    let page = daemons::http_get(agent.admin.number, "/debug/tasks").unwrap();
     let row = |kind: &str| {
         page.lines()
             .find(|line| line.starts_with(kind))
@@ -72,7 +72,7 @@ async fn rounds_against_dead_and_hung_instances_leave_nothing_behind() {
         sandbox.redis().await,
         sandbox.redis().await,
     );
-    let nobody = sandbox::port();
+    let nobody = ports::port();
     let a = sandbox.collector("a", None).await;
     let ports = [
         flapping.port.number,
@@ -83,7 +83,7 @@ async fn rounds_against_dead_and_hung_instances_leave_nothing_behind() {
     let agent = sandbox
         .agent_every(Duration::from_millis(10), "db01", &ports, &[a.grpc.number])
         .await;
-    let state = async |redis: &sandbox::Redis| a.state(&format!("db01:{}", redis.port.number)).await;
+    let state = async |redis: &servers::Redis| a.state(&format!("db01:{}", redis.port.number)).await;
     for redis in [&flapping, &hung, &good] {
         eventually("UP", || state(redis), |s| s == "UP/OK").await;
     }
@@ -155,7 +155,7 @@ impl AgentService for Turnstile {
 async fn reconnections_leave_nothing_behind_in_the_agent() {
     let sandbox = Sandbox::new();
     let redis = sandbox.redis().await;
-    let port = sandbox::port();
+    let port = ports::port();
     let turnstile = Turnstile::default();
     let service = AgentServiceServer::new(turnstile.clone());
     let address = ([127, 0, 0, 1], port.number).into();

@@ -6,7 +6,7 @@ use redkeeper_proto::v1::{
     WatchInstancesRequest, WatchInstancesResponse, status_service_client::StatusServiceClient,
     watch_instances_response::Event,
 };
-use redkeeper_tests::{Sandbox, eventually, sandbox::Collector, wait};
+use redkeeper_tests::{Sandbox, daemons::Collector, eventually, wait};
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 async fn watch(

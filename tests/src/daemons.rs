@@ -1,0 +1,153 @@
+//! The daemons under test, and what they say when asked.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    time::Duration,
+};
+
+use redkeeper_proto::v1::{self, status_service_client::StatusServiceClient};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{ports::Port, process::Process};
+
+/// A collector.
+#[derive(Debug)]
+pub struct Collector {
+    /// Its name.
+    pub id: String,
+    /// The daemon.
+    pub process: Process,
+    /// gRPC.
+    pub grpc: Port,
+    /// HTTP for everybody.
+    pub http: Port,
+    /// HTTP for the operator.
+    pub admin: Port,
+    pub(crate) config: PathBuf,
+}
+
+impl Collector {
+    /// A gRPC client.
+    ///
+    /// # Panics
+    /// When it cannot connect.
+    pub async fn client(&self) -> StatusServiceClient<Channel> {
+        StatusServiceClient::new(self.channel().await.expect("a connection"))
+    }
+
+    /// A connection to its gRPC port.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
+        let address = format!("http://127.0.0.1:{}", self.grpc.number);
+        Endpoint::from_shared(address)?
+            .connect_timeout(Duration::from_secs(2))
+            .connect()
+            .await
+    }
+
+    /// `STATE/REASON` of an instance over gRPC; `-` where it is not known or nobody answers.
+    pub async fn state(&self, id: &str) -> String {
+        match self.instance(id).await.and_then(|instance| instance.verdict) {
+            Some(v) => {
+                let state = v1::InstanceState::try_from(v.state)
+                    .unwrap_or_default()
+                    .as_str_name();
+                let reason = v1::Reason::try_from(v.reason).unwrap_or_default().as_str_name();
+                format!(
+                    "{}/{}",
+                    state.trim_start_matches("INSTANCE_STATE_"),
+                    reason.trim_start_matches("REASON_")
+                )
+            }
+            None => "-".to_owned(),
+        }
+    }
+
+    /// An instance over gRPC.
+    pub async fn instance(&self, id: &str) -> Option<v1::Instance> {
+        let mut client = StatusServiceClient::new(self.channel().await.ok()?);
+        client
+            .get_instance(v1::GetInstanceRequest { id: id.to_owned() })
+            .await
+            .ok()?
+            .into_inner()
+            .instance
+    }
+
+    /// One metric line's value.
+    pub fn metric(&self, line_start: &str) -> Option<f64> {
+        metric(self.admin.number, line_start)
+    }
+}
+
+/// An agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its name.
+    pub id: String,
+    /// The daemon.
+    pub process: Process,
+    /// Embedded HTTP.
+    pub admin: Port,
+    pub(crate) config: PathBuf,
+    pub(crate) hooks: PathBuf,
+}
+
+impl Agent {
+    /// Makes the worker of an instance panic (`panic`) or block (`block`).
+    ///
+    /// # Panics
+    /// When the hook cannot be placed.
+    pub fn hook(&self, what: &str, instance: &str) {
+        std::fs::write(self.hooks.join(format!("{what}-{instance}")), "").expect("hook");
+    }
+
+    /// One metric line's value.
+    pub fn metric(&self, line_start: &str) -> Option<f64> {
+        metric(self.admin.number, line_start)
+    }
+
+    /// Live tasks.
+    pub fn tasks(&self) -> Option<usize> {
+        http_get(self.admin.number, "/debug/tasks/count")
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+}
+
+fn metric(port: u16, line_start: &str) -> Option<f64> {
+    let page = http_get(port, "/metrics").ok()?;
+    page.lines()
+        .find_map(|line| line.strip_prefix(line_start))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// Body of a page.
+///
+/// # Errors
+/// When nobody answers; the text says why.
+pub fn http_get(port: u16, path: &str) -> Result<String, String> {
+    let get = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = get().map_err(|e| e.to_string())?;
+    text.split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .ok_or_else(|| format!("no HTTP answer: {text:?}"))
+}

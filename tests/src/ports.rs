@@ -1,0 +1,34 @@
+//! Free ports that no other test process takes.
+
+use std::{fs::File, net::TcpListener};
+
+/// Ports below the range from which the kernel takes outgoing ones.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
+
+/// A free port, kept for this process by a locked file as long as it lives.
+#[derive(Debug)]
+pub struct Port {
+    /// The number.
+    pub number: u16,
+    _lock: File,
+}
+
+/// Takes a free port that no other test process has taken.
+///
+/// # Panics
+/// When there is none.
+pub fn port() -> Port {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let folder = std::env::temp_dir().join("redkeeper-test-ports");
+    std::fs::create_dir_all(&folder).expect("temporary folder");
+    let offset = u16::try_from(std::process::id() % 9_973).unwrap_or(0);
+    for _ in 0..PORTS.len() {
+        let number = PORTS.start + (offset + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        let lock = File::create(folder.join(number.to_string())).expect("lock file");
+        if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", number)).is_ok() {
+            return Port { number, _lock: lock };
+        }
+    }
+    panic!("no free port in {PORTS:?}");
+}

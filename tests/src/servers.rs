@@ -1,0 +1,126 @@
+//! Real servers: Redis and ZooKeeper, and what they say when asked directly.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    time::Duration,
+};
+
+use crate::{eventually, ports::Port, process::Process};
+
+/// A Redis.
+#[derive(Debug)]
+pub struct Redis {
+    /// The server.
+    pub process: Process,
+    /// Where it listens.
+    pub port: Port,
+}
+
+impl Redis {
+    /// Its `run_id`, asked directly.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn run_id(&self) -> String {
+        let info = self.ask("INFO server").expect("an answer");
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("run_id:"))
+            .expect("run_id");
+        line.trim().to_owned()
+    }
+
+    fn ask(&self, command: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port.number))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    pub(crate) async fn answers(&self) {
+        eventually(
+            "Redis answers",
+            || async { self.ask("PING").ok() },
+            |text| text.as_deref().is_some_and(|text| text.starts_with("+PONG")),
+        )
+        .await;
+    }
+}
+
+/// A ZooKeeper.
+#[derive(Debug)]
+pub struct ZooKeeper {
+    /// The server.
+    pub process: Process,
+    /// Where it listens.
+    pub port: Port,
+    /// Its data, with the transaction log.
+    pub data: PathBuf,
+    pub(crate) config: PathBuf,
+}
+
+impl ZooKeeper {
+    pub(crate) fn word(&self, word: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port.number))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(word.as_bytes())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    pub(crate) async fn serves(&self) {
+        eventually(
+            "ZooKeeper serves",
+            || async { self.word("srvr").ok() },
+            |text| {
+                text.as_deref()
+                    .is_some_and(|text| text.contains("Mode: standalone"))
+            },
+        )
+        .await;
+    }
+
+    /// A client of the test's own.
+    ///
+    /// # Panics
+    /// When it cannot connect.
+    pub async fn client(&self) -> zookeeper_client::Client {
+        let address = format!("127.0.0.1:{}", self.port.number);
+        zookeeper_client::Client::connect(&address)
+            .await
+            .expect("a session")
+    }
+
+    /// A znode's JSON; `None` where there is none.
+    pub async fn json(&self, client: &zookeeper_client::Client, path: &str) -> Option<serde_json::Value> {
+        let (data, _) = client.get_data(path).await.ok()?;
+        serde_json::from_slice(&data).ok()
+    }
+
+    /// A status znode.
+    pub async fn status(&self, client: &zookeeper_client::Client, id: &str) -> Option<serde_json::Value> {
+        self.json(client, &status_path(id)).await
+    }
+
+    /// `STATE/REASON` of a status znode; `-` where there is none.
+    pub async fn state(&self, client: &zookeeper_client::Client, id: &str) -> String {
+        let text = |v: &serde_json::Value, key: &str| v[key].as_str().unwrap_or("?").to_owned();
+        match self.status(client, id).await {
+            Some(status) => format!("{}/{}", text(&status, "state"), text(&status, "reason")),
+            None => "-".to_owned(),
+        }
+    }
+}
+
+/// Path of a status znode. The layout's hash, written again: an independent reader.
+pub fn status_path(id: &str) -> String {
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    });
+    format!("/redkeeper/instances/{:02x}/{id}", hash & 0xff)
+}
