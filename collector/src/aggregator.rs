@@ -96,6 +96,7 @@ impl Aggregator {
         loop {
             let deadline = self.clock.instant(self.fleet.next_deadline());
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 received = self.commands.recv_many(&mut batch, BATCH_MAX) => if received == 0 { return },
                 () = tokio::time::sleep_until(deadline) => (),

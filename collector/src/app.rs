@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     aggregator::{Aggregator, COMMANDS_MAX},
     config::Config,
-    coordinator::{Coordinator, Directory},
+    coordinator::Coordinator,
+    directory::Directory,
     grpc::{self, Services, ingest::Ingest, status_service::Queries},
     layout::Layout,
     metrics::Metrics,
@@ -88,16 +89,16 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), AppError> {
     let supervisor = Supervisor::new(stop.clone());
     let clock = Clock::new();
     let (replacer, view) = view::channel();
-    let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry, view.clone());
-    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let (directory, directory_reader) = watch::channel(Directory::default());
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry, view.clone(), directory_reader.clone(), clock);
+    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
 
     let (ready_directory, standalone) = (directory_reader.clone(), config.zookeeper.is_none());
     let ready = move || {
         let d = ready_directory.borrow();
         match d.connection {
-            Some(Connection::Connected) if !d.leader.is_empty() => Ok(()),
+            Some(Connection::Connected) if !d.leader(clock.now()).is_empty() => Ok(()),
             Some(Connection::Connected) => Err("no leader yet".to_owned()),
             _ => Err(format!("no ZooKeeper session: {}", d.last_error)),
         }
@@ -109,7 +110,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), AppError> {
         format!(
             "\nphase {}  leader {:?}  epoch {}  pending {}\n{} instances, {} agents, revision {}\n",
             d.phase,
-            d.leader,
+            d.leader(clock.now()),
             d.epoch,
             d.pending,
             view.instances.len(),
@@ -150,22 +151,20 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), AppError> {
     );
     let aggregating = supervisor.spawn_critical("aggregator", "", aggregator.run());
 
-    let session_timeout = config
-        .zookeeper
-        .as_ref()
-        .map_or(std::time::Duration::from_secs(10), |zk| zk.session_timeout);
     let root = config
         .zookeeper
         .as_ref()
         .map_or("/redkeeper", |zk| zk.root.as_str());
     let coordinator = Coordinator {
         store,
-        layout: Layout::new(root, session_timeout / 6),
+        layout: Layout::new(root),
         id: config.id.clone(),
         address: config.advertise.clone(),
         view: view.clone(),
         commands: commands.clone(),
         directory,
+        clock,
+        orphans_max_percent: config.zookeeper.as_ref().map_or(100, |zk| zk.orphans_max_percent),
         metrics: metrics.clone(),
         stop: stop.clone(),
     };
@@ -193,6 +192,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), AppError> {
             metrics,
         },
         directory: directory_reader,
+        clock,
     };
     for kind in ["aggregator", "coordinator", "grpc", "pulse"] {
         supervisor.expect(kind, 1);

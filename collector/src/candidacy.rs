@@ -9,7 +9,7 @@ use redkeeper_core::{
 };
 
 use crate::{
-    coordinator::read,
+    directory::read,
     layout::Layout,
     store::{CommitError, Session, StoreError, Write},
     znode::{EpochJson, PublisherJson},
@@ -27,7 +27,7 @@ pub(crate) async fn watch_candidate<T: Session>(
     other: &str,
 ) -> Result<Input, StoreError> {
     if let Some(watch) = session.watch(&layout.candidate(other)).await? {
-        tokio::select! { () = watch => (), () = tokio::time::sleep(LOOK_AGAIN) => () }
+        tokio::select! { biased; () = watch => (), () = tokio::time::sleep(LOOK_AGAIN) => () }
     }
     Ok(Input::LookAgain)
 }
@@ -132,8 +132,11 @@ pub(crate) async fn verify<T: Session>(
     term: Option<Term>,
 ) -> Result<Input, StoreError> {
     session.sync(&layout.epoch()).await?;
-    let nodes = session.get(&[layout.candidate(node), layout.epoch()]).await?;
-    let own = nodes[0].as_ref().is_some_and(|node| node.owner == session.id());
+    let paths = [layout.candidate(node), layout.epoch(), layout.publisher()];
+    let nodes = session.get(&paths).await?;
+    // Without the publisher's znode consumers believe that statuses are frozen: it is part of leading.
+    let own = [&nodes[0], &nodes[2]].map(|node| node.as_ref().is_some_and(|node| node.owner == session.id()));
+    let own = own == [true, true];
     let epoch = nodes[1].as_ref().map(|node| node.version) == term.map(|term| term.token);
     Ok(Input::Verified(own && epoch))
 }

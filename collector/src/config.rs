@@ -58,6 +58,7 @@ struct ZooKeeper {
     root: String,
     #[serde(with = "humantime_serde")]
     session_timeout: Duration,
+    orphans_max_percent: u8,
 }
 
 impl Default for ZooKeeper {
@@ -66,6 +67,7 @@ impl Default for ZooKeeper {
             servers: "127.0.0.1:2181".to_owned(),
             root: "/redkeeper".to_owned(),
             session_timeout: Duration::from_secs(10),
+            orphans_max_percent: 10,
         }
     }
 }
@@ -99,6 +101,8 @@ pub struct ZooKeeperConfig {
     pub root: String,
     /// Session time-out asked for.
     pub session_timeout: Duration,
+    /// Share of the statuses that is deleted as orphans at most, in percent.
+    pub orphans_max_percent: u8,
 }
 
 /// The validated configuration.
@@ -185,6 +189,10 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         400,
         120_000,
     );
+    if raw.zookeeper.orphans_max_percent > 100 {
+        let text = format!("{} is no share in percent", raw.zookeeper.orphans_max_percent);
+        wrong("zookeeper.orphans_max_percent", text);
+    }
     if raw.silent_after < raw.heartbeat_interval * 2 {
         let text = format!(
             "{:?} is less than two heartbeats; one late heartbeat would silence an agent",
@@ -216,6 +224,7 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         servers: raw.zookeeper.servers,
         root,
         session_timeout: raw.zookeeper.session_timeout,
+        orphans_max_percent: raw.zookeeper.orphans_max_percent,
     });
     let grpc_listen = grpc_listen?;
     Some(Config {

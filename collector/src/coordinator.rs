@@ -8,23 +8,24 @@ use redkeeper_core::{
     backoff::Backoff,
     election::{Effect, Election, Input, Term},
     ids::CollectorId,
+    lease::Lease,
+    time::Mono,
 };
-use redkeeper_runtime::errors::chain;
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::MissedTickBehavior,
-};
+use redkeeper_runtime::{clock::Clock, errors::chain};
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     aggregator::Command,
     candidacy::{claim, list, settle, verify, watch_candidate},
+    directory::{self, Seen},
     layout::Layout,
     metrics::Metrics,
-    publisher::{self, Publishing},
+    published,
+    publisher::Publishing,
     store::{Connection, Kind, Session, Store, StoreError, Write},
     view::Shared,
-    znode::{CollectorJson, EpochJson, PublisherJson},
+    znode::CollectorJson,
 };
 
 /// How often members, epoch and leader are read for `GetClusterStatus`.
@@ -35,25 +36,6 @@ const SESSION_GOOD: Duration = Duration::from_secs(5);
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Delay before a new session.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-
-/// What a collector knows of its peers and of its own standing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Directory {
-    /// The leader; empty if none is known.
-    pub leader: String,
-    /// The newest term known.
-    pub epoch: u64,
-    /// All collectors.
-    pub members: Vec<CollectorJson>,
-    /// State of the own session; `None` before the first.
-    pub connection: Option<Connection>,
-    /// One word.
-    pub phase: &'static str,
-    /// Statuses not yet acknowledged; leader only.
-    pub pending: usize,
-    /// Last error, for people.
-    pub last_error: String,
-}
 
 /// The coordinator.
 pub struct Coordinator<S: Store> {
@@ -70,14 +52,19 @@ pub struct Coordinator<S: Store> {
     /// To the aggregator.
     pub commands: mpsc::Sender<Command>,
     /// Where the standing is told.
-    pub directory: watch::Sender<Directory>,
+    pub directory: directory::Sender,
+    /// Time.
+    pub clock: Clock,
+    /// Share of the statuses that is deleted as orphans at most, in percent.
+    pub orphans_max_percent: u8,
     /// Counters.
     pub metrics: Metrics,
     /// Request to stop.
     pub stop: CancellationToken,
 }
 
-type Operation = Pin<Box<dyn Future<Output = Input> + Send>>;
+/// Ends with its answer, and the instant before it was sent.
+type Operation = Pin<Box<dyn Future<Output = (Input, Mono)> + Send>>;
 
 /// How a session ended.
 enum SessionEnd {
@@ -92,6 +79,7 @@ impl<S: Store> Coordinator<S> {
         let mut attempt = 0u32;
         while !self.stop.is_cancelled() {
             let session = tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 session = self.open() => session,
             };
@@ -120,24 +108,24 @@ impl<S: Store> Coordinator<S> {
             }
             let delay = BACKOFF.delay(attempt, fastrand::f64());
             attempt = attempt.saturating_add(1);
-            tokio::select! { () = tokio::time::sleep(delay) => (), () = self.stop.cancelled() => () }
+            tokio::select! { biased; () = tokio::time::sleep(delay) => (), () = self.stop.cancelled() => () }
         }
     }
 
     /// Without a session nothing is known of who leads, least of all that it is us.
     fn offline(&self, error: Option<String>) {
-        self.metrics.leader.set(0);
         self.metrics.pending.set(0);
         self.tell(|d| {
             (d.connection, d.phase, d.pending) = (None, "offline", 0);
-            d.leader.clear();
+            (d.lease, d.oldest_pending) = (None, None);
+            d.last_leader.clear();
             if let Some(error) = error {
                 d.last_error = error;
             }
         });
     }
 
-    fn tell(&self, change: impl FnOnce(&mut Directory)) {
+    fn tell(&self, change: impl FnOnce(&mut directory::Directory)) {
         self.directory.send_if_modified(|directory| {
             let before = directory.clone();
             change(directory);
@@ -149,8 +137,9 @@ impl<S: Store> Coordinator<S> {
     async fn open(&self) -> Result<Arc<S::Session>, StoreError> {
         let session = Arc::new(self.store.connect().await?);
         self.layout.ensure(&*session).await?;
-        let path = self.layout.collector(&self.id);
-        match session.create(&path, &self.membership(), Kind::Ephemeral).await {
+        let (path, own) = (self.layout.collector(&self.id), self.membership());
+        let own = serde_json::to_vec(&own).unwrap_or_default();
+        match session.create(&path, &own, Kind::Ephemeral).await {
             // The node of a former session that has not expired yet, or another collector of the same name.
             Err(StoreError::Exists) => {
                 tracing::warn!(id = %self.id, "a collector of this name is registered; its node is left alone");
@@ -166,18 +155,20 @@ impl<S: Store> Coordinator<S> {
         election.step(Input::Connected, &mut effects);
         // A read-only look at what is published, so that instances of agents that are gone are known too.
         let adopted = tokio::select! {
-            adopted = publisher::adopt(&**session, &self.layout, &self.commands) => adopted,
+                biased;
+                adopted = published::read_and_adopt(Arc::clone(session), self.layout.clone(), self.commands.clone()) => adopted.map(drop),
             () = self.stop.cancelled() => Ok(()),
         };
         if let Err(e) = adopted {
             tracing::warn!("published statuses could not be read: {}", chain(&e));
         }
+        let mut lease = Lease::new(session.timeout());
         let mut operation: Option<Operation> = None;
         let mut publishing: Option<Publishing<S>> = None;
         let mut directory = tokio::time::interval(DIRECTORY_INTERVAL);
         directory.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looking: Option<Looking> = None;
-        let mut verify = tokio::time::interval(self.layout.verify_interval);
+        let mut verify = tokio::time::interval(session.timeout() / 6);
         verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             for effect in std::mem::take(&mut effects) {
@@ -190,6 +181,7 @@ impl<S: Store> Coordinator<S> {
                         }
                     },
                     Effect::Hold => {
+                        lease.ended();
                         if let Some(publishing) = &mut publishing {
                             tracing::info!("publishing is on hold until leadership is proved");
                             publishing.hold();
@@ -212,7 +204,7 @@ impl<S: Store> Coordinator<S> {
                     effect => operation = Some(self.operation(session, election, effect)),
                 }
             }
-            self.note_phase(election, publishing.as_ref(), connection);
+            self.note_phase(election, publishing.as_ref(), connection, lease);
             let input = tokio::select! {
                 biased;
                 changed = session.changed(connection) => {
@@ -224,8 +216,11 @@ impl<S: Store> Coordinator<S> {
                     }
                 }
                 () = self.stop.cancelled() => Input::Resign,
-                input = pending(&mut operation) => {
+                (input, sent) = pending(&mut operation) => {
                     operation = None;
+                    if matches!(input, Input::Claimed(_) | Input::Settled(Some(_)) | Input::Verified(true)) {
+                        lease.renewed(sent);
+                    }
                     input
                 }
                 input = run(&mut publishing) => input,
@@ -240,7 +235,10 @@ impl<S: Store> Coordinator<S> {
                 seen = pending(&mut looking) => {
                     looking = None;
                     match seen {
-                        Ok(seen) => self.note_directory(seen, election.term().is_some()),
+                        Ok(seen) => {
+                            let oldest = publishing.as_ref().and_then(Publishing::oldest_pending);
+                            self.note_directory(seen, election.term().is_some(), oldest);
+                        }
                         Err(StoreError::TimedOut | StoreError::Lost(_)) if connection == Connection::Connected => {
                             return SessionEnd::Dropped;
                         }
@@ -256,11 +254,13 @@ impl<S: Store> Coordinator<S> {
         }
     }
 
-    fn note_phase(&self, election: &Election, publishing: Option<&Publishing<S>>, connection: Connection) {
-        let leading = election.term().is_some();
-        self.metrics
-            .leader
-            .set(i64::from(leading && connection == Connection::Connected));
+    fn note_phase(
+        &self,
+        election: &Election,
+        publishing: Option<&Publishing<S>>,
+        connection: Connection,
+        lease: Lease,
+    ) {
         let pending = publishing.map_or(0, Publishing::pending);
         self.metrics
             .pending
@@ -272,12 +272,13 @@ impl<S: Store> Coordinator<S> {
         let own = self.id.as_str();
         self.tell(|d| {
             (d.connection, d.phase, d.pending) = (Some(connection), phase, pending);
+            d.lease = election.term().map(|_| lease);
             match election.term() {
                 Some(term) if connection == Connection::Connected => {
                     d.epoch = term.epoch.0;
-                    own.clone_into(&mut d.leader);
+                    own.clone_into(&mut d.last_leader);
                 }
-                Some(_) => d.leader.clear(),
+                Some(_) => d.last_leader.clear(),
                 None => {}
             }
         });
@@ -293,6 +294,7 @@ impl<S: Store> Coordinator<S> {
         let (session, layout) = (Arc::clone(session), self.layout.clone());
         let node = election.node().unwrap_or_default().to_owned();
         let (term, id, newest) = (election.term(), self.id.clone(), election.newest());
+        let sent = self.clock.now();
         Box::pin(async move {
             let result = match effect {
                 Effect::Enqueue => layout.enqueue(&*session).await.map(Input::Enqueued),
@@ -304,7 +306,7 @@ impl<S: Store> Coordinator<S> {
                 Effect::Verify => verify(&*session, &layout, &node, term).await,
                 Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) => Ok(Input::LookAgain),
             };
-            result.unwrap_or_else(|error| match error {
+            let input = result.unwrap_or_else(|error| match error {
                 // The request may still be sent later: only the end of the session rules that out.
                 StoreError::TimedOut | StoreError::Lost(_) | StoreError::Refused(_) => {
                     tracing::warn!("election: {}", chain(&error));
@@ -314,7 +316,8 @@ impl<S: Store> Coordinator<S> {
                     tracing::debug!("election: {}", chain(&error));
                     Input::Unknown
                 }
-            })
+            });
+            (input, sent)
         })
     }
 
@@ -330,57 +333,34 @@ impl<S: Store> Coordinator<S> {
         }
     }
 
-    /// Reads who leads and who is there, and registers this collector again where its node has gone with a
-    /// former session.
     fn look(&self, session: &Arc<S::Session>) -> Looking {
-        let (session, layout, id) = (Arc::clone(session), self.layout.clone(), self.id.clone());
-        let own = self.membership();
-        Box::pin(async move {
-            let names = session.children(&layout.collectors()).await?;
-            if !names.iter().any(|name| name == id.as_str()) {
-                match session
-                    .create(&layout.collector(&id), &own, Kind::Ephemeral)
-                    .await
-                {
-                    Ok(_) | Err(StoreError::Exists) => {}
-                    Err(e) => return Err(e),
-                }
-            }
-            let mut paths = vec![layout.epoch(), layout.publisher()];
-            paths.extend(names.iter().map(|name| format!("{}/{name}", layout.collectors())));
-            let mut nodes = session.get(&paths).await?.into_iter();
-            let (epoch, publisher) = (read(nodes.next().flatten()), read(nodes.next().flatten()));
-            let mut members: Vec<CollectorJson> = nodes.flatten().map(|node| read(Some(node))).collect();
-            members.sort_by(|a, b| a.id.cmp(&b.id));
-            Ok((epoch, publisher, members))
-        })
+        let (session, layout, own) = (Arc::clone(session), self.layout.clone(), self.membership());
+        Box::pin(async move { directory::look(&*session, &layout, &own).await })
     }
 
-    fn note_directory(&self, (epoch, publisher, members): Seen, leading: bool) {
+    fn note_directory(&self, seen: Seen, leading: bool, oldest_pending: Option<Mono>) {
         self.metrics
             .epoch
-            .set(i64::try_from(epoch.epoch).unwrap_or(i64::MAX));
+            .set(i64::try_from(seen.epoch.epoch).unwrap_or(i64::MAX));
         self.tell(|d| {
-            d.members = members;
+            d.members = seen.members;
+            d.oldest_pending = oldest_pending;
             // What was read may be older than an own claim.
             if !leading {
-                (d.leader, d.epoch) = (publisher.holder, epoch.epoch);
+                (d.last_leader, d.epoch) = (seen.publisher.holder, seen.epoch.epoch);
             }
         });
     }
 
-    fn membership(&self) -> Vec<u8> {
-        let member = CollectorJson {
+    fn membership(&self) -> CollectorJson {
+        CollectorJson {
             id: self.id.to_string(),
             grpc: self.address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        serde_json::to_vec(&member).unwrap_or_default()
+        }
     }
 }
 
-/// What [`Coordinator::look`] saw.
-type Seen = (EpochJson, PublisherJson, Vec<CollectorJson>);
 type Looking = Pin<Box<dyn Future<Output = Result<Seen, StoreError>> + Send>>;
 
 async fn pending<F: Future + Unpin>(operation: &mut Option<F>) -> F::Output {
@@ -395,27 +375,4 @@ async fn run<S: Store>(publishing: &mut Option<Publishing<S>>) -> Input {
         Some(publishing) => publishing.run().await,
         None => std::future::pending().await,
     }
-}
-
-/// JSON of a znode; damaged or absent content reads as nothing known.
-pub(crate) fn read<T: serde::de::DeserializeOwned + Default>(node: Option<crate::store::Node>) -> T {
-    node.and_then(|node| serde_json::from_slice(&node.data).ok())
-        .unwrap_or_default()
-}
-
-/// Sends statuses to the aggregator and waits until they are in the view.
-///
-/// # Errors
-/// When the aggregator is gone, which happens at shutdown only.
-pub(crate) async fn adopt_all(
-    commands: &mpsc::Sender<Command>,
-    statuses: Vec<redkeeper_core::status::Status>,
-) -> Result<(), StoreError> {
-    let (done, adopted) = oneshot::channel();
-    let gone = |_| StoreError::Lost("the aggregator has stopped".to_owned());
-    commands
-        .send(Command::Adopt(statuses, done))
-        .await
-        .map_err(|_| gone(()))?;
-    adopted.await.map_err(|_| gone(()))
 }

@@ -1,7 +1,5 @@
 //! Where things stand in ZooKeeper (`ARCHITECTURE.md` has the picture), and the candidate's own node.
 
-use std::time::Duration;
-
 use redkeeper_core::ids::{Bucket, CollectorId, InstanceId};
 
 use crate::{
@@ -15,18 +13,15 @@ pub struct Layout {
     root: String,
     /// Drawn for this process: recognises the own node after a create of unknown outcome.
     token: String,
-    /// How often a leader checks its own node and the epoch.
-    pub verify_interval: Duration,
 }
 
 impl Layout {
     /// A layout below `root`, such as `/redkeeper`.
-    pub fn new(root: &str, verify_interval: Duration) -> Self {
+    pub fn new(root: &str) -> Self {
         let token = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         Self {
             root: root.to_owned(),
             token,
-            verify_interval,
         }
     }
 

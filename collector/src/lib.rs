@@ -10,7 +10,8 @@
 //! * [`config`], [`cli`], [`app`]: what to run, and how it starts and stops.
 //! * [`aggregator`]: owns the fleet state; [`view`]: the immutable picture that everybody reads.
 //! * [`grpc`]: streams from agents, queries from tools.
-//! * [`coordinator`]: session and election, with `candidacy` for its requests; [`publisher`]: the leader's writing; [`layout`], [`znode`]: where
+//! * [`coordinator`]: session and election, with `candidacy` for its requests and [`directory`] for what it tells; [`publisher`]: the leader's writing, with `published`
+//!   for what it reads; [`layout`], [`znode`]: where
 //!   and what; [`store`]: ZooKeeper behind a small trait.
 
 pub mod aggregator;
@@ -19,9 +20,11 @@ mod candidacy;
 pub mod cli;
 pub mod config;
 pub mod coordinator;
+pub mod directory;
 pub mod grpc;
 pub mod layout;
 pub mod metrics;
+mod published;
 pub mod publisher;
 pub mod store;
 pub mod view;

@@ -9,7 +9,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::view::Shared;
+use redkeeper_runtime::clock::Clock;
+
+use crate::{directory, view::Shared};
 
 type Labels = [(&'static str, &'static str); 1];
 
@@ -22,14 +24,16 @@ pub struct Metrics {
     pub transitions: Family<Labels, Counter>,
     /// Times that the collector found that it had been asleep.
     pub pauses: Counter,
-    /// 1 on the leader.
-    pub leader: Gauge,
     /// Number of the newest term known.
     pub epoch: Gauge,
     /// Batches to ZooKeeper by result.
     pub batches: Family<Labels, Counter>,
     /// Status znodes written.
     pub writes: Counter,
+    /// Znodes found changed by another hand, by kind; and orphans deleted.
+    pub repairs: Family<Labels, Counter>,
+    /// Statuses that no agent stands behind.
+    pub orphans: Gauge,
     /// Statuses not yet acknowledged by ZooKeeper.
     pub pending: Gauge,
     /// ZooKeeper sessions begun.
@@ -42,7 +46,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers everything.
-    pub fn new(registry: &mut Registry, view: Shared) -> Self {
+    pub fn new(registry: &mut Registry, view: Shared, standing: directory::Reader, clock: Clock) -> Self {
         let m = Self::default();
         registry.register(
             "redkeeper_agent_reports",
@@ -55,7 +59,6 @@ impl Metrics {
             m.transitions.clone(),
         );
         registry.register("redkeeper_collector_pauses", "Own pauses found", m.pauses.clone());
-        registry.register("redkeeper_leader", "1 on the leader", m.leader.clone());
         registry.register("redkeeper_leader_epoch", "Newest term known", m.epoch.clone());
         registry.register(
             "redkeeper_zookeeper_batches",
@@ -66,6 +69,16 @@ impl Metrics {
             "redkeeper_zookeeper_writes",
             "Status znodes written",
             m.writes.clone(),
+        );
+        registry.register(
+            "redkeeper_zookeeper_repairs",
+            "Znodes found changed by another hand, and orphans deleted",
+            m.repairs.clone(),
+        );
+        registry.register(
+            "redkeeper_zookeeper_orphans",
+            "Statuses that no agent stands behind",
+            m.orphans.clone(),
         );
         registry.register(
             "redkeeper_zookeeper_pending_writes",
@@ -84,6 +97,7 @@ impl Metrics {
             m.watch_lagged.clone(),
         );
         registry.register_collector(Box::new(Fleet(view)));
+        registry.register_collector(Box::new(Standing(standing, clock)));
         m
     }
 }
@@ -119,5 +133,33 @@ impl Collector for Fleet {
                 .encode(metric.encode_family(&[("state", state)])?)?;
         }
         Ok(())
+    }
+}
+
+/// What depends on the instant at which it is asked for: a lease runs out, an age grows.
+struct Standing(directory::Reader, Clock);
+
+impl std::fmt::Debug for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Standing")
+    }
+}
+
+impl Collector for Standing {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (standing, now) = (self.0.borrow().clone(), self.1.now());
+        let leads = standing.lease.is_some_and(|lease| lease.holds(now));
+        ConstGauge::new(i64::from(leads)).encode(encoder.encode_descriptor(
+            "redkeeper_leader",
+            "1 on the leader",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        ConstGauge::new(standing.behind(now)).encode(encoder.encode_descriptor(
+            "redkeeper_zookeeper_behind_seconds",
+            "Age of the oldest status that is not yet acknowledged",
+            None,
+            MetricType::Gauge,
+        )?)
     }
 }

@@ -1,45 +1,52 @@
-//! The leader's writing: reads what is published, then writes differences in fenced batches. Carries what
-//! `core::publish` decides.
+//! The leader's writing: reads what is published, writes differences in fenced batches, and reads back what it
+//! wrote. Carries what `core::publish` decides.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use redkeeper_core::{
     election::{Input, Term},
     ids::{Bucket, InstanceId, Revision},
-    publish::{Batch, BucketData, Held, Op, Publisher, Record, Refusal},
+    publish::{Batch, Difference, Found, Op, Publisher, Record, Refusal},
     status::Reason,
+    time::Mono,
 };
-use redkeeper_runtime::errors::chain;
-use tokio::sync::{mpsc, watch};
+use redkeeper_runtime::{clock::Clock, errors::chain};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     aggregator::Command,
-    coordinator::{Coordinator, adopt_all},
+    coordinator::Coordinator,
     layout::Layout,
     metrics::Metrics,
+    published::{Doubtful, Published, ReadBack, adopt, read_and_adopt, read_back, read_bucket},
     store::{CommitError, Session, Store, StoreError, Write},
     view::{Compacted, Shared, View},
     znode::{self, PublisherJson},
 };
 
-/// What is published, as read from ZooKeeper.
-struct Published {
-    held: BTreeMap<InstanceId, Held>,
-    buckets: BTreeMap<Bucket, BucketData>,
+/// Time between the read-backs of two buckets: 256 of them take 4 s, so that a znode changed by another hand is
+/// right again within 5 s.
+const AUDIT_INTERVAL: Duration = Duration::from_micros(15_625);
+/// Znodes read back in one second at most, some percent of what one ZooKeeper server answers. Beyond 10,000
+/// instances a pass takes longer in proportion.
+const AUDIT_READS_PER_SECOND: u32 = 2_500;
+
+type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type Reading<T> = Request<Result<T, StoreError>>;
+type Commit = Request<(Work, Result<(), CommitError>)>;
+
+/// What was asked of ZooKeeper.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// A batch with this number.
+    Batch(u64),
+    /// The end of the reconciliation.
+    GoLive,
 }
-
-/// Requests under way while everything is read: a latency of 1 ms each then costs 16 ms in all.
-const READS_IN_FLIGHT_MAX: usize = 16;
-
-type Commit = Pin<Box<dyn Future<Output = (u64, Result<(), CommitError>)> + Send>>;
-
-type Reading<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
 /// Where the work stands. What is being read is kept here, because whoever waits for it may be interrupted.
 enum Stage {
@@ -51,19 +58,6 @@ enum Stage {
     Settling(Box<Publisher>, Doubtful, Reading<ReadBack>),
 }
 
-/// Znodes of unknown state.
-#[derive(Clone, Default)]
-struct Doubtful {
-    ids: BTreeSet<InstanceId>,
-    buckets: BTreeSet<Bucket>,
-}
-
-/// What znodes of unknown state turned out to hold.
-struct ReadBack {
-    instances: Vec<(InstanceId, Option<Held>)>,
-    buckets: Vec<(Bucket, Option<BucketData>)>,
-}
-
 /// One term of leadership.
 pub struct Publishing<S: Store> {
     session: Arc<S::Session>,
@@ -73,8 +67,15 @@ pub struct Publishing<S: Store> {
     view: Shared,
     revisions: watch::Receiver<Revision>,
     commands: mpsc::Sender<Command>,
+    clock: Clock,
+    orphans_max_percent: u8,
     metrics: Metrics,
     stage: Stage,
+    /// The read-back of one bucket.
+    audit: Option<(Bucket, Reading<Found>)>,
+    audit_at: Instant,
+    /// Statuses of others' making, on their way to the aggregator.
+    adopting: Option<Reading<()>>,
     commits: FuturesUnordered<Commit>,
     /// Changes up to here have been marked.
     seen: Revision,
@@ -89,7 +90,7 @@ pub struct Publishing<S: Store> {
 impl<S: Store> Publishing<S> {
     /// Begins a term after an acknowledged claim.
     pub fn new(of: &Coordinator<S>, session: &Arc<S::Session>, term: Term) -> Self {
-        let reading = read_and_adopt::<S>(Arc::clone(session), of.layout.clone(), of.commands.clone());
+        let reading = read_and_adopt(Arc::clone(session), of.layout.clone(), of.commands.clone());
         Self {
             session: Arc::clone(session),
             layout: of.layout.clone(),
@@ -98,8 +99,13 @@ impl<S: Store> Publishing<S> {
             revisions: of.view.revisions(),
             view: of.view.clone(),
             commands: of.commands.clone(),
+            clock: of.clock,
+            orphans_max_percent: of.orphans_max_percent,
             metrics: of.metrics.clone(),
             stage: Stage::Reading(Box::pin(reading)),
+            audit: None,
+            audit_at: Instant::now() + AUDIT_INTERVAL,
+            adopting: None,
             commits: FuturesUnordered::new(),
             seen: Revision(0),
             held: false,
@@ -132,6 +138,14 @@ impl<S: Store> Publishing<S> {
         }
     }
 
+    /// Since when the longest waiting of them waits.
+    pub fn oldest_pending(&self) -> Option<Mono> {
+        match &self.stage {
+            Stage::Reading(_) => None,
+            Stage::Writing(publisher) | Stage::Settling(publisher, ..) => publisher.oldest_pending(),
+        }
+    }
+
     /// Works until something happens that the election must know. May be cancelled between any two steps:
     /// what is under way is kept in `self`.
     pub async fn run(&mut self) -> Input {
@@ -156,9 +170,12 @@ impl<S: Store> Publishing<S> {
                         return Err(error.into());
                     }
                 };
-                let mut publisher = Publisher::new(self.term.epoch, published.held, published.buckets);
+                let now = self.clock.now();
+                let Published { held, buckets } = published;
+                let mut publisher =
+                    Publisher::new(now, self.term.epoch, held, buckets, self.orphans_max_percent);
                 let view = self.view.get();
-                mark_all(&mut publisher, &view);
+                view.instances.keys().for_each(|id| publisher.mark(now, id));
                 self.seen = view.revision;
                 self.stage = Stage::Writing(Box::new(publisher));
             }
@@ -176,8 +193,7 @@ impl<S: Store> Publishing<S> {
                     self.stage = Stage::Writing(publisher.clone());
                 }
                 Err(error) => {
-                    let again =
-                        read_back::<S>(Arc::clone(&self.session), self.layout.clone(), doubtful.clone());
+                    let again = read_back(Arc::clone(&self.session), self.layout.clone(), doubtful.clone());
                     *reading = Box::pin(again);
                     return Err(error.into());
                 }
@@ -185,8 +201,7 @@ impl<S: Store> Publishing<S> {
             Stage::Writing(publisher) if self.unsettled && self.commits.is_empty() => {
                 let (ids, buckets) = publisher.unknown();
                 let doubtful = Doubtful { ids, buckets };
-                let reading =
-                    read_back::<S>(Arc::clone(&self.session), self.layout.clone(), doubtful.clone());
+                let reading = read_back(Arc::clone(&self.session), self.layout.clone(), doubtful.clone());
                 self.stage = Stage::Settling(publisher.clone(), doubtful, Box::pin(reading));
             }
             Stage::Writing(_) => self.write().await?,
@@ -209,7 +224,7 @@ impl<S: Store> Publishing<S> {
     }
 
     fn reading(&self) -> Reading<Published> {
-        Box::pin(read_and_adopt::<S>(
+        Box::pin(read_and_adopt(
             Arc::clone(&self.session),
             self.layout.clone(),
             self.commands.clone(),
@@ -221,23 +236,25 @@ impl<S: Store> Publishing<S> {
         let Stage::Writing(publisher) = &mut self.stage else {
             return Ok(());
         };
-        let view = self.view.get();
+        let (view, now) = (self.view.get(), self.clock.now());
         match view.changes_after(self.seen) {
             Ok(changes) => {
                 for change in changes {
                     let id = &change.status.identity.id;
                     if change.removed {
-                        publisher.remove(id)
+                        publisher.remove(now, id)
                     } else {
-                        publisher.mark(id)
+                        publisher.mark(now, id)
                     }
                 }
             }
-            // Too far behind: everything is compared.
-            Err(Compacted) => mark_all(publisher, &view),
+            // Too far behind: everything is compared. What was removed meanwhile is found as an orphan.
+            Err(Compacted) => view.instances.keys().for_each(|id| publisher.mark(now, id)),
         }
         self.seen = view.revision;
-        if !self.held && !self.unsettled {
+        if self.held || self.unsettled {
+            self.audit = None;
+        } else {
             let desired = |id: &InstanceId| {
                 let entry = view.instances.get(id)?;
                 // Nothing is known yet: what is published stays.
@@ -253,36 +270,127 @@ impl<S: Store> Publishing<S> {
                     .push(go_live::<S>(&self.session, &self.layout, self.term, &self.id));
             }
         }
-        let Stage::Writing(publisher) = &mut self.stage else {
-            return Ok(());
-        };
+        let may_audit = self.live && !self.held && !self.unsettled;
         tokio::select! {
-            Some((number, result)) = self.commits.next() => match result {
-                Ok(()) if number == GO_LIVE => {
-                    tracing::info!(epoch = self.term.epoch.0, "live: everything known is published");
-                    self.live = true;
-                }
-                Ok(()) => {
-                    publisher.acknowledged(number);
-                    self.metrics.batches.get_or_create(&[("result", "ok")]).inc();
-                }
-                Err(CommitError::Operation(index, StoreError::Exists)) => publisher.refused(number, index, Refusal::Exists),
-                Err(CommitError::Operation(index, StoreError::Missing)) => publisher.refused(number, index, Refusal::Missing),
-                Err(CommitError::Operation(index, StoreError::Refused(why))) if number != GO_LIVE => {
-                    tracing::error!(batch = number, "a znode may not be written: {why}; left out until it changes");
-                    self.metrics.batches.get_or_create(&[("result", "forbidden")]).inc();
-                    publisher.refused(number, index, Refusal::Forbidden);
-                }
-                Err(error) => {
-                    self.going_live &= number != GO_LIVE;
-                    return Err(error);
-                }
-            },
+            biased;
+            Some((work, result)) = self.commits.next() => self.committed(work, result)?,
             changed = self.revisions.changed() => if changed.is_err() {
                 return Err(StoreError::Lost("the aggregator has stopped".to_owned()).into());
             },
+            adopted = pending(&mut self.adopting) => {
+                self.adopting = None;
+                adopted?;
+            }
+            found = pending_audit(&mut self.audit) => {
+                if let Some((bucket, _)) = self.audit.take() {
+                    self.audited(bucket, found?, &view);
+                }
+            }
+            () = tokio::time::sleep_until(self.audit_at), if may_audit && self.audit.is_none() => self.start_audit(),
         }
         Ok(())
+    }
+
+    fn committed(&mut self, work: Work, result: Result<(), CommitError>) -> Result<(), CommitError> {
+        let Stage::Writing(publisher) = &mut self.stage else {
+            return result;
+        };
+        let number = match (work, &result) {
+            (Work::GoLive, Ok(())) => {
+                tracing::info!(epoch = self.term.epoch.0, "live: everything known is published");
+                self.live = true;
+                return Ok(());
+            }
+            (Work::GoLive, Err(_)) => {
+                self.going_live = false;
+                return result;
+            }
+            (Work::Batch(number), _) => number,
+        };
+        let kind = match result {
+            Ok(()) => {
+                let written = publisher.acknowledged(number);
+                self.metrics.writes.inc_by(written);
+                "ok"
+            }
+            Err(CommitError::Operation(index, StoreError::Exists)) => {
+                publisher.refused(number, index, Refusal::Exists);
+                "refused"
+            }
+            Err(CommitError::Operation(index, StoreError::Missing)) => {
+                publisher.refused(number, index, Refusal::Missing);
+                "refused"
+            }
+            Err(CommitError::Operation(index, StoreError::Refused(why))) => {
+                tracing::error!(
+                    batch = number,
+                    "a znode may not be written: {why}; left out until it changes"
+                );
+                publisher.refused(number, index, Refusal::Forbidden);
+                "forbidden"
+            }
+            Err(error) => return Err(error),
+        };
+        self.metrics.batches.get_or_create(&[("result", kind)]).inc();
+        Ok(())
+    }
+
+    fn start_audit(&mut self) {
+        self.audit_at = Instant::now() + AUDIT_INTERVAL;
+        if let Stage::Writing(publisher) = &mut self.stage {
+            let reading = |bucket| read_bucket(Arc::clone(&self.session), self.layout.clone(), bucket);
+            self.audit = publisher
+                .audit_next()
+                .map(|bucket| (bucket, Box::pin(reading(bucket)) as Reading<Found>));
+        }
+    }
+
+    fn audited(&mut self, bucket: Bucket, found: Found, view: &View) {
+        let Stage::Writing(publisher) = &mut self.stage else {
+            return;
+        };
+        let reads = u32::try_from(found.held.len()).unwrap_or(u32::MAX);
+        self.audit_at = self
+            .audit_at
+            .max(Instant::now() + Duration::from_secs(1) * reads / AUDIT_READS_PER_SECOND);
+        let differences = publisher.audited(self.clock.now(), bucket, found, |held| abandoned(held, view));
+        let mut foreign = Vec::new();
+        for difference in differences {
+            let (kind, what) = match difference {
+                Difference::Deleted(id) => ("deleted", id.to_string()),
+                Difference::Edited(id) => ("edited", id.to_string()),
+                Difference::Bucket(bucket) => ("bucket", bucket.to_string()),
+                Difference::Orphan(id) => ("orphan", id.to_string()),
+                Difference::Foreign(id, held) => {
+                    foreign.extend(held.record().cloned());
+                    ("foreign", id.to_string())
+                }
+            };
+            self.metrics.repairs.get_or_create(&[("kind", kind)]).inc();
+            if kind == "orphan" {
+                tracing::info!(
+                    instance = what,
+                    "no agent has this instance any more; its znode is deleted"
+                );
+            } else {
+                tracing::warn!(znode = what, kind, "found changed by another hand; repaired");
+            }
+        }
+        let orphans = publisher.orphans();
+        let before = self
+            .metrics
+            .orphans
+            .set(i64::try_from(orphans).unwrap_or(i64::MAX));
+        if publisher.orphans_kept() && usize::try_from(before) != Ok(orphans) {
+            tracing::error!(
+                orphans,
+                "more statuses than allowed belong to no instance of their agents; none is deleted. Is an agent's                  configuration wrong? If not, raise zookeeper.orphans_max_percent"
+            );
+        }
+        if !foreign.is_empty() {
+            let commands = self.commands.clone();
+            self.adopting = Some(Box::pin(async move { adopt(&commands, foreign.iter()).await }));
+        }
     }
 
     /// Waits for what is in flight, before leadership is handed over. Bounded by the store's time limits.
@@ -295,23 +403,24 @@ impl<S: Store> Publishing<S> {
     }
 }
 
-/// Everything in the view may differ; what an agent no longer has, although it has said what it has, is gone.
-fn mark_all(publisher: &mut Publisher, view: &View) {
-    view.instances.keys().for_each(|id| publisher.mark(id));
-    let orphan = |(id, held): (&InstanceId, &Held)| match held {
-        Held::Record(record) if !view.instances.contains_key(id) => view
-            .agents
-            .get(&record.agent)
-            .is_some_and(|agent| agent.complete)
-            .then(|| id.clone()),
-        _ => None,
-    };
-    let orphans: Vec<_> = publisher.mirror().iter().filter_map(orphan).collect();
-    orphans.iter().for_each(|id| publisher.remove(id));
+/// Whether the agent of a status has told, since its start, what it has, and this is not among it.
+fn abandoned(held: &Record, view: &View) -> bool {
+    !view.instances.contains_key(&held.id) && view.agents.get(&held.agent).is_some_and(|agent| agent.complete)
 }
 
-/// Number of the write that ends the reconciliation; batches count from 1.
-const GO_LIVE: u64 = 0;
+async fn pending<T>(request: &mut Option<Request<T>>) -> T {
+    match request {
+        Some(request) => request.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn pending_audit(audit: &mut Option<(Bucket, Reading<Found>)>) -> Result<Found, StoreError> {
+    match audit {
+        Some((_, reading)) => reading.await,
+        None => std::future::pending().await,
+    }
+}
 
 fn go_live<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, id: &str) -> Commit {
     let json = PublisherJson {
@@ -325,13 +434,23 @@ fn go_live<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, id:
         None,
     );
     let (session, epoch) = (Arc::clone(session), layout.epoch());
-    Box::pin(async move { (GO_LIVE, session.commit((&epoch, term.token), vec![write]).await) })
+    Box::pin(async move {
+        (
+            Work::GoLive,
+            session.commit((&epoch, term.token), vec![write]).await,
+        )
+    })
 }
 
 fn commit<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, batch: Batch) -> Commit {
     let (session, epoch) = (Arc::clone(session), layout.epoch());
     let writes = batch.ops.iter().map(|op| write(layout, term, op)).collect();
-    Box::pin(async move { (batch.number, session.commit((&epoch, term.token), writes).await) })
+    Box::pin(async move {
+        (
+            Work::Batch(batch.number),
+            session.commit((&epoch, term.token), writes).await,
+        )
+    })
 }
 
 fn write(layout: &Layout, term: Term, op: &Op) -> Write {
@@ -346,106 +465,4 @@ fn write(layout: &Layout, term: Term, op: &Op) -> Write {
             Write::Set(layout.bucket(*bucket), znode::bucket(*data, term.epoch), None)
         }
     }
-}
-
-fn status_of(held: &Held) -> Option<redkeeper_core::status::Status> {
-    match held {
-        Held::Record(record) => Some(record.status()),
-        Held::Unreadable => None,
-    }
-}
-
-async fn read_back<S: Store>(
-    session: Arc<S::Session>,
-    layout: Layout,
-    Doubtful { ids, buckets }: Doubtful,
-) -> Result<ReadBack, StoreError> {
-    session.sync(&layout.epoch()).await?;
-    let paths: Vec<_> = ids.iter().map(|id| layout.instance(id)).collect();
-    let nodes = session.get(&paths).await?;
-    let held = |(id, node): (InstanceId, Option<crate::store::Node>)| {
-        let held = node.map(|node| znode::read_status(&id, &node.data));
-        (id, held)
-    };
-    let instances = ids.into_iter().zip(nodes).map(held).collect();
-    let paths: Vec<_> = buckets.iter().map(|bucket| layout.bucket(*bucket)).collect();
-    let nodes = session
-        .get(&paths)
-        .await?
-        .into_iter()
-        .map(|node| node.map(|node| znode::read_bucket(&node.data)));
-    Ok(ReadBack {
-        instances,
-        buckets: buckets.into_iter().zip(nodes).collect(),
-    })
-}
-
-async fn read_and_adopt<S: Store>(
-    session: Arc<S::Session>,
-    layout: Layout,
-    commands: mpsc::Sender<Command>,
-) -> Result<Published, StoreError> {
-    let published = read_all(&*session, &layout).await?;
-    adopt_all(&commands, published.held.values().filter_map(status_of).collect()).await?;
-    Ok(published)
-}
-
-async fn read_all<T: Session>(session: &T, layout: &Layout) -> Result<Published, StoreError> {
-    let buckets: Vec<_> = Bucket::all().collect();
-    let paths: Vec<_> = buckets.iter().map(|bucket| layout.bucket(*bucket)).collect();
-    let nodes = session.get(&paths).await?;
-    let found = buckets
-        .iter()
-        .zip(nodes)
-        .filter_map(|(b, node)| Some((*b, znode::read_bucket(&node?.data))));
-    let mut published = Published {
-        held: BTreeMap::new(),
-        buckets: found.collect(),
-    };
-    let listed = futures_util::stream::iter(published.buckets.keys().copied().collect::<Vec<_>>())
-        .map(|bucket| read_bucket(session, layout, bucket))
-        .buffer_unordered(READS_IN_FLIGHT_MAX);
-    let mut listed = std::pin::pin!(listed);
-    while let Some(statuses) = listed.next().await {
-        published.held.extend(statuses?);
-    }
-    Ok(published)
-}
-
-async fn read_bucket<T: Session>(
-    session: &T,
-    layout: &Layout,
-    bucket: Bucket,
-) -> Result<Vec<(InstanceId, Held)>, StoreError> {
-    let names = session.children(&layout.bucket(bucket)).await?;
-    // A name that is no id, or stands in the wrong bucket, is somebody else's: left alone.
-    let ids = names
-        .iter()
-        .filter_map(|name| InstanceId::new(name).ok())
-        .filter(|id| id.bucket() == bucket);
-    let ids: Vec<_> = ids.collect();
-    let paths: Vec<_> = ids.iter().map(|id| layout.instance(id)).collect();
-    let nodes = if paths.is_empty() {
-        Vec::new()
-    } else {
-        session.get(&paths).await?
-    };
-    let one = |(id, node): (InstanceId, Option<crate::store::Node>)| {
-        let held = znode::read_status(&id, &node?.data);
-        Some((id, held))
-    };
-    Ok(ids.into_iter().zip(nodes).filter_map(one).collect())
-}
-
-/// Tells the aggregator what is published, without writing.
-///
-/// # Errors
-/// As the store.
-pub async fn adopt<T: Session>(
-    session: &T,
-    layout: &Layout,
-    commands: &mpsc::Sender<Command>,
-) -> Result<(), StoreError> {
-    let published = read_all(session, layout).await?;
-    adopt_all(commands, published.held.values().filter_map(status_of).collect()).await
 }

@@ -79,7 +79,11 @@ pub fn status(record: &Record) -> Vec<u8> {
 /// Reads a status znode found under the name `id`. Damaged content is [`Held::Unreadable`], never an error:
 /// it is written anew.
 pub fn read_status(id: &InstanceId, bytes: &[u8]) -> Held {
-    parse(id, bytes).map_or(Held::Unreadable, Held::Record)
+    match parse(id, bytes) {
+        Some(record) if status(&record) == bytes => Held::Record(record),
+        Some(record) => Held::Altered(record),
+        None => Held::Unreadable,
+    }
 }
 
 fn parse(id: &InstanceId, bytes: &[u8]) -> Option<Record> {

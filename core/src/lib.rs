@@ -23,6 +23,7 @@ pub mod dedupe;
 pub mod election;
 pub mod fleet;
 pub mod ids;
+pub mod lease;
 pub mod limits;
 pub mod publish;
 pub mod status;

@@ -4,197 +4,106 @@
 //! The backlog is a set of ids, so it cannot grow past the fleet, and each id is written with its newest
 //! state. No two batches in flight touch the same bucket, so no id has two writes under way.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    ids::{AgentId, Bucket, ClusterName, Epoch, InstanceId},
+    ids::{Bucket, Epoch, InstanceId},
     limits::{BATCH_OPS_MAX, BATCHES_IN_FLIGHT_MAX},
-    status::{Ability, Reason, Role, Stage, Status, Verdict},
-    time::WallMs,
+    time::Mono,
 };
 
-/// A status znode.
+pub use audit::{Difference, Found, ORPHAN_GRACE};
+pub use record::{Batch, BucketData, Held, Op, Record, Refusal};
+
+mod audit;
+mod record;
+
+/// Refused batches in one bucket without an applied one between them. Each refusal corrects the books, so more
+/// means that somebody else writes there at the same time: the bucket waits for its read-back.
+const REFUSALS_MAX: u32 = 8;
+
+/// Ids in the order in which they are written: one bucket after the other.
+type Key = (Bucket, InstanceId);
+
+fn key(id: &InstanceId) -> Key {
+    (id.bucket(), id.clone())
+}
+
+/// A batch without an outcome.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Record {
-    /// Name of the instance.
-    pub id: InstanceId,
-    /// Its group.
-    pub cluster: Option<ClusterName>,
-    /// `host:port` or a Unix socket path.
-    pub address: Arc<str>,
-    /// Why; the state follows from it.
-    pub reason: Reason,
-    /// Replication role.
-    pub role: Role,
-    /// Last known run_id.
-    pub run_id: Arc<str>,
-    /// Who reported it.
-    pub agent: AgentId,
-    /// When state or reason last changed. Not compared.
-    pub since: WallMs,
-    /// Term in which it was written. Not compared.
-    pub epoch: Epoch,
-    /// Number of writes of this znode's content. Not compared.
-    pub rev: u64,
-}
-
-impl Record {
-    /// The record of a status; `epoch` and `rev` are filled in when it is written.
-    pub fn of(status: &Status) -> Self {
-        Self {
-            id: status.identity.id.clone(),
-            cluster: status.identity.cluster.clone(),
-            address: status.identity.address.clone(),
-            reason: status.verdict.reason,
-            role: status.verdict.role,
-            run_id: status.verdict.run_id.clone(),
-            agent: status.agent.clone(),
-            since: status.verdict.since,
-            epoch: Epoch(0),
-            rev: 0,
-        }
-    }
-
-    /// (reads, writes).
-    pub fn abilities(&self) -> (Ability, Ability) {
-        self.reason.abilities(self.role)
-    }
-
-    /// Whether both tell a consumer the same.
-    pub fn same(&self, other: &Self) -> bool {
-        let key = |r: &Self| {
-            (
-                r.cluster.clone(),
-                r.address.clone(),
-                r.reason,
-                r.role,
-                r.run_id.clone(),
-                r.agent.clone(),
-            )
-        };
-        key(self) == key(other)
-    }
-
-    /// The status as far as the record tells it.
-    pub fn status(&self) -> Status {
-        let mut verdict = Verdict::blank(self.reason, Stage::Resolve, "as published before", self.since);
-        verdict.role = self.role;
-        verdict.run_id = self.run_id.clone();
-        Status {
-            identity: crate::status::Identity {
-                id: self.id.clone(),
-                cluster: self.cluster.clone(),
-                address: self.address.clone(),
-                labels: Arc::default(),
-            },
-            agent: self.agent.clone(),
-            verdict,
-        }
-    }
-}
-
-/// What one znode is known to hold.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Held {
-    /// A readable status.
-    Record(Record),
-    /// A znode with other content: damaged, or of unknown content.
-    Unreadable,
-}
-
-/// Data of a bucket znode.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct BucketData {
-    /// Grows with each write in the bucket.
-    pub generation: u64,
-    /// Number of instances in it.
-    pub count: u64,
-}
-
-/// One write of a batch.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Op {
-    /// Write a status; true creates the znode.
-    Put(Record, bool),
-    /// Delete a status.
-    Delete(InstanceId),
-    /// Write a bucket; true creates it. First of its bucket when it creates.
-    Bucket(Bucket, BucketData, bool),
-}
-
-/// Operations that must be applied together, conditional on the epoch.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Batch {
-    /// Number by which the outcome is reported.
-    pub number: u64,
-    /// In this order.
-    pub ops: Vec<Op>,
-}
-
-/// Why one operation was refused, which undid its whole batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// The znode to be created exists.
-    Exists,
-    /// The znode to be written or deleted, or the parent of the one to be created, does not.
-    Missing,
-    /// Refused for a reason that will not pass by itself, such as a foreign ACL or quota: the instance is left
-    /// out until its status changes, so that it does not hold up the others.
-    Forbidden,
+struct Sent {
+    batch: Batch,
+    buckets: BTreeSet<Bucket>,
+    /// When the oldest of its instances became dirty.
+    marked: Mono,
 }
 
 /// The leader's books of one term.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Publisher {
     epoch: Epoch,
-    mirror: BTreeMap<InstanceId, Held>,
+    /// What ZooKeeper is known to hold.
+    mirror: BTreeMap<Bucket, BTreeMap<InstanceId, Held>>,
     buckets: BTreeMap<Bucket, BucketData>,
-    dirty: BTreeSet<(Bucket, InstanceId)>,
+    /// What may differ, and since when.
+    dirty: BTreeMap<Key, Mono>,
     removed: BTreeSet<InstanceId>,
+    /// Buckets to be created.
     new_buckets: BTreeSet<Bucket>,
-    in_flight: BTreeMap<u64, Batch>,
+    /// Buckets to be written although nothing in them is dirty.
+    stale_buckets: BTreeSet<Bucket>,
+    in_flight: BTreeMap<u64, Sent>,
     quarantined: BTreeSet<InstanceId>,
+    refusals: BTreeMap<Bucket, u32>,
+    audit: audit::Audit,
     next: u64,
 }
 
 impl Publisher {
-    /// Starts a term with what ZooKeeper holds, read after the claim.
+    /// Starts a term with what ZooKeeper holds, read after the claim. Of all statuses at most this share, in
+    /// percent, is deleted as orphans.
     pub fn new(
+        now: Mono,
         epoch: Epoch,
         held: BTreeMap<InstanceId, Held>,
         buckets: BTreeMap<Bucket, BucketData>,
+        orphans_max_percent: u8,
     ) -> Self {
         let new_buckets = Bucket::all()
             .filter(|bucket| !buckets.contains_key(bucket))
             .collect();
-        let dirty = held.keys().map(|id| (id.bucket(), id.clone())).collect();
+        let dirty = held.keys().map(|id| (key(id), now)).collect();
+        let mut mirror = BTreeMap::<_, BTreeMap<_, _>>::new();
+        for (id, held) in held {
+            mirror.entry(id.bucket()).or_default().insert(id, held);
+        }
         Self {
             epoch,
-            mirror: held,
-            buckets,
             dirty,
+            mirror,
+            buckets,
             removed: BTreeSet::new(),
             new_buckets,
+            stale_buckets: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             quarantined: BTreeSet::new(),
+            refusals: BTreeMap::new(),
+            audit: audit::Audit::new(orphans_max_percent),
             next: 1,
         }
     }
 
     /// Notes that a status may differ from what is published.
-    pub fn mark(&mut self, id: &InstanceId) {
+    pub fn mark(&mut self, now: Mono, id: &InstanceId) {
         self.removed.remove(id);
         self.quarantined.remove(id);
-        self.dirty.insert((id.bucket(), id.clone()));
+        self.dirty.entry(key(id)).or_insert(now);
     }
 
     /// Notes that an instance was explicitly forgotten: only then is its znode deleted.
-    pub fn remove(&mut self, id: &InstanceId) {
+    pub fn remove(&mut self, now: Mono, id: &InstanceId) {
         self.removed.insert(id.clone());
-        self.dirty.insert((id.bucket(), id.clone()));
+        self.dirty.entry(key(id)).or_insert(now);
     }
 
     /// Statuses not yet acknowledged.
@@ -203,13 +112,14 @@ impl Publisher {
             + self
                 .in_flight
                 .values()
-                .map(|batch| batch.ops.len())
+                .map(|sent| sent.batch.ops.len())
                 .sum::<usize>()
     }
 
-    /// What ZooKeeper is known to hold.
-    pub fn mirror(&self) -> &BTreeMap<InstanceId, Held> {
-        &self.mirror
+    /// Since when the longest waiting of them waits.
+    pub fn oldest_pending(&self) -> Option<Mono> {
+        let sent = self.in_flight.values().map(|sent| sent.marked);
+        self.dirty.values().copied().chain(sent).min()
     }
 
     /// Instances whose znodes ZooKeeper refuses to let us write.
@@ -227,13 +137,20 @@ impl Publisher {
         if self.in_flight.len() >= BATCHES_IN_FLIGHT_MAX {
             return None;
         }
-        let busy: BTreeSet<Bucket> = self
+        let mut busy: BTreeSet<Bucket> = self
             .in_flight
             .values()
-            .flat_map(|batch| batch.ops.iter().map(bucket_of))
+            .flat_map(|sent| sent.buckets.iter().copied())
             .collect();
+        let refused = self.refusals.iter().filter(|(_, n)| **n >= REFUSALS_MAX);
+        busy.extend(refused.map(|(bucket, _)| *bucket));
         let (mut ops, mut done, mut touched) = (Vec::new(), Vec::new(), BTreeSet::new());
-        for (bucket, id) in self.dirty.iter().filter(|(bucket, _)| !busy.contains(bucket)) {
+        let mut oldest = None::<Mono>;
+        for ((bucket, id), marked) in self
+            .dirty
+            .iter()
+            .filter(|((bucket, _), _)| !busy.contains(bucket))
+        {
             // The writes of the touched buckets count too.
             if ops.len() + touched.len() + 2 > BATCH_OPS_MAX {
                 break;
@@ -241,13 +158,15 @@ impl Publisher {
             done.push((*bucket, id.clone()));
             if let Some(op) = self.op(id, desired(id)) {
                 touched.insert(*bucket);
+                oldest = oldest.min(Some(*marked)).or(Some(*marked));
                 ops.push(op);
             }
         }
         for key in &done {
             self.dirty.remove(key);
         }
-        for bucket in self.new_buckets.iter().filter(|bucket| !busy.contains(bucket)) {
+        let buckets = self.new_buckets.union(&self.stale_buckets);
+        for bucket in buckets.filter(|bucket| !busy.contains(bucket)) {
             if ops.len() + touched.len() + 1 > BATCH_OPS_MAX {
                 break;
             }
@@ -257,11 +176,11 @@ impl Publisher {
             return None;
         }
         let mut all = Vec::with_capacity(ops.len() + touched.len());
-        for bucket in touched {
+        for &bucket in &touched {
             let create = self.new_buckets.contains(&bucket);
             let mut data = self.buckets.get(&bucket).copied().unwrap_or_default();
             data.generation += 1;
-            let own: Vec<_> = ops.extract_if(.., |op| bucket_of(op) == bucket).collect();
+            let own: Vec<_> = ops.extract_if(.., |op| op.bucket() == bucket).collect();
             for op in &own {
                 match op {
                     Op::Put(_, true) => data.count += 1,
@@ -282,7 +201,14 @@ impl Publisher {
             ops: all,
         };
         self.next += 1;
-        self.in_flight.insert(batch.number, batch.clone());
+        self.audit.touched(&touched);
+        self.stale_buckets.retain(|bucket| !touched.contains(bucket));
+        let sent = Sent {
+            batch: batch.clone(),
+            buckets: touched,
+            marked: oldest.unwrap_or_default(),
+        };
+        self.in_flight.insert(batch.number, sent);
         Some(batch)
     }
 
@@ -290,65 +216,79 @@ impl Publisher {
         if self.quarantined.contains(id) {
             return None;
         }
-        let held = self.mirror.get(id);
+        let held = self.mirror.get(&id.bucket()).and_then(|bucket| bucket.get(id));
         let Some(mut record) = desired else {
             return (self.removed.contains(id) && held.is_some()).then(|| Op::Delete(id.clone()));
         };
         let rev = match held {
             Some(Held::Record(held)) if held.same(&record) => return None,
-            Some(Held::Record(held)) => held.rev,
+            Some(Held::Record(held) | Held::Altered(held)) => held.rev,
             _ => 0,
         };
         record.epoch = self.epoch;
-        record.rev = rev + 1;
+        record.rev = rev.saturating_add(1);
         Some(Op::Put(record, held.is_none()))
     }
 
-    /// The batch was applied.
-    pub fn acknowledged(&mut self, number: u64) {
-        let Some(batch) = self.in_flight.remove(&number) else {
-            return;
+    /// The batch was applied. Returns the number of statuses in it.
+    pub fn acknowledged(&mut self, number: u64) -> u64 {
+        let Some(sent) = self.in_flight.remove(&number) else {
+            return 0;
         };
-        for op in batch.ops {
+        let mut written = 0;
+        for op in sent.batch.ops {
             match op {
                 Op::Put(record, _) => {
-                    self.mirror.insert(record.id.clone(), Held::Record(record));
+                    written += 1;
+                    self.holds(&record.id.clone(), Some(Held::Record(record)));
                 }
                 Op::Delete(id) => {
-                    self.mirror.remove(&id);
+                    written += 1;
+                    self.holds(&id, None);
                     self.removed.remove(&id);
                 }
                 Op::Bucket(bucket, data, _) => {
                     self.new_buckets.remove(&bucket);
+                    self.refusals.remove(&bucket);
                     self.buckets.insert(bucket, data);
                 }
             }
         }
+        written
     }
 
     /// Nothing of the batch was applied, because of the operation at `index`: the mirror was wrong there.
     pub fn refused(&mut self, number: u64, index: usize, refusal: Refusal) {
-        let Some(batch) = self.in_flight.remove(&number) else {
+        let Some(sent) = self.in_flight.remove(&number) else {
             return;
         };
-        match (batch.ops.get(index), refusal) {
-            (Some(Op::Put(record, true)), Refusal::Missing) => self.bucket_is_gone(record.id.bucket()),
-            (Some(Op::Bucket(bucket, _, _)), Refusal::Missing) => self.bucket_is_gone(*bucket),
+        for bucket in &sent.buckets {
+            *self.refusals.entry(*bucket).or_default() += 1;
+        }
+        match (sent.batch.ops.get(index), refusal) {
+            (Some(Op::Put(record, true)), Refusal::Missing) => {
+                self.bucket_is_gone(sent.marked, record.id.bucket())
+            }
+            (Some(Op::Bucket(bucket, _, _)), Refusal::Missing) => self.bucket_is_gone(sent.marked, *bucket),
             (Some(Op::Bucket(bucket, _, _)), Refusal::Exists) => {
                 self.new_buckets.remove(bucket);
             }
             (Some(Op::Put(record, _)), Refusal::Exists) => {
-                self.mirror.insert(record.id.clone(), Held::Unreadable);
+                self.holds(&record.id, Some(Held::Unreadable));
             }
             (Some(Op::Put(Record { id, .. }, false) | Op::Delete(id)), Refusal::Missing) => {
-                self.mirror.remove(id);
+                self.holds(id, None);
             }
             (Some(Op::Put(Record { id, .. }, _) | Op::Delete(id)), Refusal::Forbidden) => {
                 self.quarantined.insert(id.clone());
             }
-            (Some(Op::Delete(_)) | None, _) | (Some(Op::Bucket(..)), Refusal::Forbidden) => {}
+            // The whole bucket may not be written: it waits for its read-back.
+            (Some(Op::Bucket(bucket, _, _)), Refusal::Forbidden) => {
+                self.refusals.insert(*bucket, REFUSALS_MAX);
+            }
+            (Some(Op::Delete(_)) | None, _) => {}
         }
-        self.again(&batch);
+        self.again(&sent);
     }
 
     /// Whether batches were applied is not known: everything in flight is dirty again. Returns the ids and
@@ -356,25 +296,22 @@ impl Publisher {
     /// [`settle_bucket`](Self::settle_bucket) before the next batch.
     pub fn unknown(&mut self) -> (BTreeSet<InstanceId>, BTreeSet<Bucket>) {
         let (mut ids, mut buckets) = (BTreeSet::new(), BTreeSet::new());
-        for batch in std::mem::take(&mut self.in_flight).into_values() {
-            for op in &batch.ops {
+        for sent in std::mem::take(&mut self.in_flight).into_values() {
+            for op in &sent.batch.ops {
                 match op {
                     Op::Put(record, _) => ids.insert(record.id.clone()),
                     Op::Delete(id) => ids.insert(id.clone()),
                     Op::Bucket(bucket, _, _) => buckets.insert(*bucket),
                 };
             }
-            self.again(&batch);
+            self.again(&sent);
         }
         (ids, buckets)
     }
 
     /// What a znode holds, read after the outcome became unknown.
     pub fn settle(&mut self, id: &InstanceId, held: Option<Held>) {
-        match held {
-            Some(held) => self.mirror.insert(id.clone(), held),
-            None => self.mirror.remove(id),
-        };
+        self.holds(id, held);
     }
 
     /// What a bucket znode holds, read after the outcome became unknown.
@@ -390,36 +327,29 @@ impl Publisher {
         }
     }
 
+    fn holds(&mut self, id: &InstanceId, held: Option<Held>) {
+        let bucket = self.mirror.entry(id.bucket()).or_default();
+        match held {
+            Some(held) => bucket.insert(id.clone(), held),
+            None => bucket.remove(id),
+        };
+    }
+
     /// Somebody deleted a bucket with everything in it: all of it is written again.
-    fn bucket_is_gone(&mut self, bucket: Bucket) {
+    fn bucket_is_gone(&mut self, now: Mono, bucket: Bucket) {
         self.new_buckets.insert(bucket);
         self.buckets.entry(bucket).or_default().count = 0;
-        let lost: Vec<_> = self
-            .mirror
-            .keys()
-            .filter(|id| id.bucket() == bucket)
-            .cloned()
-            .collect();
-        for id in lost {
-            self.mirror.remove(&id);
-            self.dirty.insert((bucket, id));
+        for id in self.mirror.remove(&bucket).unwrap_or_default().into_keys() {
+            self.dirty.entry((bucket, id)).or_insert(now);
         }
     }
 
-    fn again(&mut self, batch: &Batch) {
-        for op in &batch.ops {
+    fn again(&mut self, sent: &Sent) {
+        for op in &sent.batch.ops {
             if let Op::Put(Record { id, .. }, _) | Op::Delete(id) = op {
-                self.dirty.insert((id.bucket(), id.clone()));
+                self.dirty.entry(key(id)).or_insert(sent.marked);
             }
         }
-    }
-}
-
-fn bucket_of(op: &Op) -> Bucket {
-    match op {
-        Op::Put(record, _) => record.id.bucket(),
-        Op::Delete(id) => id.bucket(),
-        Op::Bucket(bucket, _, _) => *bucket,
     }
 }
 

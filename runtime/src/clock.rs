@@ -2,13 +2,21 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use redkeeper_core::time::{Mono, WallMs};
 use tokio::time::Instant;
 
-/// Pairs tokio's monotonic clock with [`Mono`]. Copies agree with each other.
+/// Monotonic time that goes on while the machine is suspended (`CLOCK_BOOTTIME`), so that a sleeping machine is
+/// a pause that the cores can see, and a lease runs out in it. Copies agree with each other.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    anchor: Instant,
+    source: Source,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Boot(Duration),
+    Tokio(Instant),
 }
 
 /// The anchor lies this long after `Mono(0)`, so that ages can be taken off an early instant.
@@ -19,13 +27,24 @@ impl Clock {
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Self {
-            anchor: Instant::now(),
+            source: Source::Boot(boot_time()),
+        }
+    }
+
+    /// A clock that follows tokio's, which a simulation can steer.
+    pub fn simulated() -> Self {
+        Self {
+            source: Source::Tokio(Instant::now()),
         }
     }
 
     /// Monotonic time.
     pub fn now(&self) -> Mono {
-        Mono(0) + HEADROOM + self.anchor.elapsed()
+        let elapsed = match self.source {
+            Source::Boot(anchor) => boot_time().saturating_sub(anchor),
+            Source::Tokio(anchor) => anchor.elapsed(),
+        };
+        Mono(0) + HEADROOM + elapsed
     }
 
     /// Wall-clock time, for people.
@@ -36,6 +55,11 @@ impl Clock {
 
     /// The instant to sleep until.
     pub fn instant(&self, at: Mono) -> Instant {
-        self.anchor + at.since(Mono(0) + HEADROOM)
+        Instant::now() + at.since(self.now())
     }
+}
+
+fn boot_time() -> Duration {
+    // Fails for an unknown clock only, and Linux has known this one since 2.6.39.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }

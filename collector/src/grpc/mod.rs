@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::ServingStatus;
 
-use crate::coordinator::Directory;
+use redkeeper_runtime::clock::Clock;
+
+use crate::directory;
 
 pub mod errors;
 pub mod ingest;
@@ -41,7 +43,9 @@ pub struct Services {
     /// For tools.
     pub queries: status_service::Queries,
     /// Who leads, for the health service.
-    pub directory: tokio::sync::watch::Receiver<Directory>,
+    pub directory: directory::Reader,
+    /// Time.
+    pub clock: Clock,
 }
 
 /// Binds `address`, so that a taken port is a clear error before anything starts.
@@ -51,6 +55,9 @@ pub struct Services {
 pub async fn bind(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::bind(address).await
 }
+
+/// The health of the leader is looked at this often: its lease may have run out.
+const LEADER_HEALTH_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Serves until `stop`. Streams end themselves on it; the caller bounds the time.
 ///
@@ -101,17 +108,18 @@ pub async fn serve(
         .add_service(tools)
         .add_service(peers)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-    let mut directory = services.directory;
+    let (mut directory, clock) = (services.directory, services.clock);
     let leader = async {
         loop {
-            let leads = directory.borrow_and_update().phase == "leader";
+            let leads = directory.borrow_and_update().leads(clock.now());
             let status = if leads {
                 ServingStatus::Serving
             } else {
                 ServingStatus::NotServing
             };
             health.set_service_status(LEADER_HEALTH, status).await;
-            if directory.changed().await.is_err() {
+            // A lease runs out without a change.
+            if let Ok(Err(_)) = tokio::time::timeout(LEADER_HEALTH_INTERVAL, directory.changed()).await {
                 return std::future::pending::<()>().await;
             }
         }

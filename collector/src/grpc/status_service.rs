@@ -14,13 +14,13 @@ use redkeeper_proto::{
     },
 };
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::errors::Failure;
 use crate::{
-    coordinator::Directory,
+    directory,
     metrics::Metrics,
     store::Connection,
     view::{AgentEntry, Change, Compacted, Entry, Shared, View},
@@ -47,7 +47,7 @@ pub struct Queries {
     /// The view.
     pub view: Shared,
     /// Who leads.
-    pub directory: watch::Receiver<Directory>,
+    pub directory: directory::Reader,
     /// Whether it runs without ZooKeeper.
     pub standalone: bool,
     /// Time.
@@ -172,13 +172,13 @@ fn count(n: usize) -> i32 {
 
 impl Queries {
     fn header(&self, view: &View) -> v1::ResponseHeader {
-        let directory = self.directory.borrow();
+        let (directory, now) = (self.directory.borrow(), self.clock.now());
         v1::ResponseHeader {
             served_by: self.id.clone(),
-            leader: directory.leader.clone(),
+            leader: directory.leader(now).to_owned(),
             epoch: directory.epoch,
             revision: view.revision.0,
-            data_age: view.data_age(self.clock.now()).map(convert::duration_to_wire),
+            data_age: view.data_age(now).map(convert::duration_to_wire),
         }
     }
 
@@ -354,6 +354,7 @@ impl StatusService for Queries {
         let view = self.view.get();
         let header = Some(self.header(&view));
         let directory = self.directory.borrow().clone();
+        let leader = directory.leader(self.clock.now());
         let session = match directory.connection {
             _ if self.standalone => Session::Standalone,
             Some(Connection::Connected) => Session::Connected,
@@ -361,7 +362,7 @@ impl StatusService for Queries {
             Some(Connection::Lost) | None => Session::None,
         };
         let member = |member: crate::znode::CollectorJson| v1::Member {
-            leader: member.id == directory.leader,
+            leader: member.id == leader,
             id: member.id,
             address: member.grpc,
             version: member.version,

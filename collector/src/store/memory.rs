@@ -4,11 +4,15 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::{oneshot, watch};
 
 use super::{CommitError, Connection, Kind, Node, Session, Store, StoreError, Watch, Write};
+
+/// Nothing is lost between a session and its ensemble here, so it never expires by itself.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Tree {
@@ -182,6 +186,10 @@ impl Session for MemorySession {
         self.id
     }
 
+    fn timeout(&self) -> Duration {
+        SESSION_TIMEOUT
+    }
+
     fn connection(&self) -> Connection {
         *self.state.borrow()
     }
@@ -244,6 +252,7 @@ impl Session for MemorySession {
         let mut state = self.state.clone();
         Ok(Some(Box::pin(async move {
             tokio::select! {
+                biased;
                 _ = receiver => (),
                 _ = state.wait_for(|state| *state == Connection::Lost) => (),
             }

@@ -1,7 +1,7 @@
 //! What the collector needs of ZooKeeper, as a small trait. [`zk`] is the real one, [`memory`] its twin for
 //! `--standalone` and tests; both pass the same [`suite`].
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 pub mod memory;
 #[cfg(any(test, feature = "test-support"))]
@@ -105,6 +105,9 @@ pub trait Store: Send + Sync + 'static {
 pub trait Session: Send + Sync + 'static {
     /// Its number.
     fn id(&self) -> i64;
+
+    /// Its time-out, as the server granted it.
+    fn timeout(&self) -> Duration;
 
     /// The connection now.
     fn connection(&self) -> Connection;

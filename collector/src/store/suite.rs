@@ -24,6 +24,7 @@ pub async fn run<S: Store>(store: &S, root: &str) {
     );
     assert_ne!(a.id(), b.id());
     assert_eq!(a.connection(), Connection::Connected);
+    assert!(a.timeout() > Duration::ZERO);
 
     // Creation, and what it refuses.
     assert_eq!(a.create(root, b"", Kind::Persistent).await.unwrap(), root);

@@ -91,6 +91,10 @@ impl Session for ZkSession {
         self.client.session_id().0
     }
 
+    fn timeout(&self) -> Duration {
+        self.client.session_timeout()
+    }
+
     fn connection(&self) -> Connection {
         match self.client.state() {
             SessionState::SyncConnected => Connection::Connected,

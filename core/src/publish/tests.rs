@@ -1,4 +1,11 @@
+use std::time::Duration;
+
 use super::*;
+use crate::{
+    ids::AgentId,
+    status::{Reason, Role},
+    time::WallMs,
+};
 use proptest::prelude::*;
 
 fn id(n: u32) -> InstanceId {
@@ -72,7 +79,7 @@ fn drain(publisher: &mut Publisher, store: &mut Store, desired: &BTreeMap<Instan
         };
         assert!(batch.ops.len() <= BATCH_OPS_MAX);
         match store.apply(&batch) {
-            Ok(()) => publisher.acknowledged(batch.number),
+            Ok(()) => drop(publisher.acknowledged(batch.number)),
             Err((index, refusal)) => publisher.refused(batch.number, index, refusal),
         }
     }
@@ -96,20 +103,20 @@ fn publisher(store: &Store) -> Publisher {
         .iter()
         .map(|(id, r)| (id.clone(), Held::Record(r.clone())))
         .collect();
-    Publisher::new(Epoch(1), held, store.buckets.clone())
+    Publisher::new(Mono(0), Epoch(1), held, store.buckets.clone(), 10)
 }
 
 #[test]
 fn equal_statuses_cause_no_write() {
     let (mut store, desired) = (Store::default(), [(id(1), record(1, Reason::Ok))].into());
     let mut p = publisher(&store);
-    p.mark(&id(1));
+    p.mark(Mono(0), &id(1));
     drain(&mut p, &mut store, &desired);
     agree(&store, &desired);
     assert_eq!(store.buckets.len(), 256);
     let writes = store.writes;
     for _ in 0..10 {
-        p.mark(&id(1));
+        p.mark(Mono(0), &id(1));
         drain(&mut p, &mut store, &desired);
     }
     let mut p = publisher(&store);
@@ -121,12 +128,12 @@ fn equal_statuses_cause_no_write() {
 fn an_unconfirmed_status_is_kept() {
     let mut store = Store::default();
     let mut p = publisher(&store);
-    p.mark(&id(1));
+    p.mark(Mono(0), &id(1));
     drain(&mut p, &mut store, &[(id(1), record(1, Reason::Ok))].into());
     let mut p = publisher(&store);
     drain(&mut p, &mut store, &BTreeMap::new());
     assert!(store.nodes.contains_key(&id(1)), "nobody said that it is gone");
-    p.remove(&id(1));
+    p.remove(Mono(0), &id(1));
     drain(&mut p, &mut store, &BTreeMap::new());
     assert!(store.nodes.is_empty());
 }
@@ -138,13 +145,13 @@ fn a_bucket_deleted_by_hand_is_written_again_whole() {
         desired.insert(id(n), record(n, Reason::Ok));
     }
     let mut p = publisher(&store);
-    desired.keys().for_each(|id| p.mark(id));
+    desired.keys().for_each(|id| p.mark(Mono(0), id));
     drain(&mut p, &mut store, &desired);
     let bucket = id(7).bucket();
     store.buckets.remove(&bucket);
     store.nodes.retain(|id, _| id.bucket() != bucket);
     desired.insert(id(7), record(7, Reason::Loading));
-    p.mark(&id(7));
+    p.mark(Mono(0), &id(7));
     drain(&mut p, &mut store, &desired);
     agree(&store, &desired);
 }
@@ -158,7 +165,7 @@ fn one_forbidden_znode_does_not_hold_up_the_others() {
             .collect::<BTreeMap<_, _>>(),
     );
     let mut p = publisher(&store);
-    desired.keys().for_each(|id| p.mark(id));
+    desired.keys().for_each(|id| p.mark(Mono(0), id));
     for _ in 0..100 {
         let Some(batch) = p.next_batch(|id| desired.get(id).cloned()) else {
             break;
@@ -209,8 +216,8 @@ proptest! {
         let mut foreign = BTreeSet::new();
         for step in steps {
             match step {
-                Step::Set(n, r) => { desired.insert(id(n), record(n, reasons[r])); p.mark(&id(n)); }
-                Step::Remove(n) => if desired.remove(&id(n)).is_some() { p.remove(&id(n)); },
+                Step::Set(n, r) => { desired.insert(id(n), record(n, reasons[r])); p.mark(Mono(0), &id(n)); }
+                Step::Remove(n) => if desired.remove(&id(n)).is_some() { p.remove(Mono(0), &id(n)); },
                 Step::Foreign(n, create) => {
                     let exists = store.nodes.contains_key(&id(n));
                     if exists && !create { store.nodes.remove(&id(n)); foreign.insert(n); }
@@ -222,7 +229,7 @@ proptest! {
                     for b in &batches {
                         match outcome {
                             0 => match store.apply(b) {
-                                Ok(()) => p.acknowledged(b.number),
+                                Ok(()) => drop(p.acknowledged(b.number)),
                                 Err((i, r)) => p.refused(b.number, i, r),
                             },
                             1 => { let _applied = store.apply(b); }
@@ -238,11 +245,123 @@ proptest! {
             }
         }
         // Foreign deletions are found by marking, as the read-back does.
-        for n in foreign { p.settle(&id(n), store.nodes.get(&id(n)).cloned().map(Held::Record)); p.mark(&id(n)); if !desired.contains_key(&id(n)) { p.remove(&id(n)); } }
-        for n in desired.keys() { p.mark(n); }
+        for n in foreign { p.settle(&id(n), store.nodes.get(&id(n)).cloned().map(Held::Record)); p.mark(Mono(0), &id(n)); if !desired.contains_key(&id(n)) { p.remove(Mono(0), &id(n)); } }
+        for n in desired.keys() { p.mark(Mono(0), n); }
         drain(&mut p, &mut store, &desired);
         prop_assert_eq!(store.nodes.len(), desired.len());
         for (id, record) in &desired { prop_assert!(store.nodes[id].same(record)); }
         prop_assert_eq!(p.pending(), 0);
     }
+}
+
+/// One pass over all buckets.
+fn pass(p: &mut Publisher, store: &Store, now: Mono, abandoned: &[u32]) -> Vec<Difference> {
+    let mut all = Vec::new();
+    for _ in 0..256 {
+        let Some(bucket) = p.audit_next() else { continue };
+        let held = store.nodes.iter().filter(|(id, _)| id.bucket() == bucket);
+        let found = Found {
+            data: store.buckets.get(&bucket).copied(),
+            held: held
+                .map(|(id, r)| (id.clone(), Held::Record(r.clone())))
+                .collect(),
+        };
+        let gone = |r: &Record| abandoned.iter().any(|n| r.id == id(*n));
+        all.extend(p.audited(now, bucket, found, gone));
+    }
+    all
+}
+
+fn published(n: u32) -> (Publisher, Store, BTreeMap<InstanceId, Record>) {
+    let desired: BTreeMap<_, _> = (0..n).map(|n| (id(n), record(n, Reason::Ok))).collect();
+    let mut store = Store::default();
+    let mut p = publisher(&store);
+    desired.keys().for_each(|id| p.mark(Mono(0), id));
+    drain(&mut p, &mut store, &desired);
+    (p, store, desired)
+}
+
+#[test]
+fn what_others_delete_edit_or_add_is_found_and_repaired() {
+    let (mut p, mut store, desired) = published(500);
+    assert_eq!(pass(&mut p, &store, Mono(0), &[]), []);
+    store.nodes.remove(&id(1));
+    store.nodes.get_mut(&id(2)).unwrap().reason = Reason::ConnectionRefused;
+    store.nodes.insert(id(900), record(900, Reason::Ok));
+    store.buckets.get_mut(&id(3).bucket()).unwrap().generation += 7;
+    let found = pass(&mut p, &store, Mono(5), &[]);
+    assert!(found.contains(&Difference::Deleted(id(1))), "{found:?}");
+    assert!(found.contains(&Difference::Edited(id(2))));
+    assert!(
+        matches!(found.iter().find(|d| matches!(d, Difference::Foreign(..))), Some(Difference::Foreign(n, _)) if *n == id(900))
+    );
+    assert!(found.contains(&Difference::Bucket(id(3).bucket())));
+    assert_eq!(p.oldest_pending(), Some(Mono(5)));
+    drain(&mut p, &mut store, &desired);
+    store.nodes.remove(&id(900));
+    store.buckets.get_mut(&id(900).bucket()).unwrap().count -= 1;
+    agree(&store, &desired);
+}
+
+#[test]
+fn a_bucket_written_while_it_is_read_is_not_judged() {
+    let (mut p, mut store, mut desired) = published(500);
+    let bucket = p.audit_next().unwrap();
+    let n = (0..500).find(|n| id(*n).bucket() == bucket).unwrap();
+    desired.insert(id(n), record(n, Reason::Loading));
+    p.mark(Mono(0), &id(n));
+    drain(&mut p, &mut store, &desired);
+    // An answer of before the write: as if everything had been deleted.
+    let old = Found {
+        data: Some(BucketData::default()),
+        held: BTreeMap::new(),
+    };
+    assert_eq!(p.audited(Mono(0), bucket, old, |_| false), []);
+    assert_eq!(p.pending(), 0);
+    assert_eq!(p.audit_next(), Some(bucket), "it is read again");
+}
+
+#[test]
+fn orphans_are_deleted_late_and_never_too_many() {
+    let (mut p, mut store, mut desired) = published(200);
+    let later = |n: u64| Mono(0) + ORPHAN_GRACE * n as u32 + Duration::from_secs(1);
+    desired.remove(&id(7));
+    assert_eq!(pass(&mut p, &store, later(0), &[7]), []);
+    assert_eq!(pass(&mut p, &store, later(1), &[7]), []);
+    assert_eq!(pass(&mut p, &store, later(2), &[7]), [Difference::Orphan(id(7))]);
+    drain(&mut p, &mut store, &desired);
+    agree(&store, &desired);
+    // More than a tenth at once: none of them, until an operator says so.
+    let many: Vec<u32> = (50..100).collect();
+    for n in 3..8 {
+        assert_eq!(pass(&mut p, &store, later(n), &many), []);
+    }
+    assert!(p.orphans_kept());
+    assert_eq!(p.orphans(), 50);
+    // One that came back is none.
+    pass(&mut p, &store, later(9), &many[..5]);
+    pass(&mut p, &store, later(10), &many[..5]);
+    desired.retain(|other, _| many[..5].iter().all(|n| *other != id(*n)));
+    drain(&mut p, &mut store, &desired);
+    agree(&store, &desired);
+}
+
+#[test]
+fn a_bucket_that_others_fight_over_waits_for_its_read_back() {
+    let (mut p, store, mut desired) = published(1);
+    desired.insert(id(0), record(0, Reason::Loading));
+    p.mark(Mono(0), &id(0));
+    let mut refused = 0;
+    while let Some(batch) = p.next_batch(|id| desired.get(id).cloned()) {
+        let refusal = match &batch.ops[0] {
+            Op::Put(_, true) => Refusal::Exists,
+            _ => Refusal::Missing,
+        };
+        p.refused(batch.number, 0, refusal);
+        refused += 1;
+        assert!(refused < 100, "without bound");
+    }
+    assert_eq!(p.pending(), 1, "it is not forgotten");
+    pass(&mut p, &store, Mono(0), &[]);
+    assert!(p.next_batch(|id| desired.get(id).cloned()).is_some());
 }

@@ -1,0 +1,60 @@
+//! How long a leader may say that it leads. Writes to ZooKeeper do not depend on it, they are fenced; answers
+//! to "who leads?" and other effects outside ZooKeeper do (`reference/zookeeper.md` section 6 step 9).
+
+use std::time::Duration;
+
+use crate::time::Mono;
+
+/// The server counts the session's time-out from when it heard a request, which is never before it was sent.
+/// So within two thirds of it after the sending of an acknowledged request nobody else leads by an election.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lease {
+    time: Duration,
+    until: Option<Mono>,
+}
+
+impl Lease {
+    /// A lease that is not held, for a session with this time-out.
+    pub fn new(session_timeout: Duration) -> Self {
+        Self {
+            time: session_timeout * 2 / 3,
+            until: None,
+        }
+    }
+
+    /// A request that was sent at `sent`, while leading, was acknowledged.
+    pub fn renewed(&mut self, sent: Mono) {
+        self.until = self.until.max(Some(sent + self.time));
+    }
+
+    /// Leadership is in doubt or over.
+    pub fn ended(&mut self) {
+        self.until = None;
+    }
+
+    /// Whether it is held.
+    pub fn holds(&self, now: Mono) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_counts_from_the_sending_and_is_never_shortened() {
+        let mut lease = Lease::new(Duration::from_secs(3));
+        let at = Mono::from_millis;
+        assert!(!lease.holds(at(0)));
+        lease.renewed(at(1_000));
+        // An answer to an older request comes late.
+        lease.renewed(at(500));
+        assert!(lease.holds(at(2_999)));
+        assert!(!lease.holds(at(3_000)));
+        lease.renewed(at(3_000));
+        assert!(lease.holds(at(4_999)));
+        lease.ended();
+        assert!(!lease.holds(at(4_000)));
+    }
+}
