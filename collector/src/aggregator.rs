@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use redkeeper_core::{
-    dedupe::Arrival,
+    dedupe::{Arrival, Origin},
     fleet::{Effect, Fleet, Greeting, Input, Message},
     ids::{AgentId, BootId, InstanceId, Revision, Seq},
     status::Status,
@@ -53,7 +53,7 @@ pub enum Command {
     /// A stream ended.
     Bye(u64),
     /// Statuses found in ZooKeeper. Answered when they are in the view.
-    Adopt(Vec<Status>, oneshot::Sender<()>),
+    Adopt(Vec<(Status, Origin)>, oneshot::Sender<()>),
 }
 
 /// The aggregator.
@@ -116,6 +116,7 @@ impl Aggregator {
                     }
                     Command::Bye(stream) => {
                         self.streams.remove(&stream);
+                        self.step(Input::Bye(stream), &mut effects);
                     }
                     Command::Adopt(statuses, done) => {
                         self.step(Input::Adopt(statuses), &mut effects);
@@ -180,7 +181,7 @@ impl Aggregator {
         let Some(instance) = self.fleet.instance(id) else {
             return;
         };
-        let status = Arc::clone(&instance.status);
+        let (status, origin) = (Arc::clone(&instance.status), instance.origin);
         let former = self.view.instances.get(id);
         if former.is_some_and(|former| *former.status == *status) {
             return;
@@ -204,6 +205,7 @@ impl Aggregator {
             Entry {
                 status: Arc::clone(&status),
                 revision,
+                origin,
             },
         );
         self.log(Change {

@@ -110,7 +110,7 @@ pub(crate) async fn adopt(
 ) -> Result<(), StoreError> {
     let (done, adopted) = oneshot::channel();
     let gone = |_| StoreError::Lost("the aggregator has stopped".to_owned());
-    let statuses = records.map(Record::status).collect();
+    let statuses = records.map(|record| (record.status(), record.origin)).collect();
     commands
         .send(Command::Adopt(statuses, done))
         .await

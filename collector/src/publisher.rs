@@ -258,7 +258,8 @@ impl<S: Store> Publishing<S> {
             let desired = |id: &InstanceId| {
                 let entry = view.instances.get(id)?;
                 // Nothing is known yet: what is published stays.
-                (entry.status.verdict.reason != Reason::NotProbed).then(|| Record::of(&entry.status))
+                (entry.status.verdict.reason != Reason::NotProbed)
+                    .then(|| Record::of(&entry.status, entry.origin))
             };
             while let Some(batch) = publisher.next_batch(desired) {
                 self.commits

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use imbl::{OrdMap, Vector};
 use redkeeper_core::{
+    dedupe::Origin,
     ids::{AgentId, InstanceId, Revision},
     status::{Reason, Status},
     time::{Mono, WallMs},
@@ -23,6 +24,8 @@ pub struct Entry {
     pub status: Arc<Status>,
     /// When it last changed.
     pub revision: Revision,
+    /// The message that brought it.
+    pub origin: Origin,
 }
 
 /// One change.

@@ -1,7 +1,8 @@
 //! What stands in the znodes. Consumers rely on these formats; fields are only ever added.
 
 use redkeeper_core::{
-    ids::{AgentId, ClusterName, Epoch, InstanceId},
+    dedupe::Origin,
+    ids::{AgentId, BootTag, ClusterName, Epoch, InstanceId, Seq},
     limits::{RUN_ID_BYTES_MAX, STATUS_JSON_BYTES_MAX},
     publish::{BucketData, Held, Record},
     status::{Reason, Role, cut},
@@ -26,6 +27,8 @@ struct StatusOut<'a> {
     since: String,
     run_id: &'a str,
     agent: &'a str,
+    boot: String,
+    seq: u64,
     epoch: u64,
     rev: u64,
 }
@@ -44,6 +47,10 @@ struct StatusIn {
     #[serde(default)]
     run_id: String,
     agent: String,
+    #[serde(default)]
+    boot: String,
+    #[serde(default)]
+    seq: u64,
     #[serde(default)]
     epoch: u64,
     #[serde(default)]
@@ -67,6 +74,8 @@ pub fn status(record: &Record) -> Vec<u8> {
         since: humantime::format_rfc3339_millis(since).to_string(),
         run_id: &record.run_id,
         agent: record.agent.as_str(),
+        boot: format!("{:08x}", record.origin.boot.0),
+        seq: record.origin.seq.0,
         epoch: record.epoch.0,
         rev: record.rev,
     };
@@ -111,6 +120,10 @@ fn parse(id: &InstanceId, bytes: &[u8]) -> Option<Record> {
         role: Role::parse(&wire.role).unwrap_or(Role::Unknown),
         run_id: cut(&wire.run_id, RUN_ID_BYTES_MAX).into(),
         agent: AgentId::new(&wire.agent).ok()?,
+        origin: Origin {
+            boot: BootTag(u32::from_str_radix(&wire.boot, 16).unwrap_or(0)),
+            seq: Seq(wire.seq),
+        },
         since: WallMs(u64::try_from(since.as_millis()).ok()?),
         epoch: Epoch(wire.epoch),
         rev: wire.rev,
@@ -218,6 +231,10 @@ mod tests {
             role: Role::Master,
             run_id: "r".repeat(RUN_ID_BYTES_MAX).as_str().into(),
             agent: AgentId::new(agent).unwrap(),
+            origin: Origin {
+                boot: BootTag(u32::MAX),
+                seq: Seq(u64::MAX),
+            },
             since: WallMs(1_763_878_282_103),
             epoch: Epoch(u64::MAX),
             rev: u64::MAX,
@@ -233,7 +250,7 @@ mod tests {
                 let record = Record {
                     reason: *reason,
                     role: *role,
-                    ..record(&id[..117], &"x".repeat(20), &agent)
+                    ..record(&id, &"x".repeat(20), &agent)
                 };
                 let bytes = status(&record);
                 assert!(bytes.len() <= STATUS_JSON_BYTES_MAX, "{} bytes", bytes.len());

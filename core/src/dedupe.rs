@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::{
-    ids::{BootId, Seq},
+    ids::{BootId, BootTag, Seq},
     limits::RETIRED_BOOTS_MAX,
 };
 
@@ -16,6 +16,23 @@ pub enum Arrival {
     Late,
     /// From a boot that has been superseded: must be ignored.
     Retired,
+}
+
+/// Where a report stands among those of its agent. Published with each status, so that the next leader knows
+/// whether what it has is older.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Origin {
+    /// The agent's life.
+    pub boot: BootTag,
+    /// The message.
+    pub seq: Seq,
+}
+
+impl Origin {
+    /// Whether `other` is of the same boot and at least as new. Boots cannot be compared with each other.
+    pub fn is_superseded_by(self, other: Self) -> bool {
+        self.boot == other.boot && self.seq <= other.seq
+    }
 }
 
 /// Order of the messages of one agent.
@@ -44,6 +61,11 @@ impl Order {
     /// Highest sequence heard of the boot in force.
     pub fn highest(&self) -> Seq {
         self.highest
+    }
+
+    /// Whether a boot is known to be over.
+    pub fn is_retired(&self, boot: BootTag) -> bool {
+        self.retired.iter().any(|retired| retired.tag() == boot)
     }
 
     /// Takes a Hello. A boot not seen before supersedes and retires the present one.

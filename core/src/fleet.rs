@@ -14,15 +14,17 @@ use std::{
 };
 
 use crate::{
-    dedupe::{Arrival, Order},
-    ids::{AgentId, BootId, Handle, InstanceId, Seq},
-    limits::{AGENT_INSTANCES_MAX, AGENTS_MAX, EVIDENCE_BYTES_MAX, FLEET_INSTANCES_MAX},
-    status::{Reason, Status, Verdict, cut},
+    dedupe::{Order, Origin},
+    ids::{AgentId, Handle, InstanceId},
+    status::{Reason, Status, Verdict},
     time::{Mono, WallMs},
 };
 
 pub use messages::{Effect, Greeting, Input, Message, Report};
 
+mod adopt;
+mod agents;
+mod freshness;
 mod messages;
 
 /// A gap between two steps that means that this process slept. The shell promises a step every
@@ -54,13 +56,14 @@ pub struct AgentState {
     pub complete: bool,
     handles: BTreeMap<Handle, InstanceId>,
     instances: BTreeSet<InstanceId>,
-    stream: u64,
+    /// The open stream, if there is one.
+    stream: Option<u64>,
     snapshot: Option<Snapshot>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Snapshot {
-    first: Seq,
+    first: Origin,
     mentioned: BTreeSet<InstanceId>,
 }
 
@@ -77,7 +80,8 @@ pub struct InstanceState {
     /// The status in force.
     pub status: Arc<Status>,
     reported: Verdict,
-    seq: Seq,
+    /// The message that brought the newest report.
+    pub origin: Origin,
     /// Last completed probe round.
     pub progress: Mono,
     freshness_limit: Duration,
@@ -149,6 +153,7 @@ impl Fleet {
             Input::Message(stream, agent, boot, seq, message) => {
                 self.message(now, wall, (stream, &agent, &boot, seq), message, out);
             }
+            Input::Bye(stream) => self.bye(stream),
             Input::Adopt(statuses) => self.adopt(now, wall, statuses, out),
             Input::Tick => {}
         }
@@ -169,460 +174,6 @@ impl Fleet {
         }
         out.push(Effect::Paused(late));
     }
-
-    fn hello(&mut self, now: Mono, wall: WallMs, stream: u64, greeting: Greeting, out: &mut Vec<Effect>) {
-        if !self.agents.contains_key(&greeting.agent) && self.agents.len() >= AGENTS_MAX {
-            out.push(Effect::Full(stream, "too many agents"));
-            return;
-        }
-        let name = greeting.agent.clone();
-        let agent = self
-            .agents
-            .entry(name.clone())
-            .or_insert_with(|| AgentState::adopted(now));
-        let order = agent
-            .order
-            .get_or_insert_with(|| Order::new(greeting.boot.clone()));
-        if !order.hello(&greeting.boot) {
-            out.push(Effect::Superseded(stream));
-            return;
-        }
-        let fresh_boot = order.highest() == Seq(0);
-        if fresh_boot {
-            agent.complete = false;
-            agent.handles.clear();
-            for id in &agent.instances {
-                if let Some(instance) = self.instances.get_mut(id) {
-                    instance.seq = Seq(0);
-                }
-            }
-        }
-        agent.greeting = Some(greeting);
-        agent.stream = stream;
-        agent.connected = wall;
-        agent.snapshot = None;
-        self.heard(now, &name);
-        out.push(Effect::Agent(name));
-    }
-
-    fn heard(&mut self, now: Mono, name: &AgentId) {
-        if let Some(agent) = self.agents.get_mut(name) {
-            agent.heard = agent.heard.max(now);
-            agent.silent = false;
-            self.deadlines
-                .insert((agent.heard + self.silent_after, Watched::Agent(name.clone())));
-        }
-    }
-
-    fn message(
-        &mut self,
-        now: Mono,
-        wall: WallMs,
-        (stream, name, boot, seq): (u64, &AgentId, &BootId, Seq),
-        message: Message,
-        out: &mut Vec<Effect>,
-    ) {
-        let Some(order) = self.agents.get_mut(name).and_then(|agent| agent.order.as_mut()) else {
-            out.push(Effect::Superseded(stream));
-            return;
-        };
-        let arrival = order.arrive(boot, seq);
-        out.push(Effect::Arrived(arrival));
-        match arrival {
-            Arrival::Retired => {
-                out.push(Effect::Superseded(stream));
-                return;
-            }
-            Arrival::News => self.heard(now, name),
-            Arrival::Late => {}
-        }
-        match message {
-            Message::Snapshot(reports, last) => {
-                self.snapshot(now, wall, (stream, name, seq), reports, last, out)
-            }
-            Message::Changes(reports) => {
-                for report in reports {
-                    self.report(now, wall, (stream, name, seq), report, out);
-                }
-            }
-            Message::Heartbeat(ages) if arrival == Arrival::News => self.heartbeat(now, name, &ages, out),
-            Message::Heartbeat(_) => {}
-            Message::Gone(handles) => {
-                for handle in handles {
-                    let id = self
-                        .agents
-                        .get_mut(name)
-                        .and_then(|agent| agent.handles.remove(&handle));
-                    if let Some(id) = id {
-                        self.remove(name, &id, seq, out);
-                    }
-                }
-            }
-        }
-        out.push(Effect::Agent(name.clone()));
-    }
-
-    fn snapshot(
-        &mut self,
-        now: Mono,
-        wall: WallMs,
-        (stream, name, seq): (u64, &AgentId, Seq),
-        reports: Vec<Report>,
-        last: bool,
-        out: &mut Vec<Effect>,
-    ) {
-        let ids: Vec<_> = reports.iter().map(|report| report.identity.id.clone()).collect();
-        for report in reports {
-            self.report(now, wall, (stream, name, seq), report, out);
-        }
-        let Some(agent) = self.agents.get_mut(name).filter(|agent| agent.stream == stream) else {
-            return;
-        };
-        let snapshot = agent.snapshot.get_or_insert_with(|| Snapshot {
-            first: seq,
-            mentioned: BTreeSet::new(),
-        });
-        snapshot.mentioned.extend(ids);
-        if !last {
-            return;
-        }
-        let Some(snapshot) = agent.snapshot.take() else {
-            return;
-        };
-        agent.complete = true;
-        agent.complete = true;
-        let missing: Vec<_> = agent.instances.difference(&snapshot.mentioned).cloned().collect();
-        for id in missing {
-            self.remove(name, &id, snapshot.first, out);
-        }
-    }
-
-    fn report(
-        &mut self,
-        now: Mono,
-        wall: WallMs,
-        (stream, name, seq): (u64, &AgentId, Seq),
-        report: Report,
-        out: &mut Vec<Effect>,
-    ) {
-        let id = report.identity.id.clone();
-        if let Some(present) = self.instances.get(&id) {
-            let owner = &present.status.agent;
-            if owner != name
-                && self
-                    .agents
-                    .get(owner)
-                    .is_some_and(|a| !a.silent && a.order.is_some())
-            {
-                if self.contested.len() < CONTESTED_MAX {
-                    self.contested.insert(id.clone(), stream);
-                }
-                out.push(Effect::Conflict(id, name.clone()));
-                return;
-            }
-            if owner == name && present.seq >= seq {
-                return;
-            }
-        }
-        let Some(agent) = self.agents.get_mut(name) else {
-            return;
-        };
-        if !agent.instances.contains(&id) {
-            if agent.instances.len() >= AGENT_INSTANCES_MAX {
-                out.push(Effect::Full(stream, "too many instances for one agent"));
-                return;
-            }
-            if self.instances.len() >= FLEET_INSTANCES_MAX {
-                out.push(Effect::Full(stream, "too many instances"));
-                return;
-            }
-            agent.instances.insert(id.clone());
-        }
-        agent.handles.insert(report.handle, id.clone());
-        let former = self.instances.get(&id);
-        if let Some(former) = former.filter(|former| former.status.agent != *name) {
-            let owner = former.status.agent.clone();
-            if let Some(agent) = self.agents.get_mut(&owner) {
-                agent.instances.remove(&id);
-                agent.handles.retain(|_, other| *other != id);
-            }
-        }
-        // A new boot starts with "not probed": what is known stays until it has seen something.
-        let keep = report.verdict.reason == Reason::NotProbed && former.is_some();
-        let reported = match former {
-            Some(former) if keep => former.reported.clone(),
-            _ => report.verdict,
-        };
-        let status = former.map_or_else(
-            || {
-                Arc::new(Status {
-                    identity: report.identity.clone(),
-                    agent: name.clone(),
-                    verdict: reported.clone(),
-                })
-            },
-            |former| former.status.clone(),
-        );
-        let is_new = former.is_none();
-        let identity_changed = status.identity != report.identity || status.agent != *name;
-        let progress = match (report.probe_age, former) {
-            (Some(age), Some(former)) => former.progress.max(now.before(age)),
-            (Some(age), None) => now.before(age),
-            // Without a completed round nothing became fresher.
-            (None, Some(former)) => former.progress,
-            (None, None) => now,
-        };
-        let state = InstanceState {
-            status,
-            reported,
-            seq,
-            progress,
-            freshness_limit: report.freshness_limit,
-        };
-        self.deadlines
-            .insert((progress + report.freshness_limit, Watched::Instance(id.clone())));
-        self.instances.insert(id.clone(), state);
-        if is_new || identity_changed {
-            if let Some(instance) = self.instances.get_mut(&id) {
-                let verdict = instance.status.verdict.clone();
-                instance.status = Arc::new(Status {
-                    identity: report.identity,
-                    agent: name.clone(),
-                    verdict,
-                });
-            }
-            out.push(Effect::Changed(id.clone()));
-        }
-        self.settle(now, wall, &id, out);
-    }
-
-    fn heartbeat(&mut self, now: Mono, name: &AgentId, ages: &[(Handle, Duration)], out: &mut Vec<Effect>) {
-        let Some(agent) = self.agents.get(name) else {
-            return;
-        };
-        let mut revived = Vec::new();
-        for (handle, age) in ages {
-            let Some(id) = agent.handles.get(handle) else {
-                continue;
-            };
-            let Some(instance) = self.instances.get_mut(id) else {
-                continue;
-            };
-            instance.progress = instance.progress.max(now.before(*age));
-            if is_collectors_own(instance.status.verdict.reason) {
-                revived.push(id.clone());
-            }
-        }
-        for id in revived {
-            self.settle(now, WallMs::default(), &id, out);
-        }
-    }
-
-    fn remove(&mut self, name: &AgentId, id: &InstanceId, seq: Seq, out: &mut Vec<Effect>) {
-        let gone = self
-            .instances
-            .get(id)
-            .is_some_and(|i| i.status.agent == *name && i.seq < seq);
-        if let Some(agent) = self.agents.get_mut(name).filter(|_| gone) {
-            agent.instances.remove(id);
-            agent.handles.retain(|_, other| other != id);
-            self.instances.remove(id);
-            out.push(Effect::Removed(id.clone()));
-            self.uncontest(id, out);
-        }
-    }
-
-    fn adopt(&mut self, now: Mono, wall: WallMs, statuses: Vec<Status>, out: &mut Vec<Effect>) {
-        for status in statuses {
-            let id = status.identity.id.clone();
-            if self.instances.contains_key(&id) {
-                self.adopt_known(now, wall, &id, status, out);
-                continue;
-            }
-            // The agent has said since its start what it has, and this is not among it.
-            if self.agents.get(&status.agent).is_some_and(|agent| agent.complete) {
-                continue;
-            }
-            if self.instances.len() >= FLEET_INSTANCES_MAX {
-                continue;
-            }
-            let name = status.agent.clone();
-            let agent = self
-                .agents
-                .entry(name.clone())
-                .or_insert_with(|| AgentState::adopted(now));
-            agent.instances.insert(id.clone());
-            self.deadlines
-                .insert((agent.heard + self.silent_after, Watched::Agent(name)));
-            let state = InstanceState {
-                reported: status.verdict.clone(),
-                status: Arc::new(status),
-                seq: Seq(0),
-                progress: now,
-                freshness_limit: self.silent_after,
-            };
-            self.deadlines
-                .insert((now + self.silent_after, Watched::Instance(id.clone())));
-            self.instances.insert(id.clone(), state);
-            out.push(Effect::Changed(id));
-        }
-    }
-
-    /// A published verdict of an instance that is known already. It is news where this collector does not hear
-    /// the agent (the former leader may have), which then gets a full grace period, and where nothing was
-    /// probed yet. The collectors' own UNKNOWN is never news.
-    fn adopt_known(
-        &mut self,
-        now: Mono,
-        wall: WallMs,
-        id: &InstanceId,
-        status: Status,
-        out: &mut Vec<Effect>,
-    ) {
-        let Some(known) = self.instances.get_mut(id) else {
-            return;
-        };
-        if is_collectors_own(status.verdict.reason) || status.verdict.reason == Reason::NotProbed {
-            return;
-        }
-        let name = known.status.agent.clone();
-        let unheard = self
-            .agents
-            .get_mut(&name)
-            .filter(|agent| agent.silent || agent.order.is_none());
-        if let Some(agent) = unheard {
-            (agent.heard, agent.silent) = (now, false);
-            known.progress = now;
-            known.freshness_limit = known.freshness_limit.max(self.silent_after);
-            self.deadlines
-                .insert((now + self.silent_after, Watched::Agent(name)));
-            self.deadlines
-                .insert((now + known.freshness_limit, Watched::Instance(id.clone())));
-        } else if known.reported.reason != Reason::NotProbed {
-            return;
-        }
-        known.reported = status.verdict;
-        self.settle(now, wall, id, out);
-    }
-
-    fn check_deadlines(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
-        while let Some((at, _)) = self.deadlines.first() {
-            if *at > now {
-                break;
-            }
-            let Some((_, watched)) = self.deadlines.pop_first() else {
-                break;
-            };
-            match watched {
-                Watched::Agent(name) => self.check_agent(now, wall, &name, out),
-                Watched::Instance(id) => self.check_instance(now, wall, &id, out),
-            }
-        }
-    }
-
-    fn check_agent(&mut self, now: Mono, wall: WallMs, name: &AgentId, out: &mut Vec<Effect>) {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return;
-        };
-        let due = agent.heard + self.silent_after;
-        if due > now {
-            self.deadlines.insert((due, Watched::Agent(name.clone())));
-            return;
-        }
-        if agent.silent {
-            return;
-        }
-        agent.silent = true;
-        let ids: Vec<_> = agent.instances.iter().cloned().collect();
-        if ids.is_empty() {
-            self.agents.remove(name);
-        }
-        out.push(Effect::Agent(name.clone()));
-        for id in ids {
-            self.settle(now, wall, &id, out);
-            self.uncontest(&id, out);
-        }
-    }
-
-    fn uncontest(&mut self, id: &InstanceId, out: &mut Vec<Effect>) {
-        if let Some(stream) = self.contested.remove(id) {
-            out.push(Effect::Resend(stream));
-        }
-    }
-
-    fn check_instance(&mut self, now: Mono, wall: WallMs, id: &InstanceId, out: &mut Vec<Effect>) {
-        let Some(instance) = self.instances.get(id) else {
-            return;
-        };
-        let due = instance.progress + instance.freshness_limit;
-        if due > now {
-            self.deadlines.insert((due, Watched::Instance(id.clone())));
-        } else {
-            self.settle(now, wall, id, out);
-        }
-    }
-
-    /// Brings the status in force in line with the newest report, the agent's silence and the progress.
-    fn settle(&mut self, now: Mono, wall: WallMs, id: &InstanceId, out: &mut Vec<Effect>) {
-        let Some(instance) = self.instances.get_mut(id) else {
-            return;
-        };
-        let present = &instance.status.verdict;
-        let silent = self
-            .agents
-            .get(&instance.status.agent)
-            .is_none_or(|agent| agent.silent);
-        let fresh = instance.progress + instance.freshness_limit > now;
-        let reason = if silent {
-            Some(Reason::AgentSilent)
-        } else if fresh {
-            None
-        } else if present.reason == Reason::AgentSilent {
-            // The agent is back, but not yet with progress of this instance.
-            return;
-        } else {
-            Some(Reason::ProbeStalled)
-        };
-        let verdict = match reason {
-            Some(reason) if present.reason == reason => return,
-            Some(reason) => {
-                let agent = &instance.status.agent;
-                let text = if reason == Reason::AgentSilent {
-                    format!("agent {agent} has not been heard for {:?}", self.silent_after)
-                } else {
-                    format!(
-                        "agent {agent} completed no probe for {:?}",
-                        instance.freshness_limit
-                    )
-                };
-                let mut verdict = instance.reported.clone();
-                verdict.reason = reason;
-                verdict.since = wall;
-                verdict.evidence = cut(&text, EVIDENCE_BYTES_MAX).into();
-                verdict
-            }
-            None => instance.reported.clone(),
-        };
-        if !fresh || reason.is_some() {
-            // Nothing more to wait for until progress comes, which settles again.
-        } else {
-            self.deadlines.insert((
-                instance.progress + instance.freshness_limit,
-                Watched::Instance(id.clone()),
-            ));
-        }
-        if verdict != *present {
-            let status = &instance.status;
-            instance.status = Arc::new(Status {
-                identity: status.identity.clone(),
-                agent: status.agent.clone(),
-                verdict,
-            });
-            if !matches!(out.last(), Some(Effect::Changed(last)) if last == id) {
-                out.push(Effect::Changed(id.clone()));
-            }
-        }
-    }
 }
 
 impl AgentState {
@@ -636,7 +187,7 @@ impl AgentState {
             complete: false,
             handles: BTreeMap::new(),
             instances: BTreeSet::new(),
-            stream: 0,
+            stream: None,
             snapshot: None,
         }
     }

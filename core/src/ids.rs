@@ -101,12 +101,14 @@ name!(
 impl InstanceId {
     /// Bucket under `instances/`: the lowest byte of FNV-1a-64 of the id. Part of the ZooKeeper layout.
     pub fn bucket(&self) -> Bucket {
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        for byte in self.0.bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        Bucket((hash % BUCKETS as u64) as u8)
+        Bucket((fnv1a_64(&self.0) % BUCKETS as u64) as u8)
     }
+}
+
+fn fnv1a_64(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// One of the 256 directories under `instances/`, written as two hex digits.
@@ -152,7 +154,17 @@ impl BootId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Its short form.
+    pub fn tag(&self) -> BootTag {
+        let hash = fnv1a_64(&self.0);
+        BootTag(((hash >> 32) as u32 ^ hash as u32).max(1))
+    }
 }
+
+/// 32 bits made of a [`BootId`]: enough to tell the lives of one agent apart. 0 where it is not known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct BootTag(pub u32);
 
 /// Short name of an instance within one boot of its agent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

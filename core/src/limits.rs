@@ -7,8 +7,8 @@ pub const NAME_BYTES_MAX: usize = 63;
 /// Longest address: a Unix socket path has at most 107 bytes, a DNS name with port fits too in practice.
 pub const ADDRESS_BYTES_MAX: usize = 107;
 /// Id, cluster, address and agent of one instance together: what is left of a 512-byte status znode
-/// after its keys, numbers and the 40-byte run_id (see `collector::znode`, which asserts it).
-pub const NAMES_TOTAL_BYTES_MAX: usize = 200;
+/// after its keys, numbers, the 40-byte run_id and the origin (see `collector::znode`, which asserts it).
+pub const NAMES_TOTAL_BYTES_MAX: usize = 165;
 /// Status JSON in a znode.
 pub const STATUS_JSON_BYTES_MAX: usize = 512;
 /// Evidence text of a verdict.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    dedupe::Arrival,
+    dedupe::{Arrival, Origin},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
     status::{Identity, Status, Verdict},
 };
@@ -57,7 +57,9 @@ pub enum Input {
     /// A message of that stream.
     Message(u64, AgentId, BootId, Seq, Message),
     /// Statuses found in ZooKeeper: taken over where nothing fresher is known, with a full grace period.
-    Adopt(Vec<Status>),
+    Adopt(Vec<(Status, Origin)>),
+    /// A stream ended.
+    Bye(u64),
     /// Time passes.
     Tick,
 }

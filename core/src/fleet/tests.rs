@@ -1,5 +1,8 @@
 use super::*;
-use crate::status::{Identity, Stage, State};
+use crate::{
+    ids::{BootId, Seq},
+    status::{Identity, Stage, State},
+};
 use proptest::prelude::*;
 
 const SILENT: Duration = Duration::from_secs(3);
@@ -198,7 +201,7 @@ fn adopted_statuses_have_a_full_grace_period() {
         agent: agent(),
         verdict: Verdict::blank(Reason::Ok, Stage::Reply, "", WallMs(1)),
     };
-    w.step(Input::Adopt(vec![status]));
+    w.step(Input::Adopt(vec![(status, Origin::default())]));
     w.pass(SILENT - Duration::from_millis(1));
     assert_eq!(w.reason(1), Reason::Ok);
     w.pass(Duration::from_millis(1));
@@ -216,16 +219,65 @@ fn published(n: u32, reason: Reason) -> Status {
 #[test]
 fn a_take_over_keeps_what_only_the_former_leader_heard() {
     let mut w = World::new();
-    w.step(Input::Adopt(vec![published(1, Reason::Ok)]));
+    w.step(Input::Adopt(vec![(published(1, Reason::Ok), Origin::default())]));
     w.pass(SILENT * 2);
     assert_eq!(w.reason(1), Reason::AgentSilent);
-    w.step(Input::Adopt(vec![published(1, Reason::ConnectionRefused)]));
+    w.step(Input::Adopt(vec![(
+        published(1, Reason::ConnectionRefused),
+        Origin::default(),
+    )]));
     assert_eq!(w.reason(1), Reason::ConnectionRefused);
     w.pass(SILENT * 2);
     assert_eq!(w.reason(1), Reason::AgentSilent);
-    w.step(Input::Adopt(vec![published(1, Reason::AgentSilent)]));
+    w.step(Input::Adopt(vec![(
+        published(1, Reason::AgentSilent),
+        Origin::default(),
+    )]));
     w.hello(1, 1);
     w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    assert_eq!(w.reason(1), Reason::Ok);
+}
+
+/// What the former leader published, and in which message of which boot it had heard it.
+fn adopt(w: &mut World, reason: Reason, n: u64, seq: u64) {
+    let origin = Origin {
+        boot: boot(n).tag(),
+        seq: Seq(seq),
+    };
+    w.step(Input::Adopt(vec![(published(1, reason), origin)]));
+}
+
+#[test]
+fn a_take_over_does_not_publish_what_is_older_than_what_is_published() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 5, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    // Older, or of a boot that is over: nothing to learn.
+    adopt(&mut w, Reason::Loading, 1, 4);
+    assert_eq!(w.reason(1), Reason::Ok);
+    // The former leader had heard more, although this one hears the agent too.
+    adopt(&mut w, Reason::Loading, 1, 6);
+    assert_eq!(w.reason(1), Reason::Loading);
+    // The older message comes late.
+    w.message(1, 5, Message::Changes(vec![report(1, Reason::Ok)]));
+    assert_eq!(w.reason(1), Reason::Loading);
+    w.message(1, 7, Message::Changes(vec![report(1, Reason::Ok)]));
+    assert_eq!(w.reason(1), Reason::Ok);
+    w.hello(2, 2);
+    w.step(Input::Message(
+        2,
+        agent(),
+        boot(2),
+        Seq(1),
+        Message::Snapshot(vec![report(1, Reason::ConnectionRefused)], true),
+    ));
+    adopt(&mut w, Reason::Ok, 1, 9);
+    assert_eq!(w.reason(1), Reason::ConnectionRefused, "a retired boot is older");
+    // A boot that was never heard here: news only while the agent is not connected.
+    adopt(&mut w, Reason::Ok, 3, 1);
+    assert_eq!(w.reason(1), Reason::ConnectionRefused);
+    w.step(Input::Bye(2));
+    adopt(&mut w, Reason::Ok, 3, 1);
     assert_eq!(w.reason(1), Reason::Ok);
 }
 
@@ -258,7 +310,7 @@ fn what_an_agent_no_longer_has_is_not_adopted_again() {
     let mut w = World::new();
     w.hello(1, 1);
     w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
-    w.step(Input::Adopt(vec![published(2, Reason::Ok)]));
+    w.step(Input::Adopt(vec![(published(2, Reason::Ok), Origin::default())]));
     assert!(w.fleet.instance(&id(2)).is_none());
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    dedupe::Origin,
     ids::{AgentId, Bucket, ClusterName, Epoch, InstanceId},
     status::{Ability, Reason, Role, Stage, Status, Verdict},
     time::WallMs,
@@ -25,6 +26,8 @@ pub struct Record {
     pub run_id: Arc<str>,
     /// Who reported it.
     pub agent: AgentId,
+    /// In which message. Not compared.
+    pub origin: Origin,
     /// When state or reason last changed. Not compared.
     pub since: WallMs,
     /// Term in which it was written. Not compared.
@@ -35,7 +38,7 @@ pub struct Record {
 
 impl Record {
     /// The record of a status; `epoch` and `rev` are filled in when it is written.
-    pub fn of(status: &Status) -> Self {
+    pub fn of(status: &Status, origin: Origin) -> Self {
         Self {
             id: status.identity.id.clone(),
             cluster: status.identity.cluster.clone(),
@@ -44,6 +47,7 @@ impl Record {
             role: status.verdict.role,
             run_id: status.verdict.run_id.clone(),
             agent: status.agent.clone(),
+            origin,
             since: status.verdict.since,
             epoch: Epoch(0),
             rev: 0,

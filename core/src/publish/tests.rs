@@ -21,6 +21,7 @@ fn record(n: u32, reason: Reason) -> Record {
         role: Role::Master,
         run_id: "".into(),
         agent: AgentId::new("db").unwrap(),
+        origin: Default::default(),
         since: WallMs(0),
         epoch: Epoch(0),
         rev: 0,
