@@ -1,7 +1,9 @@
 //! Harness of the end-to-end tests: real servers and real daemons on free loopback ports, in a folder of
 //! their own, ended when the test ends.
 
+pub mod check;
 pub mod daemons;
+pub mod history;
 pub mod ports;
 pub mod process;
 pub mod sandbox;

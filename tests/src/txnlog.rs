@@ -1,27 +1,21 @@
-//! ZooKeeper's transaction log, the ground truth of who wrote what: nothing is sampled.
+//! ZooKeeper's transaction log, the ground truth of who wrote what: nothing is sampled. Reads the server's own
+//! files (format: `FileTxnLog`, `TxnHeader` and the records of `zookeeper.jute` in release 3.8).
 
-use std::{path::Path, process::Command};
+use std::path::Path;
 
-/// One transaction as the server's own tool prints it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Txn {
-    /// Session that wrote it, as printed.
-    pub session: String,
-    /// The whole line.
-    pub text: String,
-}
+use crate::history::{Op, Txn};
 
-impl Txn {
-    /// Number of operations on paths that contain `part`.
-    pub fn touches(&self, part: &str) -> usize {
-        self.text.matches(part).count()
-    }
-}
+const CREATE: [i32; 4] = [1, 15, 19, 21];
+const DELETE: [i32; 2] = [2, 20];
+const SET_DATA: i32 = 5;
+const CHECK: i32 = 13;
+const MULTI: i32 = 14;
+const CLOSE_SESSION: i32 = -11;
 
-/// Reads all logs below the server's data directory, in order.
+/// Reads all logs below the server's data directory, in order. What the server is just writing may be missing.
 ///
 /// # Panics
-/// When the tool does not run.
+/// When there is no log, or it is none.
 pub fn read(data: &Path) -> Vec<Txn> {
     let mut logs: Vec<_> = std::fs::read_dir(data.join("version-2"))
         .expect("data directory")
@@ -38,84 +32,90 @@ pub fn read(data: &Path) -> Vec<Txn> {
             .unwrap_or_default();
         u64::from_str_radix(&name, 16).unwrap_or(0)
     });
-    let jars =
-        ["zookeeper.jar", "slf4j-nop.jar", "commons-cli.jar"].map(|jar| format!("/usr/share/java/{jar}"));
-    let mut all = Vec::new();
+    assert!(!logs.is_empty(), "no log below {}", data.display());
+    let mut txns = Vec::new();
     for log in logs {
-        let output = Command::new("java")
-            .args([
-                "-cp",
-                &jars.join(":"),
-                "org.apache.zookeeper.server.persistence.TxnLogToolkit",
-                "-d",
-            ])
-            .arg(&log)
-            .output()
-            .expect("java runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            text.contains("ZooKeeper Transactional Log File"),
-            "{text} {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        all.extend(
-            text.lines()
-                .filter(|line| line.contains("session 0x"))
-                .map(|line| {
-                    let session = line
-                        .split("session ")
-                        .nth(1)
-                        .and_then(|rest| rest.split_whitespace().next())
-                        .unwrap_or_default();
-                    Txn {
-                        session: session.to_owned(),
-                        text: line.to_owned(),
-                    }
-                }),
-        );
+        let bytes = std::fs::read(&log).expect("a readable log");
+        let rest = bytes.strip_prefix(b"ZKLG").expect("the magic of a log");
+        // Version and database id follow the magic.
+        let mut reader = Reader(&rest[12..]);
+        while let Some(txn) = reader.record() {
+            txns.extend(reader_of(txn).txn());
+        }
     }
-    all
+    txns
 }
 
-/// I1: once `claim` has been applied, no transaction of another session touches `part`.
-///
-/// # Errors
-/// The first transaction that breaks it.
-pub fn no_late_write(txns: &[Txn], epoch: u64, part: &str) -> Result<(), String> {
-    let holder = format!("\"epoch\":{epoch},\"holder\"");
-    let claim = txns
-        .iter()
-        .position(|txn| txn.text.contains(&holder))
-        .ok_or("the claim is not in the log")?;
-    let leader = &txns[claim].session;
-    match txns[claim..]
-        .iter()
-        .find(|txn| txn.session != *leader && txn.touches(part) > 0)
-    {
-        Some(late) => Err(format!("written after the claim of epoch {epoch}: {}", late.text)),
-        None => Ok(()),
-    }
+fn reader_of(bytes: &[u8]) -> Reader<'_> {
+    Reader(bytes)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Big-endian numbers and counted bytes.
+struct Reader<'a>(&'a [u8]);
 
-    #[test]
-    fn a_late_write_is_seen() {
-        let txn = |session: &str, text: &str| Txn {
-            session: session.to_owned(),
-            text: text.to_owned(),
-        };
-        let claim = txn("0x2", "setData:'/redkeeper/epoch,{\"epoch\":2,\"holder\":\"b\"}");
-        let good = [
-            txn("0x1", "/redkeeper/instances/aa/x"),
-            claim.clone(),
-            txn("0x2", "/redkeeper/instances/aa/x"),
-        ];
-        assert_eq!(no_late_write(&good, 2, "/instances/"), Ok(()));
-        let bad = [claim, txn("0x1", "/redkeeper/instances/aa/x")];
-        assert!(no_late_write(&bad, 2, "/instances/").is_err());
-        assert!(no_late_write(&good, 3, "/instances/").is_err());
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn int(&mut self) -> Option<i32> {
+        Some(i32::from_be_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn long(&mut self) -> Option<i64> {
+        Some(i64::from_be_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    /// Counted bytes; a count of -1 stands for none.
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let n = self.int()?;
+        self.take(usize::try_from(n.max(0)).ok()?)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        Some(String::from_utf8_lossy(self.bytes()?).into_owned())
+    }
+
+    /// Checksum, counted record, end mark. The file is filled with zeros after the last one.
+    fn record(&mut self) -> Option<&'a [u8]> {
+        let _checksum = self.long()?;
+        let record = self.bytes()?;
+        (!record.is_empty() && self.take(1)? == b"B").then_some(record)
+    }
+
+    fn txn(&mut self) -> Option<Txn> {
+        let session = self.long()?;
+        let (_cxid, _zxid, at) = (self.int()?, self.long()?, self.long()?);
+        let kind = self.int()?;
+        let mut ops = Vec::new();
+        if kind == MULTI {
+            for _ in 0..self.int()? {
+                let kind = self.int()?;
+                ops.extend(Reader(self.bytes()?).op(kind));
+            }
+        } else if kind == CLOSE_SESSION {
+            for _ in 0..self.int().unwrap_or(0) {
+                ops.push(Op::Delete(self.text()?));
+            }
+        } else {
+            ops.extend(self.op(kind));
+        }
+        Some(Txn {
+            session,
+            at: u64::try_from(at).ok()?,
+            ops,
+        })
+    }
+
+    fn op(&mut self, kind: i32) -> Option<Op> {
+        match kind {
+            kind if CREATE.contains(&kind) => Some(Op::Create(self.text()?, self.bytes()?.to_vec())),
+            kind if DELETE.contains(&kind) => Some(Op::Delete(self.text()?)),
+            SET_DATA => Some(Op::Set(self.text()?, self.bytes()?.to_vec())),
+            CHECK => Some(Op::Check(self.text()?, self.int()?)),
+            _ => None,
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! The whole path: Redis -> agent -> collectors -> ZooKeeper and gRPC.
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
-use redkeeper_tests::{Sandbox, eventually, holds_for, txnlog};
+use redkeeper_tests::{Sandbox, check, eventually, holds_for, txnlog};
 
 const UP: &str = "UP/OK";
 
@@ -116,11 +119,14 @@ async fn a_dead_agent_is_unknown_never_down() {
     .await;
     sandbox.restart_agent(&mut agent);
     eventually("UP again", || zookeeper.state(&reader, &id), |s| s == UP).await;
-    let downs = txnlog::read(&zookeeper.data)
-        .iter()
-        .filter(|txn| txn.touches("\"state\":\"DOWN\"") > 0)
-        .count();
-    assert_eq!(downs, 0, "silence was written as DOWN");
+    let txns = txnlog::read(&zookeeper.data);
+    let truth = [(id, vec![(0, "UP".to_owned())])].into();
+    assert_eq!(
+        check::no_false_down(&txns, &truth, &BTreeSet::new(), 0),
+        Ok(()),
+        "silence was written as DOWN"
+    );
+    assert_eq!(check::no_stale_overwrite(&txns, &BTreeSet::new()), Ok(()));
 }
 
 #[tokio::test]
@@ -136,10 +142,10 @@ async fn equal_statuses_cause_no_write() {
     let live = || zookeeper.json(&reader, "/redkeeper/publisher");
     eventually("live", live, |p| p.as_ref().is_some_and(|p| p["phase"] == "live")).await;
     let status_writes = || {
-        txnlog::read(&zookeeper.data)
-            .iter()
-            .map(|txn| txn.touches("/redkeeper/instances/"))
-            .sum::<usize>()
+        let txns = txnlog::read(&zookeeper.data);
+        let ops = txns.iter().flat_map(|txn| &txn.ops);
+        ops.filter(|op| op.path().starts_with("/redkeeper/instances/"))
+            .count()
     };
     let before = status_writes();
     assert!(before > 0, "the log shows the first write");

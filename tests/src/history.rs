@@ -1,0 +1,64 @@
+//! What was written to ZooKeeper, by whom, in order. Read from a real server's transaction log ([`crate::txnlog`])
+//! or recorded by the simulation; judged by [`crate::check`].
+
+use serde_json::Value;
+
+/// One write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// A znode was created with this data.
+    Create(String, Vec<u8>),
+    /// Its data was set.
+    Set(String, Vec<u8>),
+    /// It was deleted.
+    Delete(String),
+    /// Its version was checked.
+    Check(String, i32),
+}
+
+/// One transaction: all of it was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Txn {
+    /// Session that wrote it.
+    pub session: i64,
+    /// When, in milliseconds of the server's clock.
+    pub at: u64,
+    /// Its operations, in order.
+    pub ops: Vec<Op>,
+}
+
+impl Op {
+    /// The path.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Create(path, _) | Self::Set(path, _) | Self::Delete(path) | Self::Check(path, _) => path,
+        }
+    }
+
+    /// What is written, as JSON; null where it is none.
+    pub fn json(&self) -> Value {
+        match self {
+            Self::Create(_, data) | Self::Set(_, data) => serde_json::from_slice(data).unwrap_or_default(),
+            Self::Delete(_) | Self::Check(..) => Value::Null,
+        }
+    }
+
+    /// Whether it changes something.
+    pub fn is_write(&self) -> bool {
+        !matches!(self, Self::Check(..))
+    }
+
+    /// Id of the instance whose status it touches.
+    pub fn instance(&self) -> Option<&str> {
+        let (_, rest) = self.path().split_once("/instances/")?;
+        rest.split_once('/').map(|(_, id)| id).filter(|_| self.is_write())
+    }
+}
+
+/// Writes of status znodes in a history.
+pub fn status_writes(txns: &[Txn]) -> impl Iterator<Item = (&Txn, &str, &Op)> {
+    let ops = txns
+        .iter()
+        .flat_map(|txn| txn.ops.iter().map(move |op| (txn, op)));
+    ops.filter_map(|(txn, op)| Some((txn, op.instance()?, op)))
+}
