@@ -347,7 +347,12 @@ impl<S: Store> Coordinator<S> {
             d.oldest_pending = oldest_pending;
             // What was read may be older than an own claim.
             if !leading {
-                (d.last_leader, d.epoch) = (seen.publisher.holder, seen.epoch.epoch);
+                d.epoch = seen.epoch.epoch;
+                d.last_leader = seen.publisher.holder;
+                // The znode of a former life, which has not expired yet: nobody is known to lead.
+                if d.last_leader == self.id.as_str() {
+                    d.last_leader.clear();
+                }
             }
         });
     }

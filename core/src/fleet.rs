@@ -48,7 +48,11 @@ pub struct AgentState {
     pub greeting: Option<Greeting>,
     /// When it was last heard, or adopted.
     pub heard: Mono,
-    /// Nothing heard for `silent_after`.
+    /// When its last heartbeat, or Hello, was heard: against it the progress of probes is judged.
+    beat: Mono,
+    /// It has an entry among the deadlines.
+    watched: bool,
+    /// Nothing heard for `silent_after`, or no heartbeat for twice as long.
     pub silent: bool,
     /// When its present stream began.
     pub connected: WallMs,
@@ -87,20 +91,14 @@ pub struct InstanceState {
     freshness_limit: Duration,
 }
 
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Watched {
-    Agent(AgentId),
-    Instance(InstanceId),
-}
-
 /// All that is known. Owned by one task.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fleet {
     silent_after: Duration,
     agents: BTreeMap<AgentId, AgentState>,
     instances: BTreeMap<InstanceId, InstanceState>,
-    /// When to look again. An entry may be early (the deadline moved on since), never late.
-    deadlines: BTreeSet<(Mono, Watched)>,
+    /// When to look at an agent again, once for each. It may be early (the deadline moved on since), never late.
+    deadlines: BTreeSet<(Mono, AgentId)>,
     /// Streams whose report of an instance lost against its owner.
     contested: BTreeMap<InstanceId, u64>,
     stepped: Mono,
@@ -168,6 +166,7 @@ impl Fleet {
         }
         for agent in self.agents.values_mut() {
             agent.heard = (agent.heard + late).min(now);
+            agent.beat = (agent.beat + late).min(now);
         }
         for instance in self.instances.values_mut() {
             instance.progress = (instance.progress + late).min(now);
@@ -182,6 +181,8 @@ impl AgentState {
             order: None,
             greeting: None,
             heard: now,
+            beat: now,
+            watched: false,
             silent: false,
             connected: WallMs::default(),
             complete: false,
@@ -190,6 +191,13 @@ impl AgentState {
             stream: None,
             snapshot: None,
         }
+    }
+}
+
+impl InstanceState {
+    /// Whether its agent, heard last at `beat`, proved progress then.
+    fn is_fresh(&self, beat: Mono) -> bool {
+        self.progress + self.freshness_limit > beat
     }
 }
 

@@ -49,7 +49,10 @@ impl Clock {
 
     /// Wall-clock time, for people.
     pub fn wall(&self) -> WallMs {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = match self.source {
+            Source::Boot(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            Source::Tokio(anchor) => anchor.elapsed(),
+        };
         WallMs(u64::try_from(since.as_millis()).unwrap_or(0))
     }
 

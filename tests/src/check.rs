@@ -6,6 +6,8 @@ use std::{
     ops::Range,
 };
 
+use serde_json::Value;
+
 use crate::history::{Op, Txn, status_writes};
 
 /// What was wrong.
@@ -58,28 +60,37 @@ pub fn sole_writer(txns: &[Txn], others: &BTreeSet<i64>) -> Result<(), Violation
 }
 
 /// I2: of one instance no status of an older message of the agent follows one of a newer, and no boot returns
-/// after another.
+/// after another, unless both say the same. What collectors say for want of messages is not a status of the agent.
 ///
 /// # Errors
 /// The first violation.
 pub fn no_stale_overwrite(txns: &[Txn], others: &BTreeSet<i64>) -> Result<(), Violation> {
-    let mut newest = BTreeMap::<&str, (Vec<String>, u64)>::new();
-    for (txn, id, op) in status_writes(txns).filter(|(txn, ..)| !others.contains(&txn.session)) {
+    let mut newest = BTreeMap::<&str, (Vec<String>, u64, [Value; 4])>::new();
+    for (txn, id, op) in status_writes(txns) {
         let json = op.json();
+        if matches!(op, Op::Delete(_)) {
+            // With the znode goes the knowledge of what was published.
+            newest.remove(id);
+        }
         let (Some(boot), Some(seq)) = (json["boot"].as_str(), json["seq"].as_u64()) else {
             continue;
         };
-        let (boots, last) = newest.entry(id).or_default();
+        if is_collectors_own(&json["reason"]) || others.contains(&txn.session) {
+            continue;
+        }
+        let says = ["reason", "role", "run_id", "addr"].map(|key| json[key].clone());
+        let (boots, last, said) = newest.entry(id).or_default();
         if boots.last().is_some_and(|present| present == boot) {
-            if seq < *last {
+            if seq < *last && says != *said {
                 return Err(format!("{id}: message {seq} after {last}, at {}", txn.at));
             }
         } else if boots.iter().any(|former| former == boot) {
             return Err(format!("{id}: boot {boot} is back, at {}", txn.at));
         } else {
             boots.push(boot.to_owned());
+            *last = 0;
         }
-        *last = seq;
+        (*last, *said) = (seq.max(*last), says);
     }
     Ok(())
 }
@@ -240,6 +251,40 @@ pub fn live_again(txns: &[Txn], truth: &Truth, healed: u64, bound: u64) -> Resul
             .and_then(|(_, s)| s.clone());
         if held.as_ref() != Some(state) {
             return Err(format!("{id} is {state}, published is {held:?} at {until}"));
+        }
+    }
+    Ok(())
+}
+
+fn is_collectors_own(reason: &Value) -> bool {
+    reason == "AGENT_SILENT" || reason == "PROBE_STALLED"
+}
+
+/// I5: a new leader gives every agent the whole of `silent_after` before it replaces what its predecessor published
+/// by "silent".
+///
+/// # Errors
+/// The first violation.
+pub fn no_hasty_silence(txns: &[Txn], silent_after: u64) -> Result<(), Violation> {
+    // By instance: in the term that was claimed then, a status of its agent was written.
+    let (mut claimed, mut held) = (0, BTreeMap::<&str, Option<u64>>::new());
+    for txn in txns {
+        for op in txn.ops.iter().filter(|op| op.is_write()) {
+            let json = op.json();
+            if op.path().ends_with("/epoch") && json["holder"] != "" {
+                claimed = txn.at;
+            }
+            let Some(id) = op.instance() else { continue };
+            // Where nothing is published there is nothing to keep.
+            let kept = !matches!(op, Op::Delete(_)) && !is_collectors_own(&json["reason"]);
+            let before = held.insert(id, kept.then_some(claimed)).flatten();
+            let taken_over = before.is_some_and(|term| term != claimed);
+            if json["reason"] == "AGENT_SILENT" && taken_over && txn.at < claimed + silent_after {
+                return Err(format!(
+                    "{id} was called silent at {}, claimed was at {claimed}",
+                    txn.at
+                ));
+            }
         }
     }
     Ok(())

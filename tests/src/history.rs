@@ -1,10 +1,12 @@
 //! What was written to ZooKeeper, by whom, in order. Read from a real server's transaction log ([`crate::txnlog`])
 //! or recorded by the simulation; judged by [`crate::check`].
 
+use std::fmt;
+
 use serde_json::Value;
 
 /// One write.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Op {
     /// A znode was created with this data.
     Create(String, Vec<u8>),
@@ -25,6 +27,18 @@ pub struct Txn {
     pub at: u64,
     /// Its operations, in order.
     pub ops: Vec<Op>,
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy;
+        match self {
+            Self::Create(path, data) => write!(f, "create {path} {}", text(data)),
+            Self::Set(path, data) => write!(f, "set {path} {}", text(data)),
+            Self::Delete(path) => write!(f, "delete {path}"),
+            Self::Check(path, version) => write!(f, "check {path} {version}"),
+        }
+    }
 }
 
 impl Op {

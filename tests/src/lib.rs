@@ -8,6 +8,7 @@ pub mod ports;
 pub mod process;
 pub mod sandbox;
 pub mod servers;
+pub mod sim;
 pub mod txnlog;
 pub mod wait;
 

@@ -34,8 +34,8 @@ impl Memory {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a session as the server does when it expires.
-    pub fn expire(&self, session: i64) {
+    /// Ends a session as the server does when it expires. Returns the paths of its znodes, which are deleted.
+    pub fn expire(&self, session: i64) -> Vec<String> {
         let mut tree = self.tree();
         let owned: Vec<_> = tree
             .nodes
@@ -43,12 +43,13 @@ impl Memory {
             .filter(|(_, (n, _))| n.owner == session)
             .map(|(p, _)| p.clone())
             .collect();
-        for path in owned {
-            tree.remove(&path);
+        for path in &owned {
+            tree.remove(path);
         }
         if let Some(state) = tree.sessions.remove(&session) {
             state.send_replace(Connection::Lost);
         }
+        owned
     }
 }
 

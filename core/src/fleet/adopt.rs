@@ -1,11 +1,11 @@
 //! What a new leader takes over from ZooKeeper, so that a take-over changes no status.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{AgentState, Effect, Fleet, InstanceState, Watched, is_collectors_own};
+use super::{AgentState, Effect, Fleet, InstanceState, is_collectors_own};
 use crate::{
     dedupe::Origin,
-    ids::InstanceId,
+    ids::{AgentId, InstanceId},
     limits::FLEET_INSTANCES_MAX,
     status::{Reason, Status},
     time::{Mono, WallMs},
@@ -19,10 +19,17 @@ impl Fleet {
         statuses: Vec<(Status, Origin)>,
         out: &mut Vec<Effect>,
     ) {
+        // Of before: the grace for one instance of an agent must not hide that the others need it too.
+        let unheard: BTreeSet<AgentId> = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| agent.silent || agent.stream.is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
         for (status, origin) in statuses {
             let id = status.identity.id.clone();
             if self.instances.contains_key(&id) {
-                self.adopt_known(now, wall, (&id, origin), status, out);
+                self.adopt_known(now, wall, (&id, origin, &unheard), status, out);
                 continue;
             }
             // The agent has said since its start what it has, and this is not among it.
@@ -38,8 +45,7 @@ impl Fleet {
                 .entry(name.clone())
                 .or_insert_with(|| AgentState::adopted(now));
             agent.instances.insert(id.clone());
-            self.deadlines
-                .insert((agent.heard + self.silent_after, Watched::Agent(name)));
+            self.watch(&name);
             let state = InstanceState {
                 reported: status.verdict.clone(),
                 status: Arc::new(status),
@@ -47,8 +53,6 @@ impl Fleet {
                 progress: now,
                 freshness_limit: self.silent_after,
             };
-            self.deadlines
-                .insert((now + self.silent_after, Watched::Instance(id.clone())));
             self.instances.insert(id.clone(), state);
             out.push(Effect::Changed(id));
         }
@@ -57,12 +61,12 @@ impl Fleet {
     /// A published verdict of an instance that is known already. The collectors' own UNKNOWN is never news. Within
     /// one boot of the agent the higher number is newer. Of two boots a retired one is older; otherwise it is news
     /// where this collector does not hear the agent now (the former leader may have), and where nothing was
-    /// probed yet. An agent that is not heard gets a full grace period.
+    /// probed yet. Every agent gets a full grace period.
     fn adopt_known(
         &mut self,
         now: Mono,
         wall: WallMs,
-        (id, origin): (&InstanceId, Origin),
+        (id, origin, unheard): (&InstanceId, Origin, &BTreeSet<AgentId>),
         status: Status,
         out: &mut Vec<Effect>,
     ) {
@@ -75,28 +79,26 @@ impl Fleet {
         let name = known.status.agent.clone();
         let agent = self.agents.get_mut(&name);
         let order = agent.as_ref().and_then(|agent| agent.order.as_ref());
-        let unheard = agent
-            .as_ref()
-            .is_none_or(|agent| agent.silent || agent.stream.is_none());
+        let unheard = unheard.contains(&name);
         let news = if known.origin.boot == origin.boot && origin != Origin::default() {
             !origin.is_superseded_by(known.origin) && origin != known.origin
         } else {
             !order.is_some_and(|order| order.is_retired(origin.boot))
                 && (unheard || known.reported.reason == Reason::NotProbed)
         };
-        if unheard && let Some(agent) = agent {
-            (agent.heard, agent.silent) = (now, false);
+        // The former leader may have heard it until now, whatever this one heard.
+        if let Some(agent) = agent {
+            (agent.heard, agent.beat, agent.silent) = (now, now, false);
+        }
+        if unheard {
             known.progress = now;
             known.freshness_limit = known.freshness_limit.max(self.silent_after);
-            self.deadlines
-                .insert((now + self.silent_after, Watched::Agent(name)));
-            self.deadlines
-                .insert((now + known.freshness_limit, Watched::Instance(id.clone())));
         }
         if news {
             known.reported = status.verdict;
             known.origin = origin;
         }
-        self.settle(now, wall, id, out);
+        self.watch(&name);
+        self.settle(wall, id, false, out);
     }
 }

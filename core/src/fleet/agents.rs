@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
-    AgentState, CONTESTED_MAX, Effect, Fleet, Greeting, InstanceState, Message, Report, Snapshot, Watched,
+    AgentState, CONTESTED_MAX, Effect, Fleet, Greeting, InstanceState, Message, Report, Snapshot,
     is_collectors_own,
 };
 use crate::{
@@ -48,6 +48,7 @@ impl Fleet {
         agent.stream = Some(stream);
         agent.connected = wall;
         agent.snapshot = None;
+        agent.beat = now;
         self.heard(now, &name);
         out.push(Effect::Agent(name));
     }
@@ -64,8 +65,7 @@ impl Fleet {
         if let Some(agent) = self.agents.get_mut(name) {
             agent.heard = agent.heard.max(now);
             agent.silent = false;
-            self.deadlines
-                .insert((agent.heard + self.silent_after, Watched::Agent(name.clone())));
+            self.watch(name);
         }
     }
 
@@ -104,7 +104,9 @@ impl Fleet {
                     self.report(now, wall, (stream, name, origin), report, out);
                 }
             }
-            Message::Heartbeat(ages) if arrival == Arrival::News => self.heartbeat(now, name, &ages, out),
+            Message::Heartbeat(ages) if arrival == Arrival::News => {
+                self.heartbeat(now, wall, name, &ages, out)
+            }
             Message::Heartbeat(_) => {}
             Message::Gone(handles) => {
                 for handle in handles {
@@ -241,8 +243,6 @@ impl Fleet {
             progress,
             freshness_limit: report.freshness_limit,
         };
-        self.deadlines
-            .insert((progress + report.freshness_limit, Watched::Instance(id.clone())));
         self.instances.insert(id.clone(), state);
         if is_new || identity_changed {
             if let Some(instance) = self.instances.get_mut(&id) {
@@ -255,28 +255,43 @@ impl Fleet {
             }
             out.push(Effect::Changed(id.clone()));
         }
-        self.settle(now, wall, &id, out);
+        self.settle(wall, &id, false, out);
     }
 
-    fn heartbeat(&mut self, now: Mono, name: &AgentId, ages: &[(Handle, Duration)], out: &mut Vec<Effect>) {
-        let Some(agent) = self.agents.get(name) else {
+    fn heartbeat(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        name: &AgentId,
+        ages: &[(Handle, Duration)],
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
-        let mut revived = Vec::new();
+        agent.beat = now;
         for (handle, age) in ages {
-            let Some(id) = agent.handles.get(handle) else {
-                continue;
-            };
-            let Some(instance) = self.instances.get_mut(id) else {
-                continue;
-            };
-            instance.progress = instance.progress.max(now.before(*age));
-            if is_collectors_own(instance.status.verdict.reason) {
-                revived.push(id.clone());
+            let instance = agent
+                .handles
+                .get(handle)
+                .and_then(|id| self.instances.get_mut(id));
+            if let Some(instance) = instance {
+                instance.progress = instance.progress.max(now.before(*age));
             }
         }
-        for id in revived {
-            self.settle(now, WallMs::default(), &id, out);
+        let turned = |id: &&InstanceId| {
+            self.instances.get(id).is_some_and(|instance| {
+                let reason = instance.status.verdict.reason;
+                if instance.is_fresh(now) {
+                    is_collectors_own(reason)
+                } else {
+                    reason != Reason::ProbeStalled
+                }
+            })
+        };
+        let turned: Vec<_> = agent.instances.iter().filter(turned).cloned().collect();
+        for id in turned {
+            self.settle(wall, &id, true, out);
         }
     }
 

@@ -1,8 +1,8 @@
 //! What time does: silent agents, stalled probes, and the status in force.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use super::{Effect, Fleet, Watched};
+use super::{AgentState, Effect, Fleet};
 use crate::{
     ids::{AgentId, InstanceId},
     limits::EVIDENCE_BYTES_MAX,
@@ -10,29 +10,40 @@ use crate::{
     time::{Mono, WallMs},
 };
 
+impl AgentState {
+    /// When it will be silent if nothing more is heard. Messages without heartbeats prove no progress of probes.
+    fn due(&self, silent_after: Duration) -> Mono {
+        (self.heard + silent_after).min(self.beat + silent_after * 2)
+    }
+}
+
 impl Fleet {
+    /// Makes sure that the agent is looked at in time.
+    pub(super) fn watch(&mut self, name: &AgentId) {
+        let silent_after = self.silent_after;
+        if let Some(agent) = self.agents.get_mut(name)
+            && !std::mem::replace(&mut agent.watched, true)
+        {
+            self.deadlines.insert((agent.due(silent_after), name.clone()));
+        }
+    }
+
     pub(super) fn check_deadlines(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
-        while let Some((at, _)) = self.deadlines.first() {
-            if *at > now {
-                break;
-            }
-            let Some((_, watched)) = self.deadlines.pop_first() else {
-                break;
-            };
-            match watched {
-                Watched::Agent(name) => self.check_agent(now, wall, &name, out),
-                Watched::Instance(id) => self.check_instance(now, wall, &id, out),
+        while self.deadlines.first().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, name)) = self.deadlines.pop_first() {
+                self.check_agent(now, wall, &name, out);
             }
         }
     }
 
     fn check_agent(&mut self, now: Mono, wall: WallMs, name: &AgentId, out: &mut Vec<Effect>) {
+        let silent_after = self.silent_after;
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
-        let due = agent.heard + self.silent_after;
-        if due > now {
-            self.deadlines.insert((due, Watched::Agent(name.clone())));
+        agent.watched = false;
+        if agent.due(silent_after) > now {
+            self.watch(name);
             return;
         }
         if agent.silent {
@@ -45,7 +56,7 @@ impl Fleet {
         }
         out.push(Effect::Agent(name.clone()));
         for id in ids {
-            self.settle(now, wall, &id, out);
+            self.settle(wall, &id, false, out);
             self.uncontest(&id, out);
         }
     }
@@ -56,35 +67,22 @@ impl Fleet {
         }
     }
 
-    fn check_instance(&mut self, now: Mono, wall: WallMs, id: &InstanceId, out: &mut Vec<Effect>) {
-        let Some(instance) = self.instances.get(id) else {
-            return;
-        };
-        let due = instance.progress + instance.freshness_limit;
-        if due > now {
-            self.deadlines.insert((due, Watched::Instance(id.clone())));
-        } else {
-            self.settle(now, wall, id, out);
-        }
-    }
-
-    /// Brings the status in force in line with the newest report, the agent's silence and the progress.
-    pub(super) fn settle(&mut self, now: Mono, wall: WallMs, id: &InstanceId, out: &mut Vec<Effect>) {
+    /// Brings the status in force in line with the newest report, the agent's silence and the progress; `beating`
+    /// with a heartbeat.
+    pub(super) fn settle(&mut self, wall: WallMs, id: &InstanceId, beating: bool, out: &mut Vec<Effect>) {
         let Some(instance) = self.instances.get_mut(id) else {
             return;
         };
         let present = &instance.status.verdict;
-        let silent = self
-            .agents
-            .get(&instance.status.agent)
-            .is_none_or(|agent| agent.silent);
-        let fresh = instance.progress + instance.freshness_limit > now;
+        let agent = self.agents.get(&instance.status.agent);
+        let silent = agent.is_none_or(|agent| agent.silent);
+        let fresh = agent.is_some_and(|agent| instance.is_fresh(agent.beat));
         let reason = if silent {
             Some(Reason::AgentSilent)
         } else if fresh {
             None
-        } else if present.reason == Reason::AgentSilent {
-            // The agent is back, but not yet with progress of this instance.
+        } else if present.reason == Reason::AgentSilent && !beating {
+            // The agent is back, but not yet with progress of this instance: its first heartbeat tells.
             return;
         } else {
             Some(Reason::ProbeStalled)
@@ -109,14 +107,6 @@ impl Fleet {
             }
             None => instance.reported.clone(),
         };
-        if !fresh || reason.is_some() {
-            // Nothing more to wait for until progress comes, which settles again.
-        } else {
-            self.deadlines.insert((
-                instance.progress + instance.freshness_limit,
-                Watched::Instance(id.clone()),
-            ));
-        }
         if verdict != *present {
             let status = &instance.status;
             instance.status = Arc::new(Status {

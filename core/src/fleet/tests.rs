@@ -238,6 +238,34 @@ fn a_take_over_keeps_what_only_the_former_leader_heard() {
     assert_eq!(w.reason(1), Reason::Ok);
 }
 
+#[test]
+fn a_take_over_gives_every_instance_of_a_silent_agent_its_grace() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(
+        1,
+        1,
+        Message::Snapshot(vec![report(1, Reason::Ok), report(2, Reason::Ok)], true),
+    );
+    w.pass(SILENT * 2);
+    let statuses = [1, 2].map(|n| {
+        (
+            published(n, Reason::Loading),
+            Origin {
+                boot: boot(1).tag(),
+                seq: Seq(2),
+            },
+        )
+    });
+    w.step(Input::Adopt(statuses.into()));
+    assert_eq!((w.reason(1), w.reason(2)), (Reason::Loading, Reason::Loading));
+    w.pass(SILENT);
+    assert_eq!(
+        (w.reason(1), w.reason(2)),
+        (Reason::AgentSilent, Reason::AgentSilent)
+    );
+}
+
 /// What the former leader published, and in which message of which boot it had heard it.
 fn adopt(w: &mut World, reason: Reason, n: u64, seq: u64) {
     let origin = Origin {
@@ -390,9 +418,46 @@ proptest! {
             w.pass(Duration::from_millis(gap));
             let verdict = w.fleet.instance(&id(1)).unwrap().status.verdict.clone();
             prop_assert!(verdict.state() != State::Down);
-            prop_assert_eq!(verdict.state() == State::Unknown, gap >= 2_000, "after {} ms: {}", gap, verdict.reason);
+            prop_assert_eq!(verdict.state() == State::Unknown, gap >= 3_000, "after {} ms: {}", gap, verdict.reason);
+            prop_assert_eq!(verdict.reason == Reason::AgentSilent, gap >= 3_000);
             w.message(1, n as u64 + 2, Message::Heartbeat(vec![(Handle(1), Duration::ZERO)]));
             prop_assert_eq!(w.reason(1), Reason::Ok);
         }
     }
+}
+
+#[test]
+fn an_agent_that_is_back_without_progress_is_not_silent_but_stalled() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    w.pass(SILENT);
+    assert_eq!(w.reason(1), Reason::AgentSilent);
+    let stuck = Report {
+        probe_age: Some(SILENT),
+        ..report(1, Reason::Ok)
+    };
+    w.hello(2, 1);
+    w.message(1, 2, Message::Snapshot(vec![stuck], true));
+    assert_eq!(
+        w.reason(1),
+        Reason::AgentSilent,
+        "its first heartbeat may tell more"
+    );
+    w.message(1, 3, Message::Heartbeat(vec![(Handle(1), SILENT)]));
+    assert_eq!(w.reason(1), Reason::ProbeStalled);
+}
+
+#[test]
+fn an_agent_that_sends_no_heartbeats_is_silent() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    for seq in 2..=6 {
+        w.pass(Duration::from_secs(1));
+        w.message(1, seq, Message::Changes(vec![report(2, Reason::Ok)]));
+    }
+    assert_eq!(w.reason(1), Reason::Ok);
+    w.pass(Duration::from_secs(1));
+    assert_eq!(w.reason(1), Reason::AgentSilent);
 }

@@ -74,7 +74,12 @@ fn i2_an_older_message_after_a_newer_is_seen() {
         up(2, 1, 1, ("b", 1)),
     ];
     assert_eq!(no_stale_overwrite(&good, &none), Ok(()));
-    assert!(no_stale_overwrite(&[up(0, 1, 1, ("a", 5)), up(1, 2, 2, ("a", 4))], &none).is_err());
+    assert_eq!(
+        no_stale_overwrite(&[up(0, 1, 1, ("a", 5)), up(1, 2, 2, ("a", 4))], &none),
+        Ok(()),
+        "the same"
+    );
+    assert!(no_stale_overwrite(&[up(0, 1, 1, ("a", 5)), down(1)], &none).is_err());
     assert!(no_stale_overwrite(&[&good[..], &[up(3, 1, 1, ("a", 9))]].concat(), &none).is_err());
 }
 
@@ -117,6 +122,14 @@ fn i5_a_status_that_changes_in_a_failover_is_seen() {
     .concat();
     assert!(neutral(&bad, &(40..100)).is_err());
     assert_eq!(neutral(&bad, &(71..100)), Ok(()));
+}
+
+#[test]
+fn i5_a_hasty_silence_after_a_claim_is_seen() {
+    let silent = |at| status(at, 2, "UNKNOWN", "AGENT_SILENT", 2, ("a", 1));
+    let good = [up(5, 1, 1, ("a", 1)), claim(50, 2, 2), silent(80)];
+    assert_eq!(no_hasty_silence(&good, 30), Ok(()));
+    assert!(no_hasty_silence(&good, 31).is_err());
 }
 
 #[test]

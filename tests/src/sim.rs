@@ -1,0 +1,319 @@
+//! Deterministic simulation: collectors (the product's own code) and agents (the product's own board and outbox)
+//! in virtual time, with faults drawn from one seed. The same seed gives the same run.
+//!
+//! First faults, then all is healed and must converge. [`crate::check`] judges what was written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use redkeeper_collector::store::Session;
+use redkeeper_core::status::{Reason, State};
+use redkeeper_runtime::clock::Clock;
+use tokio::time::Instant;
+
+pub use flag::Flag;
+
+use self::{agent::Agent, collector::Collector, ensemble::Ensemble};
+use crate::{
+    check::{self, Truth},
+    history::Txn,
+    servers::status_path,
+};
+
+pub mod agent;
+pub mod collector;
+pub mod ensemble;
+mod flag;
+
+/// All collectors.
+pub type Fleet = agent::Shared;
+
+/// How long faults happen.
+const FAULTS: Duration = Duration::from_secs(30);
+/// I8: session, tick and 1 s until somebody leads; as long as agents need to come back and to be heard; the
+/// publishing of the rest.
+const CONVERGED: Duration = Duration::from_secs(8);
+/// After this nothing may change any more.
+const REST: Duration = Duration::from_secs(10);
+/// A DOWN may be written this long after it was true: by a collector that does not hear the agent any more.
+const LAG: Duration = Duration::from_secs(9);
+/// How often the world is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Starts a task that belongs to nobody: the world around the product.
+#[allow(clippy::disallowed_methods)] // The simulated network, not a daemon.
+pub fn run_in_background(task: impl Future<Output = ()> + Send + 'static) {
+    drop(tokio::spawn(task));
+}
+
+/// What a run gave.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Everything that was written.
+    pub history: Vec<Txn>,
+    /// What was done, in words.
+    pub journal: Vec<String>,
+    /// What was wrong.
+    pub violation: Option<check::Violation>,
+}
+
+struct World {
+    ensemble: Ensemble,
+    clock: Clock,
+    rng: fastrand::Rng,
+    collectors: Fleet,
+    agents: Vec<Agent>,
+    truth: Truth,
+    others: BTreeSet<i64>,
+    journal: Vec<String>,
+}
+
+/// Runs one seed.
+///
+/// # Panics
+/// When the runtime cannot be built.
+pub fn run(seed: u64) -> Outcome {
+    // Names and delays that the product draws.
+    fastrand::seed(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async { World::new(seed).play().await })
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let collectors: Vec<_> = ["a", "b", "c"].map(Collector::new).into();
+        let agents = (0..rng.usize(1..5)).map(|n| Agent::new(&format!("db{n}"), 1 + n * 2, collectors.len()));
+        let agents: Vec<_> = agents.collect();
+        Self {
+            ensemble: Ensemble::new(Instant::now(), rng.fork()),
+            clock: Clock::simulated(),
+            rng,
+            collectors: Arc::new(Mutex::new(collectors)),
+            agents,
+            truth: Truth::new(),
+            others: BTreeSet::new(),
+            journal: Vec::new(),
+        }
+    }
+
+    fn collectors(&self) -> MutexGuard<'_, Vec<Collector>> {
+        self.collectors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&mut self, what: String) {
+        self.journal.push(format!("{:>6} {what}", self.ensemble.now()));
+    }
+
+    async fn play(mut self) -> Outcome {
+        let violation = self.act().await.err();
+        Outcome {
+            history: self.ensemble.history(),
+            journal: self.journal,
+            violation,
+        }
+    }
+
+    async fn act(&mut self) -> Result<(), check::Violation> {
+        for collector in self.collectors().iter_mut() {
+            collector.start(&self.ensemble, self.clock);
+        }
+        for n in 0..self.agents.len() {
+            let mut rng = self.rng.fork();
+            let fleet = Arc::clone(&self.collectors);
+            self.agents[n].start(&fleet, self.clock, &mut rng);
+            for i in 0..self.agents[n].truth().len() {
+                self.tell(n, i);
+            }
+        }
+        let end = Instant::now() + FAULTS;
+        while Instant::now() < end {
+            let pause = Duration::from_millis(self.rng.u64(20..1_500));
+            self.pass(pause).await?;
+            self.fault().await;
+        }
+        self.heal();
+        let healed = self.ensemble.now();
+        self.pass(REST).await?;
+        self.judge(healed)
+    }
+
+    /// Time passes. At no instant two collectors say that they lead (Z4).
+    async fn pass(&mut self, time: Duration) -> Result<(), check::Violation> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            tokio::time::sleep(LOOK).await;
+            let leaders: Vec<_> = self
+                .collectors()
+                .iter()
+                .filter(|c| c.says_it_leads(self.clock))
+                .map(|c| c.id.to_string())
+                .collect();
+            if leaders.len() > 1 {
+                return Err(format!(
+                    "{leaders:?} say that they lead, at {}",
+                    self.ensemble.now()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what is true of an instance from now on.
+    fn tell(&mut self, agent: usize, n: usize) {
+        let state = self.agents[agent].truth()[n].state().as_str().to_owned();
+        let (id, now) = (self.agents[agent].instance(n), self.ensemble.now());
+        self.truth.entry(id).or_default().push((now, state));
+    }
+
+    async fn fault(&mut self) {
+        let (agent, collector) = (self.rng.usize(..self.agents.len()), self.rng.usize(..3));
+        match self.rng.u8(..13) {
+            0..=3 => {
+                let n = self.rng.usize(..self.agents[agent].truth().len());
+                let reasons = [
+                    Reason::Ok,
+                    Reason::ConnectionRefused,
+                    Reason::Loading,
+                    Reason::ReplyTimeout,
+                ];
+                let reason = reasons[self.rng.usize(..reasons.len())];
+                self.note(format!("{} is {reason}", self.agents[agent].instance(n)));
+                self.agents[agent].set(n, reason);
+                self.tell(agent, n);
+            }
+            4 => {
+                let runs = self.agents[agent].process.take().is_some();
+                self.note(format!(
+                    "agent {} {}",
+                    self.agents[agent].id,
+                    if runs { "dies" } else { "starts" }
+                ));
+                if !runs {
+                    let (mut rng, fleet) = (self.rng.fork(), Arc::clone(&self.collectors));
+                    self.agents[agent].start(&fleet, self.clock, &mut rng);
+                }
+            }
+            5 | 6 => {
+                let link = Arc::clone(&self.agents[agent].links[collector]);
+                link.set(!link.get());
+                let word = if link.get() { "whole" } else { "cut" };
+                self.note(format!(
+                    "{} to collector {collector}: {word}",
+                    self.agents[agent].id
+                ));
+            }
+            7 => {
+                self.note(format!("collector {collector} killed or started"));
+                let (ensemble, clock) = (self.ensemble.clone(), self.clock);
+                let collector = &mut self.collectors()[collector];
+                match collector.process {
+                    Some(_) => collector.kill(),
+                    None => collector.start(&ensemble, clock),
+                }
+            }
+            8 => {
+                self.note(format!("collector {collector} told to stop"));
+                self.collectors()[collector].terminate();
+            }
+            9 | 10 => {
+                let link = Arc::clone(&self.collectors()[collector].zookeeper);
+                link.set(!link.get());
+                let word = if link.get() { "whole" } else { "cut" };
+                self.note(format!("collector {collector} to ZooKeeper: {word}"));
+            }
+            11 => {
+                let percent = [0, 1, 10][self.rng.usize(..3)];
+                self.note(format!("{percent} % of the requests are lost"));
+                self.ensemble.lose(percent);
+            }
+            _ => self.meddle(agent).await,
+        }
+    }
+
+    /// Somebody deletes or edits a status by hand.
+    async fn meddle(&mut self, agent: usize) {
+        let n = self.rng.usize(..self.agents[agent].truth().len());
+        let path = status_path(&self.agents[agent].instance(n));
+        let hand = self.ensemble.other_hand().await;
+        self.others.insert(hand.id());
+        let deletes = self.rng.bool();
+        self.note(format!(
+            "{path} is {} by hand",
+            if deletes { "deleted" } else { "edited" }
+        ));
+        self.ensemble.meddle(&hand, &path, deletes).await;
+    }
+
+    fn heal(&mut self) {
+        self.note("healed".to_owned());
+        self.ensemble.lose(0);
+        let (ensemble, clock, fleet) = (self.ensemble.clone(), self.clock, Arc::clone(&self.collectors));
+        for collector in self.collectors().iter_mut() {
+            collector.zookeeper.set(true);
+            if collector.process.is_none() {
+                collector.start(&ensemble, clock);
+            }
+        }
+        for agent in &mut self.agents {
+            agent.links.iter().for_each(|link| link.set(true));
+            if agent.process.is_none() {
+                agent.start(&fleet, clock, &mut self.rng);
+            }
+        }
+    }
+
+    fn judge(&self, healed: u64) -> Result<(), check::Violation> {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let history = self.ensemble.history();
+        check::sole_writer(&history, &self.others)?;
+        check::no_stale_overwrite(&history, &self.others)?;
+        check::no_false_down(&history, &self.truth, &self.others, ms(LAG))?;
+        check::no_hasty_silence(&history, ms(collector::SILENT_AFTER))?;
+        check::live_again(&history, &self.truth, healed, ms(CONVERGED))?;
+        let rest = healed + ms(CONVERGED)..u64::MAX;
+        check::neutral(&history, &rest)?;
+        for agent in &self.agents {
+            for (n, reason) in agent.truth().iter().enumerate() {
+                let id = agent.instance(n);
+                let told: BTreeMap<_, Option<State>> = self
+                    .collectors()
+                    .iter()
+                    .map(|c| (c.id.to_string(), c.state(&id)))
+                    .collect();
+                if told.values().any(|state| *state != Some(reason.state())) {
+                    return Err(format!("{id} is {reason}, told is {told:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs seeds one after the other and stops at the first that is wrong.
+///
+/// # Panics
+/// At the first violation; shows the seed and what was done.
+pub fn run_all(seeds: Range<u64>) {
+    for seed in seeds {
+        let outcome = run(seed);
+        if let Some(violation) = outcome.violation {
+            if let Ok(file) = std::env::var("REDKEEPER_SIM_LOG") {
+                let lines: Vec<_> = outcome.history.iter().map(|txn| format!("{txn:?}\n")).collect();
+                std::fs::write(file, lines.concat()).expect("a writable file");
+            }
+            panic!(
+                "SEED={seed}: {violation}\n{}\nagain: REDKEEPER_SIM_SEED={seed} REDKEEPER_SIM_LOG=/tmp/history cargo test -p redkeeper-tests --test simulation",
+                outcome.journal.join("\n")
+            );
+        }
+    }
+}
