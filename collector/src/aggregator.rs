@@ -60,6 +60,8 @@ pub enum Command {
 pub struct Aggregator {
     fleet: Fleet,
     view: View,
+    /// The view differs from what was published.
+    touched: bool,
     replacer: Replacer,
     commands: mpsc::Receiver<Command>,
     streams: BTreeMap<u64, watch::Sender<StreamState>>,
@@ -81,6 +83,7 @@ impl Aggregator {
         Self {
             fleet,
             view: View::default(),
+            touched: false,
             replacer,
             commands,
             streams: BTreeMap::new(),
@@ -124,7 +127,9 @@ impl Aggregator {
                     }
                 }
             }
-            self.replacer.replace(self.view.clone());
+            if std::mem::take(&mut self.touched) {
+                self.replacer.replace(self.view.clone());
+            }
             for (stream, seq) in acks {
                 if let Some(state) = self.streams.get(&stream) {
                     state.send_modify(|state| state.acked = seq);
@@ -141,6 +146,7 @@ impl Aggregator {
         self.fleet
             .step(self.clock.now(), self.clock.wall(), input, effects);
         for effect in effects.drain(..) {
+            self.touched = true;
             match effect {
                 Effect::Changed(id) => self.changed(&id),
                 Effect::Removed(id) => self.removed(&id),

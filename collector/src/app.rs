@@ -3,16 +3,14 @@
 //! Shutdown, in this order, all of it within `shutdown_grace`: not ready; streams are drained and end; the
 //! coordinator finishes its batches and hands leadership over; the aggregator stops; the process exits.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::sync::{Arc, atomic::AtomicU64};
 
 use prometheus_client::registry::Registry;
 use redkeeper_core::fleet::Fleet;
 use redkeeper_runtime::{
     admin::{self, Admin},
     clock::Clock,
+    daemon::{self, DaemonError},
     signals,
     supervise::Supervisor,
 };
@@ -31,32 +29,15 @@ use crate::{
     view,
 };
 
-/// Why the collector could not run or did not stop well.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The runtime, a thread or the signal handlers.
-    #[error("cannot start: {0}")]
-    Start(std::io::Error),
-    /// A port is taken.
-    #[error("cannot listen on {1} ({0}): {2}; free the port or set another one")]
-    Bind(&'static str, SocketAddr, std::io::Error),
-    /// Something ended that must not end.
-    #[error("{0}")]
-    Failed(String),
-    /// Tasks that did not stop.
-    #[error("some tasks did not stop within {0:?}")]
-    Unclean(std::time::Duration),
-}
-
 /// Runs the collector until it is asked to stop.
 ///
 /// # Errors
 /// When it cannot start, when a critical task ends, or when it does not stop in time.
-pub fn run(config: Config) -> Result<(), AppError> {
+pub fn run(config: Config) -> Result<(), DaemonError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(AppError::Start)?;
+        .map_err(DaemonError::Start)?;
     let result = runtime.block_on(async {
         match config.zookeeper.clone() {
             Some(zk) => {
@@ -76,8 +57,8 @@ pub fn run(config: Config) -> Result<(), AppError> {
     result
 }
 
-async fn serve<S: Store>(config: Config, store: S) -> Result<(), AppError> {
-    let bound = |what, address| move |e| AppError::Bind(what, address, e);
+async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
+    let bound = |what, address| move |e| DaemonError::Bind(what, address, e);
     let grpc_listener = grpc::bind(config.grpc_listen)
         .await
         .map_err(bound("grpc_listen", config.grpc_listen))?;
@@ -130,11 +111,11 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), AppError> {
         vec![(http, admin.public_router()), (admin_listener, admin.router())],
         supervisor.clone(),
     )
-    .map_err(AppError::Start)?;
+    .map_err(DaemonError::Start)?;
     let _listens = supervisor.spawn(
         "signals",
         "",
-        signals::listen(stop.clone()).map_err(AppError::Start)?,
+        signals::listen(stop.clone()).map_err(DaemonError::Start)?,
     );
     supervisor.expect("signals", 1);
 
@@ -168,7 +149,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), AppError> {
         metrics: metrics.clone(),
         stop: stop.clone(),
     };
-    let coordinating = start_coordinator(&supervisor, coordinator).map_err(AppError::Start)?;
+    let coordinating = start_coordinator(&supervisor, coordinator).map_err(DaemonError::Start)?;
 
     let id = config.id.to_string();
     let services = Services {
@@ -216,11 +197,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), AppError> {
     drop(coordinating);
     aggregator_stop.cancel();
     aggregating.join().await;
-    match supervisor.failure() {
-        Some(why) => Err(AppError::Failed(why)),
-        None if clean => Ok(()),
-        None => Err(AppError::Unclean(config.shutdown_grace)),
-    }
+    daemon::verdict(&supervisor, clean, config.shutdown_grace)
 }
 
 /// The coordinator on a thread and runtime of its own: a busy main runtime must not delay the session's pings.

@@ -1,11 +1,11 @@
 //! Configuration of the collector: raw as written, then validated into [`Config`].
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, time::Duration};
 
 use redkeeper_core::ids::CollectorId;
 use redkeeper_runtime::{
     config::{ConfigError, Dict, Problem, Sources},
-    telemetry::LogFormat,
+    daemon::{Configuration, Log},
 };
 use serde::Deserialize;
 
@@ -72,26 +72,6 @@ impl Default for ZooKeeper {
     }
 }
 
-/// Logs.
-#[derive(Deserialize, Debug, Clone)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// Such as `info` or `info,redkeeper_collector=debug`.
-    pub filter: String,
-    /// Text or JSON.
-    pub format: LogFormat,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        // The client crate reports each reconnect at info; the coordinator says what it means.
-        Self {
-            filter: "info,zookeeper_client=warn".to_owned(),
-            format: LogFormat::Text,
-        }
-    }
-}
-
 /// Where statuses are published.
 #[derive(Clone, Debug)]
 pub struct ZooKeeperConfig {
@@ -128,6 +108,18 @@ pub struct Config {
     pub zookeeper: Option<ZooKeeperConfig>,
     /// Logs.
     pub log: Log,
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "collector {}", self.id)
+    }
+}
+
+impl Configuration for Config {
+    fn log(&self) -> &Log {
+        &self.log
+    }
 }
 
 /// Reads and validates everything.

@@ -1,5 +1,5 @@
 //! The task that talks to ZooKeeper, on a thread of its own so that a busy main runtime never delays the
-//! session. Carries what `core::election` decides and, while leading, runs the [`publisher`].
+//! session. Carries what `core::election` decides and, while leading, runs the [`publisher`](crate::publisher).
 //! Any doubt that cannot be settled ends in a fresh session.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};

@@ -4,30 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use redkeeper_collector::{app, cli::Cli, config};
-use redkeeper_runtime::{config::environment, exit, telemetry};
+use redkeeper_runtime::{config::environment, daemon};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = match config::load(&cli, environment()) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("{error}");
-            return exit::config();
-        }
-    };
-    if cli.check_config {
-        println!("configuration ok: collector {}", config.id);
-        return exit::OK;
-    }
-    if let Err(error) = telemetry::init(&config.log.filter, config.log.format) {
-        eprintln!("error: log.filter: {error}");
-        return exit::config();
-    }
-    match app::run(config) {
-        Ok(()) => exit::OK,
-        Err(error) => {
-            tracing::error!("{error}");
-            exit::failure()
-        }
-    }
+    daemon::main(config::load(&cli, environment()), cli.check_config, app::run)
 }

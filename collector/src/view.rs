@@ -84,7 +84,7 @@ impl View {
     ///
     /// # Errors
     /// When some of them are no longer kept.
-    pub fn changes_after(&self, revision: Revision) -> Result<impl Iterator<Item = &Change>, Compacted> {
+    pub fn changes_after(&self, revision: Revision) -> Result<Vector<Change>, Compacted> {
         let oldest = self
             .log
             .front()
@@ -93,7 +93,7 @@ impl View {
             return Err(Compacted);
         }
         let skip = usize::try_from(revision.0 + 1 - oldest).unwrap_or(usize::MAX);
-        Ok(self.log.iter().skip(skip))
+        Ok(self.log.skip(skip.min(self.log.len())))
     }
 
     /// Age of the newest message from any agent.
@@ -202,7 +202,7 @@ mod tests {
         let view = view(5..=9);
         let after = |n| {
             view.changes_after(Revision(n))
-                .map(|c| c.map(|c| c.revision.0).collect::<Vec<_>>())
+                .map(|c| c.into_iter().map(|c| c.revision.0).collect::<Vec<_>>())
         };
         assert_eq!(after(9), Ok(vec![]));
         assert_eq!(after(6), Ok(vec![7, 8, 9]));

@@ -11,6 +11,7 @@ use redkeeper_core::{
 use redkeeper_runtime::{
     admin::{self, Admin},
     clock::Clock,
+    daemon::{self, DaemonError},
     signals,
     supervise::Supervisor,
 };
@@ -28,40 +29,24 @@ use crate::{
 /// Heartbeat interval for which an instance's freshness limit makes room; the collector's default.
 const HEARTBEAT_ASSUMED: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Why the agent could not run or did not stop well.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The runtime or the signal handlers.
-    #[error("cannot start: {0}")]
-    Start(std::io::Error),
-    /// A port is taken.
-    #[error("cannot listen on {0} for the embedded HTTP server: {1}; free the port or set `admin_listen`")]
-    Bind(std::net::SocketAddr, std::io::Error),
-    /// Something ended that must not end.
-    #[error("{0}")]
-    Failed(String),
-    /// Tasks that did not stop.
-    #[error("some tasks did not stop within {0:?}")]
-    Unclean(std::time::Duration),
-}
-
 /// Runs the agent until it is asked to stop.
 ///
 /// # Errors
 /// When it cannot start, when a critical task ends, or when it does not stop in time.
-pub fn run(config: Config) -> Result<(), AppError> {
+pub fn run(config: Config) -> Result<(), DaemonError> {
     // One thread: probing costs wake-ups, not CPU, and a second thread would double them.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(AppError::Start)?;
+        .map_err(DaemonError::Start)?;
     let result = runtime.block_on(serve(config));
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: Config) -> Result<(), AppError> {
-    let listener = admin::bind(config.admin_listen).map_err(|e| AppError::Bind(config.admin_listen, e))?;
+async fn serve(config: Config) -> Result<(), DaemonError> {
+    let listener = admin::bind(config.admin_listen)
+        .map_err(|e| DaemonError::Bind("admin_listen", config.admin_listen, e))?;
     let stop = CancellationToken::new();
     let supervisor = Supervisor::new(stop.clone());
     let clock = Clock::new();
@@ -91,12 +76,12 @@ async fn serve(config: Config) -> Result<(), AppError> {
         Arc::new(ready),
         Arc::new(page),
     );
-    let address = listener.local_addr().map_err(AppError::Start)?;
-    admin::serve(vec![(listener, admin.router())], supervisor.clone()).map_err(AppError::Start)?;
+    let address = listener.local_addr().map_err(DaemonError::Start)?;
+    admin::serve(vec![(listener, admin.router())], supervisor.clone()).map_err(DaemonError::Start)?;
     let _listens = supervisor.spawn(
         "signals",
         "",
-        signals::listen(stop.clone()).map_err(AppError::Start)?,
+        signals::listen(stop.clone()).map_err(DaemonError::Start)?,
     );
     tracing::info!(agent = %config.id, instances = count, collectors = ?config.collectors, http = %address, "started");
 
@@ -104,11 +89,7 @@ async fn serve(config: Config) -> Result<(), AppError> {
     stop.cancelled().await;
     // Everything but the task that listens for the second signal.
     let clean = supervisor.all_ended(&["signals"], config.shutdown_grace).await;
-    match supervisor.failure() {
-        Some(why) => Err(AppError::Failed(why)),
-        None if clean => Ok(()),
-        None => Err(AppError::Unclean(config.shutdown_grace)),
-    }
+    daemon::verdict(&supervisor, clean, config.shutdown_grace)
 }
 
 fn board(config: &Config, clock: Clock) -> Board {

@@ -1,6 +1,6 @@
 //! Configuration of the agent: raw as written, then validated into [`Config`].
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use redkeeper_core::{
     agent::{prober::ProbeConfig, schedule},
@@ -11,9 +11,9 @@ use redkeeper_core::{
 use redkeeper_proto::convert;
 use redkeeper_runtime::{
     config::{ConfigError, Problem, Sources},
-    telemetry::LogFormat,
+    daemon::{Configuration, Log},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::{
     cli::Cli,
@@ -46,25 +46,6 @@ impl Default for Raw {
             log: Log::default(),
             probe: Probe::default(),
             instances: None,
-        }
-    }
-}
-
-/// Logs.
-#[derive(Deserialize, Serialize, Debug, Clone)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// Such as `info` or `info,redkeeper_agent=debug`.
-    pub filter: String,
-    /// Text or JSON.
-    pub format: LogFormat,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self {
-            filter: "info".to_owned(),
-            format: LogFormat::Text,
         }
     }
 }
@@ -138,6 +119,18 @@ pub struct Config {
     pub log: Log,
     /// What to probe.
     pub instances: Vec<InstanceConfig>,
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "agent {}, {} instance(s)", self.id, self.instances.len())
+    }
+}
+
+impl Configuration for Config {
+    fn log(&self) -> &Log {
+        &self.log
+    }
 }
 
 /// Reads and validates everything.

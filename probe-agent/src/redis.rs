@@ -5,7 +5,7 @@
 
 use std::{
     io::ErrorKind,
-    net::SocketAddr,
+    net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,6 +19,7 @@ use redkeeper_core::agent::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
+    sync::Semaphore,
 };
 
 /// How to reach an instance.
@@ -119,15 +120,30 @@ pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, Con
     })
 }
 
+/// Look-ups of names under way in the whole process. The system's resolver cannot be cancelled and may take
+/// minutes where the servers for names are dead: each occupies a thread for so long.
+const LOOKUPS_MAX: usize = 16;
+static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
+
+async fn look_up(address: &str) -> std::io::Result<Vec<SocketAddr>> {
+    // It is never closed, so this waits and does not fail.
+    let permit = LOOKUPS.acquire().await.map_err(std::io::Error::other)?;
+    let address = address.to_owned();
+    let lookup = tokio::task::spawn_blocking(move || {
+        let found = address.to_socket_addrs().map(Iterator::collect);
+        drop(permit);
+        found
+    });
+    lookup.await.map_err(std::io::Error::other)?
+}
+
 async fn connect_tcp(address: &str, limit: Duration) -> Result<TcpStream, ConnectFailure> {
     let addresses: Vec<SocketAddr> = match address.parse() {
         Ok(address) => vec![address],
         Err(_) => {
-            let lookup = tokio::time::timeout(limit / 2, tokio::net::lookup_host(address)).await;
+            let lookup = tokio::time::timeout(limit / 2, look_up(address)).await;
             let lookup = lookup.map_err(|_| ConnectFailure::Resolve("no answer in time".to_owned()))?;
-            lookup
-                .map_err(|e| ConnectFailure::Resolve(e.to_string()))?
-                .collect()
+            lookup.map_err(|e| ConnectFailure::Resolve(e.to_string()))?
         }
     };
     let mut failed = ConnectFailure::Resolve("no address".to_owned());
@@ -217,6 +233,33 @@ fn parse(bytes: &[u8]) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn look_ups_do_not_pile_up() {
+        let target = Target {
+            address: "localhost:1".to_owned(),
+            credentials: None,
+        };
+        let limit = Duration::from_secs(5);
+        assert!(matches!(
+            connect(&target, limit).await,
+            Err(ConnectFailure::Refused)
+        ));
+        let all = LOOKUPS
+            .acquire_many(u32::try_from(LOOKUPS_MAX).unwrap())
+            .await
+            .unwrap();
+        let late = connect(&target, Duration::from_millis(20)).await;
+        assert!(
+            matches!(late, Err(ConnectFailure::Resolve(_))),
+            "one more look-up was begun"
+        );
+        drop(all);
+        assert!(matches!(
+            connect(&target, limit).await,
+            Err(ConnectFailure::Refused)
+        ));
+    }
 
     #[tokio::test]
     async fn answers_end_and_garbage_are_told_apart() {

@@ -3,12 +3,14 @@
 //! * [`supervise`]: every task has a name and an owner, and its exit or panic is seen.
 //! * [`admin`]: `/livez`, `/readyz`, `/metrics`, `/debug/tasks` on a thread of their own.
 //! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their place.
+//! * [`daemon`]: what starting and stopping is for both.
 //! * [`telemetry`], [`signals`], [`clock`], [`errors`], [`exit`]: logs, shutdown requests, time, error
 //!   texts, exit codes.
 
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod errors;
 pub mod exit;
 pub mod signals;

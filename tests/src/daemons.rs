@@ -124,10 +124,7 @@ impl Agent {
 fn metric(port: u16, line_start: &str) -> Option<f64> {
     let page = http_get(port, "/metrics").ok()?;
     page.lines()
-        .find_map(|line| line.strip_prefix(line_start))?
-        .trim()
-        .parse()
-        .ok()
+        .find_map(|line| line.strip_prefix(line_start)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// Body of a page.

@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod daemons;
+pub mod fake_agent;
 pub mod history;
 pub mod ports;
 pub mod process;

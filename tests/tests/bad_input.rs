@@ -8,30 +8,17 @@ use std::{
 };
 
 use redkeeper_proto::v1::{
-    Changes, Heartbeat, Hello, InstanceReport, ReportStatusRequest, agent_service_client::AgentServiceClient,
+    Changes, Heartbeat, InstanceReport, ReportStatusRequest, agent_service_client::AgentServiceClient,
     report_status_request::Message,
 };
 use redkeeper_tests::{
     Sandbox,
     daemons::{self, Collector},
-    eventually, ports,
+    eventually,
+    fake_agent::{hello, message},
+    ports,
 };
 use tonic::{Code, Status};
-
-fn message(sequence: u64, message: Message) -> ReportStatusRequest {
-    ReportStatusRequest {
-        sequence,
-        message: Some(message),
-    }
-}
-
-fn hello(agent: &str, boot: u8) -> Message {
-    Message::Hello(Hello {
-        agent_id: agent.to_owned(),
-        boot_id: format!("{boot:032x}"),
-        ..Default::default()
-    })
-}
 
 #[tokio::test]
 async fn a_thousand_streams_leave_nothing_behind_in_the_collector() {

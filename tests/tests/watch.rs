@@ -3,10 +3,17 @@
 #![allow(clippy::unwrap_used)]
 
 use redkeeper_proto::v1::{
-    WatchInstancesRequest, WatchInstancesResponse, status_service_client::StatusServiceClient,
-    watch_instances_response::Event,
+    Changes, Reason, Snapshot, WatchInstancesRequest, WatchInstancesResponse,
+    agent_service_client::AgentServiceClient, report_status_request::Message,
+    status_service_client::StatusServiceClient, watch_instances_response::Event,
 };
-use redkeeper_tests::{Sandbox, daemons::Collector, eventually, wait};
+use redkeeper_tests::{
+    Sandbox, check,
+    daemons::Collector,
+    eventually,
+    fake_agent::{hello, message, report},
+    wait,
+};
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 async fn watch(
@@ -93,4 +100,77 @@ async fn a_watcher_sees_every_change_once_and_can_resume() {
     up(&a, &id).await;
     let refused = watch(&mut a.client().await, &last).await.unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
+}
+
+/// What a watcher was told: I7 is judged on it.
+fn event(change: &redkeeper_proto::v1::Transition) -> check::Event {
+    let instance = change.instance.as_ref().unwrap();
+    let after = format!("{:?}", instance.verdict.as_ref().unwrap().reason());
+    (
+        change.revision,
+        instance.id.clone(),
+        format!("{:?}", change.previous_reason()),
+        after,
+    )
+}
+
+#[tokio::test]
+async fn a_reader_that_is_too_slow_is_told_so_and_holds_up_nobody() {
+    let sandbox = Sandbox::new();
+    let a = sandbox.collector("a", None).await;
+    let mut client = a.client().await;
+    let mut slow = watch(&mut client, "").await.unwrap();
+    // Its snapshot is empty. From here on it does not read.
+    assert!(matches!(next(&mut slow).await.event, Some(Event::SnapshotEnd(_))));
+
+    // More changes than are kept twice: 64 instances change 2,200 times.
+    let rounds = (0..2_200u64).map(|n| {
+        let reason = if n % 2 == 0 { Reason::Ok } else { Reason::Loading };
+        let instances = (1..=64).map(|i| report("db09", i, reason)).collect();
+        let content = match n {
+            0 => Message::Snapshot(Snapshot {
+                instances,
+                last: true,
+            }),
+            _ => Message::Changes(Changes { instances }),
+        };
+        message(n + 2, content)
+    });
+    let messages: Vec<_> = [message(1, hello("db09", 1))].into_iter().chain(rounds).collect();
+    let stream = tokio_stream::StreamExt::chain(tokio_stream::iter(messages), tokio_stream::pending());
+    let mut agents = AgentServiceClient::new(a.channel().await.unwrap());
+    let answers = agents.report_status(stream).await.unwrap().into_inner();
+    eventually(
+        "the last change",
+        || a.state("db09:64"),
+        |s| s == "DEGRADED/LOADING",
+    )
+    .await;
+    let applied = || async { a.metric("redkeeper_agent_reports_total{result=\"accepted\"}") };
+    eventually("all applied", applied, |n| *n == Some(2_200.0)).await;
+
+    // A reader that begins now is served at once.
+    let mut fresh = watch(&mut a.client().await, "").await.unwrap();
+    assert!(matches!(next(&mut fresh).await.event, Some(Event::Instance(_))));
+
+    // The slow one gets what was under way, whole and in order, and then the truth about the rest.
+    let mut events = Vec::new();
+    let ended = loop {
+        match tokio::time::timeout(wait::LIMIT, slow.message())
+            .await
+            .expect("in time")
+        {
+            Ok(Some(message)) => match &message.event {
+                Some(Event::Change(change)) => events.push(event(change)),
+                other => assert!(!matches!(other, Some(Event::Progress(_))), "nothing was lost"),
+            },
+            Ok(None) => panic!("ended without a reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), Code::OutOfRange, "{ended:?}");
+    assert!(ended.message().contains("no longer kept"), "{ended:?}");
+    assert_eq!(check::watch_history(&events), Ok(()));
+    assert_eq!(a.metric("redkeeper_watch_lagged_total"), Some(1.0));
+    drop(answers);
 }

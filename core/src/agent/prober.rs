@@ -17,90 +17,9 @@ use crate::{
     time::{Mono, WallMs},
 };
 
-/// How to probe one instance.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ProbeConfig {
-    /// Time between PINGs.
-    pub interval: Duration,
-    /// Position within the interval, from [`schedule::phase`].
-    pub phase: Duration,
-    /// Time that a connection attempt may take.
-    pub connect_timeout: Duration,
-    /// Silence after the last valid reply that means DOWN.
-    pub hang_after: Duration,
-    /// Time between INFOs.
-    pub info_interval: Duration,
-    /// Good replies in a row before UP.
-    pub successes_before_up: u32,
-    /// Soft failures in a row before DOWN.
-    pub failures_before_down: u32,
-    /// Whether AUTH comes first on each connection.
-    pub authenticate: bool,
-}
+pub use messages::{Command, ConnectFailure, Effect, Input, ProbeConfig};
 
-/// A command of the probe. Replies come in the order of the commands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
-pub enum Command {
-    Auth,
-    Ping,
-    Info,
-}
-
-/// Why a connection attempt failed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ConnectFailure {
-    /// ECONNREFUSED: nothing listens.
-    Refused,
-    /// ENOENT: no such Unix socket.
-    SocketMissing,
-    /// EHOSTUNREACH, ENETUNREACH.
-    Unreachable,
-    /// The peer reset the attempt.
-    Reset,
-    /// The kernel gave up, or the queue of a Unix socket is full.
-    TimedOut,
-    /// The name has no address.
-    Resolve(String),
-    /// A fault of the agent itself, such as EMFILE or an unreadable password file.
-    Own(String),
-}
-
-/// What the shell saw.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Input {
-    /// [`Prober::next_deadline`] has passed.
-    Tick,
-    /// The connection is open.
-    Connected,
-    /// The attempt failed.
-    ConnectFailed(ConnectFailure),
-    /// The next answer.
-    Replied(Reply),
-    /// The peer closed the connection; the text says how (EOF, reset).
-    Closed(String),
-    /// The peer sent something that is not RESP.
-    Garbage(String),
-}
-
-/// What the shell must do, in order.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Effect {
-    /// Open a connection, dropping any other.
-    Connect,
-    /// Close the connection or give up the attempt.
-    Disconnect,
-    /// Write these commands in one go.
-    Send(Vec<Command>),
-    /// A probe round was completed: proof of progress.
-    Round,
-    /// A reply took this long.
-    Latency(Duration),
-    /// The verdict changed.
-    Verdict(Verdict),
-    /// The agent itself was asleep this long.
-    Paused(Duration),
-}
+mod messages;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Link {
@@ -128,6 +47,8 @@ pub struct Prober {
     auth_error: Option<Meaning>,
     ping_at: Mono,
     info_at: Mono,
+    /// The peer closed on INFO: it is not asked again before this.
+    info_not_before: Mono,
     successes: u32,
     failures: u32,
     /// Quick reconnections made since a working connection was closed.
@@ -150,6 +71,7 @@ impl Prober {
             auth_error: None,
             ping_at: schedule::next(now, config.interval, config.phase),
             info_at: now,
+            info_not_before: now,
             successes: 0,
             failures: 0,
             quick: QUICK_MAX,
@@ -268,7 +190,7 @@ impl Prober {
             self.quiet_since = now;
         }
         // INFO on each new connection: the server may have been restarted.
-        self.info_at = now;
+        self.info_at = now.max(self.info_not_before);
         self.send(now, out);
     }
 
@@ -371,50 +293,7 @@ impl Prober {
     }
 
     fn connect_failed(&mut self, now: Mono, wall: WallMs, failure: &ConnectFailure, out: &mut Vec<Effect>) {
-        let (reason, stage, hard, text) = match failure {
-            ConnectFailure::Refused => (
-                Reason::ConnectionRefused,
-                Stage::Connect,
-                true,
-                "connection refused: nothing listens".to_owned(),
-            ),
-            ConnectFailure::SocketMissing => (
-                Reason::SocketMissing,
-                Stage::Connect,
-                true,
-                "the Unix socket does not exist".to_owned(),
-            ),
-            ConnectFailure::Unreachable => (
-                Reason::HostUnreachable,
-                Stage::Connect,
-                false,
-                "no route to the host".to_owned(),
-            ),
-            ConnectFailure::Reset => (
-                Reason::ConnectionReset,
-                Stage::Connect,
-                false,
-                "connection attempt was reset".to_owned(),
-            ),
-            ConnectFailure::TimedOut => (
-                Reason::ConnectTimeout,
-                Stage::Connect,
-                false,
-                "connection attempt timed out, or the listen queue is full".to_owned(),
-            ),
-            ConnectFailure::Resolve(e) => (
-                Reason::ResolveFailed,
-                Stage::Resolve,
-                false,
-                format!("name cannot be resolved: {e}"),
-            ),
-            ConnectFailure::Own(e) => (
-                Reason::AgentFault,
-                Stage::Connect,
-                true,
-                format!("the agent could not connect: {e}"),
-            ),
-        };
+        let (reason, stage, hard, text) = failure.meaning();
         if *failure == ConnectFailure::Reset && self.reconnect_quickly(now) {
             return;
         }
@@ -429,6 +308,9 @@ impl Prober {
     }
 
     fn closed(&mut self, now: Mono, wall: WallMs, how: &str, out: &mut Vec<Effect>) {
+        if self.pinged_on_link && matches!(self.waiting.front(), Some((Command::Info, _))) {
+            self.info_not_before = now + self.config.info_interval;
+        }
         if self.pinged_on_link {
             let idle = self
                 .reconnected_at

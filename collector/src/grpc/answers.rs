@@ -1,0 +1,135 @@
+//! What the view says, in the words of the wire; and what may be asked.
+
+use redkeeper_core::{
+    ids::{AgentId, Revision},
+    status::{Reason, State, Status as Known},
+    time::Mono,
+};
+use redkeeper_proto::{convert, v1};
+
+use super::errors::Failure;
+use crate::view::{AgentEntry, Change, Entry, View};
+
+const PAGE_DEFAULT: usize = 200;
+const PAGE_MAX: usize = 1_000;
+/// A checked [`v1::InstanceFilter`].
+#[derive(Default)]
+pub(super) struct Filter {
+    states: Vec<State>,
+    reasons: Vec<Reason>,
+    clusters: Vec<String>,
+    agents: Vec<String>,
+}
+
+impl Filter {
+    pub(super) fn new(wire: Option<v1::InstanceFilter>) -> Result<Self, Failure> {
+        let wire = wire.unwrap_or_default();
+        let bad = |what: &str, n: &i32| Failure::InvalidArgument(format!("filter.{what}: {n} is not known"));
+        Ok(Self {
+            states: wire
+                .states
+                .iter()
+                .map(|n| convert::state_from_wire(*n).ok_or_else(|| bad("states", n)))
+                .collect::<Result<_, _>>()?,
+            reasons: wire
+                .reasons
+                .iter()
+                .map(|n| convert::reason_from_wire(*n).ok_or_else(|| bad("reasons", n)))
+                .collect::<Result<_, _>>()?,
+            clusters: wire.clusters,
+            agents: wire.agent_ids,
+        })
+    }
+
+    /// Whether instances with this reason are asked for, whatever else they are.
+    pub(super) fn wants(&self, reason: Reason) -> bool {
+        self.reasons.is_empty() || self.reasons.contains(&reason)
+    }
+
+    pub(super) fn matches(&self, status: &Known) -> bool {
+        let cluster = status
+            .identity
+            .cluster
+            .as_ref()
+            .map_or("", |cluster| cluster.as_str());
+        let verdict = &status.verdict;
+        (self.states.is_empty() || self.states.contains(&verdict.state()))
+            && (self.reasons.is_empty() || self.reasons.contains(&verdict.reason))
+            && (self.clusters.is_empty() || self.clusters.iter().any(|name| name == cluster))
+            && (self.agents.is_empty() || self.agents.iter().any(|name| name == status.agent.as_str()))
+    }
+}
+
+pub(super) fn page_size(wire: i32) -> Result<usize, Failure> {
+    match usize::try_from(wire) {
+        Ok(0) => Ok(PAGE_DEFAULT),
+        Ok(size) => Ok(size.min(PAGE_MAX)),
+        Err(_) => Err(Failure::InvalidArgument(format!("page_size: {wire} is negative"))),
+    }
+}
+
+pub(super) fn instance(
+    status: &Known,
+    revision: Revision,
+    progress: Option<Mono>,
+    now: Mono,
+) -> v1::Instance {
+    v1::Instance {
+        id: status.identity.id.to_string(),
+        cluster: status
+            .identity
+            .cluster
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        address: status.identity.address.to_string(),
+        labels: (*status.identity.labels).clone(),
+        agent_id: status.agent.to_string(),
+        verdict: Some(convert::verdict_to_wire(&status.verdict)),
+        revision: revision.0,
+        probe_age: progress.map(|at| convert::duration_to_wire(now.since(at))),
+    }
+}
+
+pub(super) fn entry(view: &View, entry: &Entry, now: Mono) -> v1::Instance {
+    instance(&entry.status, entry.revision, view.progress(&entry.status), now)
+}
+
+pub(super) fn transition(view: &View, change: &Change, now: Mono) -> v1::Transition {
+    v1::Transition {
+        revision: change.revision.0,
+        instance: Some(instance(
+            &change.status,
+            change.revision,
+            view.progress(&change.status),
+            now,
+        )),
+        previous_state: change
+            .previous
+            .map_or(0, |reason| convert::state_to_wire(reason.state()).into()),
+        previous_reason: change
+            .previous
+            .map_or(0, |reason| convert::reason_to_wire(reason).into()),
+        removed: change.removed,
+        time: convert::time_to_wire(change.time),
+    }
+}
+
+pub(super) fn agent(id: &AgentId, entry: &AgentEntry, now: Mono) -> v1::Agent {
+    let greeting = entry.greeting.as_ref();
+    v1::Agent {
+        id: id.to_string(),
+        boot_id: greeting.map(|g| g.boot.as_str().to_owned()).unwrap_or_default(),
+        version: greeting.map(|g| g.version.clone()).unwrap_or_default(),
+        host: greeting.map(|g| g.host.clone()).unwrap_or_default(),
+        silent: entry.silent,
+        heard_age: greeting.map(|_| convert::duration_to_wire(now.since(entry.heard))),
+        sequence: entry.sequence,
+        instances: count(entry.progress.len()),
+        connected_time: convert::time_to_wire(entry.connected),
+    }
+}
+
+pub(super) fn count(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}

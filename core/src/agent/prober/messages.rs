@@ -1,0 +1,143 @@
+//! What goes into the judge of one instance and what comes out.
+
+use std::time::Duration;
+
+use crate::{
+    agent::reply::Reply,
+    status::{Reason, Stage, Verdict},
+};
+
+/// How to probe one instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProbeConfig {
+    /// Time between PINGs.
+    pub interval: Duration,
+    /// Position within the interval, from [`phase`](crate::agent::schedule::phase).
+    pub phase: Duration,
+    /// Time that a connection attempt may take.
+    pub connect_timeout: Duration,
+    /// Silence after the last valid reply that means DOWN.
+    pub hang_after: Duration,
+    /// Time between INFOs.
+    pub info_interval: Duration,
+    /// Good replies in a row before UP.
+    pub successes_before_up: u32,
+    /// Soft failures in a row before DOWN.
+    pub failures_before_down: u32,
+    /// Whether AUTH comes first on each connection.
+    pub authenticate: bool,
+}
+
+/// A command of the probe. Replies come in the order of the commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Command {
+    Auth,
+    Ping,
+    Info,
+}
+
+/// Why a connection attempt failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ConnectFailure {
+    /// ECONNREFUSED: nothing listens.
+    Refused,
+    /// ENOENT: no such Unix socket.
+    SocketMissing,
+    /// EHOSTUNREACH, ENETUNREACH.
+    Unreachable,
+    /// The peer reset the attempt.
+    Reset,
+    /// The kernel gave up, or the queue of a Unix socket is full.
+    TimedOut,
+    /// The name has no address.
+    Resolve(String),
+    /// A fault of the agent itself, such as EMFILE or an unreadable password file.
+    Own(String),
+}
+
+impl ConnectFailure {
+    /// Reason, stage, whether it is a hard fact, and what happened in words.
+    pub(super) fn meaning(&self) -> (Reason, Stage, bool, String) {
+        match self {
+            Self::Refused => (
+                Reason::ConnectionRefused,
+                Stage::Connect,
+                true,
+                "connection refused: nothing listens".to_owned(),
+            ),
+            Self::SocketMissing => (
+                Reason::SocketMissing,
+                Stage::Connect,
+                true,
+                "the Unix socket does not exist".to_owned(),
+            ),
+            Self::Unreachable => (
+                Reason::HostUnreachable,
+                Stage::Connect,
+                false,
+                "no route to the host".to_owned(),
+            ),
+            Self::Reset => (
+                Reason::ConnectionReset,
+                Stage::Connect,
+                false,
+                "connection attempt was reset".to_owned(),
+            ),
+            Self::TimedOut => (
+                Reason::ConnectTimeout,
+                Stage::Connect,
+                false,
+                "connection attempt timed out, or the listen queue is full".to_owned(),
+            ),
+            Self::Resolve(e) => (
+                Reason::ResolveFailed,
+                Stage::Resolve,
+                false,
+                format!("name cannot be resolved: {e}"),
+            ),
+            Self::Own(e) => (
+                Reason::AgentFault,
+                Stage::Connect,
+                true,
+                format!("the agent could not connect: {e}"),
+            ),
+        }
+    }
+}
+
+/// What the shell saw.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// [`next_deadline`](super::Prober::next_deadline) has passed.
+    Tick,
+    /// The connection is open.
+    Connected,
+    /// The attempt failed.
+    ConnectFailed(ConnectFailure),
+    /// The next answer.
+    Replied(Reply),
+    /// The peer closed the connection; the text says how (EOF, reset).
+    Closed(String),
+    /// The peer sent something that is not RESP.
+    Garbage(String),
+}
+
+/// What the shell must do, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Open a connection, dropping any other.
+    Connect,
+    /// Close the connection or give up the attempt.
+    Disconnect,
+    /// Write these commands in one go.
+    Send(Vec<Command>),
+    /// A probe round was completed: proof of progress.
+    Round,
+    /// A reply took this long.
+    Latency(Duration),
+    /// The verdict changed.
+    Verdict(Verdict),
+    /// The agent itself was asleep this long.
+    Paused(Duration),
+}

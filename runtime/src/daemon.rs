@@ -1,0 +1,99 @@
+//! What starting and stopping is for both daemons: configuration, logs, exit code, the verdict of the shutdown.
+
+use std::{fmt, net::SocketAddr, process::ExitCode, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::ConfigError,
+    exit,
+    supervise::Supervisor,
+    telemetry::{self, LogFormat},
+};
+
+/// Logs, as configured.
+#[derive(Deserialize, Serialize, Debug, Clone)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Such as `info` or `info,redkeeper_collector=debug`.
+    pub filter: String,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        // ZooKeeper's client reports each reconnect at info; the coordinator says what it means.
+        Self {
+            filter: "info,zookeeper_client=warn".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// Why a daemon could not run or did not stop well.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The runtime, a thread or the signal handlers.
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
+    /// A port is taken.
+    #[error("cannot listen on {1} ({0}): {2}; free the port or set another one")]
+    Bind(&'static str, SocketAddr, std::io::Error),
+    /// Something ended that must not end.
+    #[error("{0}")]
+    Failed(String),
+    /// Tasks that did not stop.
+    #[error("some tasks did not stop within {0:?}")]
+    Unclean(Duration),
+}
+
+/// A validated configuration, as far as `main` needs it.
+pub trait Configuration: fmt::Display {
+    /// Logs.
+    fn log(&self) -> &Log;
+}
+
+/// The rest of `main`, once flags and configuration have been read: says what is wrong, or what was checked, or
+/// runs the daemon.
+pub fn main<C: Configuration>(
+    loaded: Result<C, ConfigError>,
+    check_only: bool,
+    run: impl FnOnce(C) -> Result<(), DaemonError>,
+) -> ExitCode {
+    let config = match loaded {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return exit::config();
+        }
+    };
+    if check_only {
+        println!("configuration ok: {config}");
+        return exit::OK;
+    }
+    let log = config.log();
+    if let Err(error) = telemetry::init(&log.filter, log.format) {
+        eprintln!("error: log.filter: {error}");
+        return exit::config();
+    }
+    match run(config) {
+        Ok(()) => exit::OK,
+        Err(error) => {
+            tracing::error!("{error}");
+            exit::failure()
+        }
+    }
+}
+
+/// How it went, once everything has been asked to stop: `clean` where all tasks ended within `grace`.
+///
+/// # Errors
+/// Why the daemon stopped, if nobody asked for it, or that tasks did not end.
+pub fn verdict(supervisor: &Supervisor, clean: bool, grace: Duration) -> Result<(), DaemonError> {
+    match supervisor.failure() {
+        Some(why) => Err(DaemonError::Failed(why)),
+        None if clean => Ok(()),
+        None => Err(DaemonError::Unclean(grace)),
+    }
+}

@@ -1,0 +1,39 @@
+//! Messages of an agent that does not exist: says what a test wants to be said.
+
+use redkeeper_proto::v1::{self, InstanceReport, ReportStatusRequest, report_status_request::Message};
+
+/// One message.
+pub fn message(sequence: u64, message: Message) -> ReportStatusRequest {
+    ReportStatusRequest {
+        sequence,
+        message: Some(message),
+    }
+}
+
+/// The first message of a stream.
+pub fn hello(agent: &str, boot: u8) -> Message {
+    Message::Hello(v1::Hello {
+        agent_id: agent.to_owned(),
+        boot_id: format!("{boot:032x}"),
+        ..Default::default()
+    })
+}
+
+/// What it says of its instance with this number, which is also its handle.
+pub fn report(agent: &str, number: u32, reason: v1::Reason) -> InstanceReport {
+    InstanceReport {
+        handle: number,
+        id: format!("{agent}:{number}"),
+        address: format!("127.0.0.1:{number}"),
+        verdict: Some(v1::Verdict {
+            reason: reason.into(),
+            ..Default::default()
+        }),
+        probe_age: Some(Default::default()),
+        freshness_limit: Some(pbjson_types::Duration {
+            seconds: 600,
+            nanos: 0,
+        }),
+        ..Default::default()
+    }
+}

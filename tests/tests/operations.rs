@@ -1,0 +1,121 @@
+//! What operators and their tools rely on beside the statuses: health, reflection, and a way to stop at once.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use redkeeper_tests::{Sandbox, daemons::Collector, eventually};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+async fn health(collector: &Collector, service: &str) -> Option<ServingStatus> {
+    let mut client = HealthClient::new(collector.channel().await.ok()?);
+    let request = HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    Some(client.check(request).await.ok()?.into_inner().status())
+}
+
+#[tokio::test]
+async fn health_tells_who_serves_and_who_leads() {
+    let sandbox = Sandbox::new();
+    let zookeeper = sandbox.zookeeper().await;
+    let mut a = sandbox.collector("a", Some(&zookeeper)).await;
+    let serving = |status: &Option<ServingStatus>| *status == Some(ServingStatus::Serving);
+    eventually("a leads", || health(&a, "redkeeper.v1.Leader"), serving).await;
+    let b = sandbox.collector("b", Some(&zookeeper)).await;
+    for collector in [&a, &b] {
+        for service in ["", "redkeeper.v1.StatusService", "redkeeper.v1.AgentService"] {
+            assert_eq!(
+                health(collector, service).await,
+                Some(ServingStatus::Serving),
+                "{service}"
+            );
+        }
+    }
+    assert_eq!(
+        health(&b, "redkeeper.v1.Leader").await,
+        Some(ServingStatus::NotServing)
+    );
+    assert_eq!(b.metric("redkeeper_leader"), Some(0.0));
+    assert_eq!(health(&b, "no.such.Service").await, None);
+
+    // A leader that cannot reach ZooKeeper stops saying that it leads before its session could have ended.
+    zookeeper.process.signal(Signal::SIGSTOP);
+    let not = |status: &Option<ServingStatus>| *status == Some(ServingStatus::NotServing);
+    let start = Instant::now();
+    eventually("a no longer says so", || health(&a, "redkeeper.v1.Leader"), not).await;
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "took {:?}",
+        start.elapsed()
+    );
+    assert_eq!(a.metric("redkeeper_leader"), Some(0.0));
+    zookeeper.process.signal(Signal::SIGCONT);
+    a.process.kill();
+    eventually("b leads", || health(&b, "redkeeper.v1.Leader"), serving).await;
+}
+
+#[tokio::test]
+async fn reflection_names_all_services() {
+    let sandbox = Sandbox::new();
+    let a = sandbox.collector("a", None).await;
+    let mut client = ServerReflectionClient::new(a.channel().await.unwrap());
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = client
+        .server_reflection_info(tokio_stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers
+        .message()
+        .await
+        .unwrap()
+        .unwrap()
+        .message_response
+        .unwrap();
+    let MessageResponse::ListServicesResponse(list) = answer else {
+        panic!("{answer:?}");
+    };
+    let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["AgentService", "StatusService", "PeerService"] {
+        assert!(
+            names.contains(&format!("redkeeper.v1.{name}").as_str()),
+            "{names:?}"
+        );
+    }
+    assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_collector_that_takes_long_to_stop() {
+    let sandbox = Sandbox::new();
+    let zookeeper = sandbox.zookeeper().await;
+    let mut a = sandbox.collector("a", Some(&zookeeper)).await;
+    let leads = || async { a.metric("redkeeper_leader") };
+    eventually("a leads", leads, |n| *n == Some(1.0)).await;
+    // The hand-over waits for an answer that does not come.
+    zookeeper.process.signal(Signal::SIGSTOP);
+    a.process.signal(Signal::SIGTERM);
+    let log = || async { a.process.log() };
+    eventually("it is stopping", log, |log| log.contains("a second signal ends")).await;
+    let start = Instant::now();
+    a.process.signal(Signal::SIGINT);
+    let status = a.process.ends_within(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        start.elapsed() < Duration::from_millis(900),
+        "took {:?}",
+        start.elapsed()
+    );
+    assert!(a.process.log().contains("second signal: exiting at once"));
+    zookeeper.process.signal(Signal::SIGCONT);
+}
