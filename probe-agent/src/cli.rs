@@ -18,4 +18,40 @@ pub struct Cli {
     /// Check the configuration, say what is wrong with it, and exit with 0 or 78.
     #[arg(long)]
     pub check_config: bool,
+    /// Something else than running the agent.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Something else than running the agent.
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    /// Diagnose one instance and print everything that is learned. Exit code 0 UP, 1 DEGRADED, 2 DOWN, 3 UNKNOWN.
+    Probe(Probe),
+    /// Print the smallest ACL user that the agent needs, for each server version.
+    Acl {
+        /// Name of the user.
+        #[arg(long, default_value = "redkeeper", value_name = "NAME")]
+        user: String,
+    },
+}
+
+/// What to diagnose.
+#[derive(clap::Args, Debug)]
+pub struct Probe {
+    /// HOST:PORT, or a Unix socket path that starts with /.
+    #[arg(value_name = "ADDRESS")]
+    pub address: String,
+    /// ACL user; the default user without it.
+    #[arg(long, requires = "password_file", value_name = "NAME")]
+    pub user: Option<String>,
+    /// File whose first line is the password.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// How long silence is waited for, from the last answer.
+    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub timeout: std::time::Duration,
+    /// Print one JSON object on one line.
+    #[arg(long)]
+    pub json: bool,
 }

@@ -61,6 +61,8 @@ struct Probe {
     hang_after: Duration,
     #[serde(with = "humantime_serde")]
     info_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    connect_interval: Duration,
     successes_before_up: u32,
     failures_before_down: u32,
 }
@@ -72,6 +74,7 @@ impl Default for Probe {
             connect_timeout: Duration::from_secs(1),
             hang_after: Duration::from_secs(3),
             info_interval: Duration::from_secs(10),
+            connect_interval: Duration::from_secs(60),
             successes_before_up: 2,
             failures_before_down: 3,
         }
@@ -247,6 +250,7 @@ fn check_probe(probe: &Probe, wrong: &mut impl FnMut(&str, String)) {
     range("connect_timeout", probe.connect_timeout, 10, 60_000);
     range("hang_after", probe.hang_after, 50, 600_000);
     range("info_interval", probe.info_interval, 100, 3_600_000);
+    range("connect_interval", probe.connect_interval, 1_000, 86_400_000);
     if probe.hang_after < probe.interval * 2 {
         let text = format!(
             "{:?} is less than two intervals; one late reply would count as a hang",
@@ -311,6 +315,7 @@ fn instance(
         connect_timeout: probe.connect_timeout,
         hang_after: probe.hang_after,
         info_interval: probe.info_interval,
+        connect_interval: probe.connect_interval,
         successes_before_up: probe.successes_before_up,
         failures_before_down: probe.failures_before_down,
         authenticate: credentials.is_some(),

@@ -4,16 +4,21 @@
 //! * [`app`]: binds, builds, starts, stops.
 //! * [`board`]: the table of verdicts; the source of everything that is sent.
 //! * [`redis`]: one connection, I/O only. [`worker`]: one instance's task around `core::agent::prober`.
+//! * [`process`]: the server's process as `/proc` shows it.
 //! * [`overseer`]: owns the workers, replaces one that panicked or stopped.
 //! * [`uplink`]: one task for each collector around `core::agent::outbox`.
+//! * [`diagnose`], [`acl`]: the commands `probe` and `acl`.
 //! * [`metrics`]: what `/metrics` shows.
 
+pub mod acl;
 pub mod app;
 pub mod board;
 pub mod cli;
 pub mod config;
+pub mod diagnose;
 pub mod metrics;
 pub mod overseer;
+pub mod process;
 pub mod redis;
 #[cfg(feature = "test-hooks")]
 pub mod test_hooks;

@@ -3,10 +3,18 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use redkeeper_agent::{app, cli::Cli, config};
+use redkeeper_agent::{
+    acl, app,
+    cli::{Cli, Command},
+    config, diagnose,
+};
 use redkeeper_runtime::{config::environment, daemon};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    daemon::main(config::load(&cli, environment()), cli.check_config, app::run)
+    match &cli.command {
+        Some(Command::Probe(probe)) => diagnose::main(probe),
+        Some(Command::Acl { user }) => acl::main(user),
+        None => daemon::main(config::load(&cli, environment()), cli.check_config, app::run),
+    }
 }

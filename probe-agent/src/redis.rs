@@ -171,6 +171,36 @@ fn failure(error: &std::io::Error) -> ConnectFailure {
     }
 }
 
+/// Connects, authenticates, asks for PONG, and closes: what a new client meets.
+///
+/// # Errors
+/// In words.
+pub async fn try_fresh(target: &Target, limit: Duration) -> Result<Reply, String> {
+    let ask = async {
+        let mut connection = connect(target, limit).await.map_err(|failure| failure.words())?;
+        let authenticates = connection.auth.is_some();
+        let commands: &[_] = if authenticates {
+            &[Command::Auth, Command::Ping]
+        } else {
+            &[Command::Ping]
+        };
+        connection.send(commands).await?;
+        for command in commands {
+            match connection.receive().await {
+                // A full server speaks first and hangs up, whatever was asked.
+                Received::Reply(reply @ Reply::Error(_)) => return Ok(reply),
+                Received::Reply(reply) if *command == Command::Ping => return Ok(reply),
+                Received::Reply(_) => {}
+                Received::Closed(how) | Received::Garbage(how) => return Err(how),
+            }
+        }
+        Err("no answer to PING".to_owned())
+    };
+    tokio::time::timeout(limit, ask)
+        .await
+        .unwrap_or_else(|_| Err(format!("not within {limit:?}")))
+}
+
 impl Connection {
     /// Writes commands in one go.
     ///
@@ -183,6 +213,7 @@ impl Connection {
                 Command::Auth => bytes.extend_from_slice(self.auth.as_deref().unwrap_or_default()),
                 Command::Ping => bytes.extend_from_slice(b"*1\r\n$4\r\nPING\r\n"),
                 Command::Info => bytes.extend_from_slice(b"*1\r\n$4\r\nINFO\r\n"),
+                Command::ClusterInfo => bytes.extend_from_slice(b"*2\r\n$7\r\nCLUSTER\r\n$4\r\nINFO\r\n"),
             }
         }
         self.stream.write_all(&bytes).await.map_err(|e| e.to_string())

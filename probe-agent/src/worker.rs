@@ -3,7 +3,10 @@
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc};
 
 use redkeeper_core::{
-    agent::prober::{ConnectFailure, Effect, Input, Prober},
+    agent::{
+        prober::{ConnectFailure, Effect, Input, Prober, Sight},
+        reply::Reply,
+    },
     ids::Handle,
 };
 use redkeeper_runtime::clock::Clock;
@@ -13,6 +16,7 @@ use crate::{
     board::{Board, Progress},
     config::InstanceConfig,
     metrics::Metrics,
+    process::Process,
     redis::{self, Connection, Received},
 };
 
@@ -35,19 +39,33 @@ pub struct Worker {
     pub stop: CancellationToken,
 }
 
+type Fresh = Pin<Box<dyn Future<Output = Result<Reply, String>> + Send>>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectFailure>> + Send>>;
 
-/// At most one of both is there.
+/// At most one of connecting and open is there.
 #[derive(Default)]
 struct Link {
     connecting: Option<Connecting>,
     open: Option<Connection>,
+    /// The search for the server's process was made on this connection.
+    searched: bool,
+}
+
+/// What lasts longer than one connection.
+#[derive(Default)]
+struct Beside {
+    /// The server's process, where it is known.
+    process: Option<Process>,
+    /// It was found on a former connection. That it is gone then proves nothing: another may serve by now.
+    former: bool,
+    /// A second connection under way.
+    fresh: Option<Fresh>,
 }
 
 impl Worker {
     /// Probes until asked to stop. Never returns otherwise.
     pub async fn run(self, mut prober: Prober) {
-        let mut link = Link::default();
+        let (mut link, mut beside) = (Link::default(), Beside::default());
         let mut inputs = VecDeque::with_capacity(2);
         let mut effects = Vec::with_capacity(4);
         loop {
@@ -59,23 +77,62 @@ impl Worker {
                         biased;
                         () = self.stop.cancelled() => return,
                         input = next(&mut link) => input,
+                        answer = fresh(&mut beside.fresh) => Input::Fresh(answer),
                         () = tokio::time::sleep_until(deadline) => Input::Tick,
                     }
                 }
             };
             prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
             for effect in effects.drain(..) {
-                self.carry_out(effect, &mut link, &mut inputs).await;
+                self.carry_out(effect, &mut link, &mut beside, &mut inputs).await;
             }
         }
     }
 
-    async fn carry_out(&self, effect: Effect, link: &mut Link, inputs: &mut VecDeque<Input>) {
+    /// Keeps the process known as long as it lives and INFO tells its number; a search is made once for each
+    /// connection, because it may read much of `/proc`.
+    fn locate(&self, told: Option<(u32, u64)>, link: &mut Link, beside: &mut Beside) {
+        let same = |process: &Process| told.is_none_or(|(pid, _)| pid == process.pid());
+        let known = beside
+            .process
+            .filter(|process| same(process) && process.inspect() != Sight::Gone);
+        if known.is_some() || std::mem::replace(&mut link.searched, true) {
+            beside.process = known;
+            beside.former = false;
+            return;
+        }
+        beside.former = false;
+        beside.process = Process::locate(&self.config.target.address, told);
+        tracing::debug!(instance = %self.config.identity.id, process = ?beside.process, "looked for the process");
+    }
+
+    async fn carry_out(
+        &self,
+        effect: Effect,
+        link: &mut Link,
+        beside: &mut Beside,
+        inputs: &mut VecDeque<Input>,
+    ) {
         match effect {
+            Effect::Locate(told) => self.locate(told, link, beside),
+            Effect::Inspect => {
+                let sight = match beside.process.map(|process| process.inspect()) {
+                    None => Sight::NotLocal,
+                    Some(Sight::Gone) if beside.former => Sight::NotLocal,
+                    Some(sight) => sight,
+                };
+                inputs.push_back(Input::Inspected(sight));
+            }
+            Effect::TryFresh => {
+                let (target, limit) = (Arc::clone(&self.config.target), self.config.probe.connect_timeout);
+                beside.fresh = Some(Box::pin(async move { redis::try_fresh(&target, limit).await }));
+            }
             Effect::Connect => {
+                beside.former = true;
                 let (target, limit) = (Arc::clone(&self.config.target), self.config.probe.connect_timeout);
                 *link = Link {
                     open: None,
+                    searched: false,
                     connecting: Some(Box::pin(async move { redis::connect(&target, limit).await })),
                 };
             }
@@ -113,6 +170,18 @@ impl Worker {
                 self.board.set(self.handle, verdict);
             }
         }
+    }
+}
+
+/// The answer of the second connection; never, where there is none.
+async fn fresh(under_way: &mut Option<Fresh>) -> Result<Reply, String> {
+    match under_way {
+        Some(trying) => {
+            let answer = trying.await;
+            *under_way = None;
+            answer
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -10,18 +10,55 @@ use crate::{
 pub struct Info {
     /// `run_id`; empty on servers without one (Dragonfly).
     pub run_id: String,
-    /// `valkey_version`, else `redis_version`.
+    /// Which server: a word such as `redis` or `valkey`; empty where INFO does not tell.
+    pub server: &'static str,
+    /// Its own version; `redis_version` where it has none.
     pub version: String,
     /// `role`, or sentinel mode.
     pub role: Option<Role>,
     /// `master_host:master_port` of a replica.
     pub master_address: String,
+    /// `process_id`, in the server's own namespace.
+    pub process_id: Option<u32>,
+    /// `uptime_in_seconds`.
+    pub uptime_seconds: Option<u64>,
+    /// `cluster_enabled`: CLUSTER INFO makes sense.
+    pub cluster_enabled: bool,
+    /// What bears on health.
+    pub health: Health,
+}
+
+/// Fields that bear on health.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Health {
+    /// `loading`, or `async_loading`.
+    pub loading: bool,
+    /// `loading_loaded_perc`, such as `43.70`.
+    pub loaded_percent: String,
+    /// `loading_eta_seconds`.
+    pub loading_eta_seconds: Option<u64>,
+    /// `master_link_status:down`.
+    pub master_link_down: bool,
+    /// `master_link_down_since_seconds`.
+    pub master_link_down_seconds: Option<u64>,
+    /// `master_sync_in_progress`.
+    pub syncing: bool,
+    /// `rdb_last_bgsave_status:err` or `aof_last_write_status:err`.
+    pub persistence_failed: bool,
+    /// `used_memory`.
+    pub used_memory: u64,
+    /// `maxmemory`; 0 stands for no limit.
+    pub max_memory: u64,
+    /// `maxmemory_policy:noeviction`.
+    pub noeviction: bool,
+    /// `min_slaves_good_slaves`, which is shown only where a minimum is configured.
+    pub good_replicas: Option<u64>,
 }
 
 /// Reads an INFO text.
 pub fn parse(text: &str) -> Info {
     let mut info = Info::default();
-    let (mut redis_version, mut valkey_version) = ("", "");
+    let (mut redis_version, mut own_version) = ("", "");
     let (mut master_host, mut master_port) = ("", "");
     for line in text.lines() {
         let Some((key, value)) = line.trim_end().split_once(':') else {
@@ -30,7 +67,10 @@ pub fn parse(text: &str) -> Info {
         match key {
             "run_id" => info.run_id = cut(value, RUN_ID_BYTES_MAX),
             "redis_version" => redis_version = value,
-            "valkey_version" => valkey_version = value,
+            "valkey_version" => (info.server, own_version) = ("valkey", value),
+            "dragonfly_version" => (info.server, own_version) = ("dragonfly", value),
+            "kvrocks_version" => (info.server, own_version) = ("kvrocks", value),
+            "garnet_version" => (info.server, own_version) = ("garnet", value),
             "role" if info.role != Some(Role::Sentinel) => {
                 info.role = match value {
                     "master" => Some(Role::Master),
@@ -41,13 +81,19 @@ pub fn parse(text: &str) -> Info {
             "redis_mode" | "server_mode" if value == "sentinel" => info.role = Some(Role::Sentinel),
             "master_host" => master_host = value,
             "master_port" => master_port = value,
-            _ => {}
+            "process_id" => info.process_id = value.parse().ok(),
+            "uptime_in_seconds" => info.uptime_seconds = value.parse().ok(),
+            "cluster_enabled" => info.cluster_enabled = value == "1",
+            _ => info.health.field(key, value),
         }
     }
-    let version = if valkey_version.is_empty() {
+    if info.server.is_empty() && !redis_version.is_empty() {
+        info.server = "redis";
+    }
+    let version = if own_version.is_empty() {
         redis_version
     } else {
-        valkey_version
+        own_version
     };
     info.version = cut(version, VERSION_BYTES_MAX);
     if info.role == Some(Role::Replica) && !master_host.is_empty() {
@@ -57,6 +103,25 @@ pub fn parse(text: &str) -> Info {
         );
     }
     info
+}
+
+impl Health {
+    fn field(&mut self, key: &str, value: &str) {
+        match key {
+            "loading" | "async_loading" => self.loading |= value == "1",
+            "loading_loaded_perc" => self.loaded_percent = cut(value, 6),
+            "loading_eta_seconds" => self.loading_eta_seconds = value.parse().ok(),
+            "master_link_status" => self.master_link_down = value == "down",
+            "master_link_down_since_seconds" => self.master_link_down_seconds = value.parse().ok(),
+            "master_sync_in_progress" => self.syncing = value == "1",
+            "rdb_last_bgsave_status" | "aof_last_write_status" => self.persistence_failed |= value == "err",
+            "used_memory" => self.used_memory = value.parse().unwrap_or(0),
+            "maxmemory" => self.max_memory = value.parse().unwrap_or(0),
+            "maxmemory_policy" => self.noeviction = value == "noeviction",
+            "min_slaves_good_slaves" => self.good_replicas = value.parse().ok(),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +143,11 @@ mod tests {
             (valkey.version.as_str(), valkey.role),
             ("8.1.8", Some(Role::Sentinel))
         );
+        let dragonfly = parse("redis_version:7.4.0\ndragonfly_version:df-v1.30.0\n");
+        assert_eq!(
+            (dragonfly.server, dragonfly.version.as_str()),
+            ("dragonfly", "df-v1.30.0")
+        );
         let replica = parse("role:slave\r\nmaster_host:10.0.0.1\r\nmaster_port:6379\r\n");
         assert_eq!(replica.master_address, "10.0.0.1:6379");
     }
@@ -86,6 +156,7 @@ mod tests {
         #[test]
         fn any_text_is_harmless(text in ".{0,400}") {
             let info = parse(&text);
+            crate::agent::health::judge(&info, Some(&text));
             prop_assert!(info.run_id.len() <= RUN_ID_BYTES_MAX && info.version.len() <= VERSION_BYTES_MAX);
         }
     }

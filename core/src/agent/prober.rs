@@ -8,7 +8,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     agent::{
-        info,
+        health, info,
         reply::{self, Meaning, Reply},
         schedule,
     },
@@ -17,9 +17,10 @@ use crate::{
     time::{Mono, WallMs},
 };
 
-pub use messages::{Command, ConnectFailure, Effect, Input, ProbeConfig};
+pub use messages::{Command, ConnectFailure, Effect, Input, ProbeConfig, Sight};
 
 mod messages;
+mod suspicion;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Link {
@@ -27,6 +28,11 @@ enum Link {
     Connecting { give_up_at: Mono },
     Open,
 }
+
+/// While INFO restricts an instance, or it loads, INFO is asked this often.
+const RESTRICTED_INFO_INTERVAL: Duration = Duration::from_secs(1);
+/// While a server is full, a fresh connection is tried this often.
+const FULL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A dying process may close our connection before its listening socket: a reconnection is then accepted
 /// and reset. It is repeated after 1, 2, 4, 8 and 16 ms before that counts as a failure.
@@ -51,6 +57,16 @@ pub struct Prober {
     info_not_before: Mono,
     successes: u32,
     failures: u32,
+    /// What INFO and CLUSTER INFO restrict.
+    restriction: Option<Meaning>,
+    /// The verdict rests on INFO.
+    by_info: bool,
+    /// What the last fresh connection was refused for.
+    fresh: Option<Meaning>,
+    fresh_at: Mono,
+    /// The last INFO, while CLUSTER INFO is awaited; and whether it is asked for.
+    info: info::Info,
+    suspicion: suspicion::Suspicion,
     /// Quick reconnections made since a working connection was closed.
     quick: u32,
     verdict: Verdict,
@@ -74,6 +90,12 @@ impl Prober {
             info_not_before: now,
             successes: 0,
             failures: 0,
+            restriction: None,
+            by_info: false,
+            fresh: None,
+            fresh_at: now + config.connect_interval,
+            info: info::Info::default(),
+            suspicion: suspicion::Suspicion::default(),
             quick: QUICK_MAX,
             verdict: Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall),
             promised: now,
@@ -94,13 +116,18 @@ impl Prober {
         &self.verdict
     }
 
+    /// What the last INFO told.
+    pub fn info(&self) -> &info::Info {
+        &self.info
+    }
+
     /// When [`step`](Self::step) must be called with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Mono {
         match self.link {
             Link::Closed { retry_at } => retry_at,
             Link::Connecting { give_up_at } => give_up_at.min(self.ping_at),
             Link::Open if self.waiting.is_empty() => self.ping_at,
-            Link::Open => self.hang_at().min(self.ping_at),
+            Link::Open => self.hang_at().min(self.ping_at).min(self.suspicion.look_at()),
         }
     }
 
@@ -117,6 +144,8 @@ impl Prober {
             Input::ConnectFailed(failure) => self.connect_failed(now, wall, &failure, out),
             Input::Replied(reply) => self.replied(now, wall, &reply, out),
             Input::Closed(how) => self.closed(now, wall, &how, out),
+            Input::Inspected(sight) => self.inspected(wall, sight, out),
+            Input::Fresh(answer) => self.tried_fresh(now, wall, answer, out),
             Input::Garbage(what) => {
                 let text = format!("answered with something that is not RESP: {what}");
                 self.judge(wall, Reason::NotRedis, Stage::Reply, &text, out);
@@ -147,7 +176,11 @@ impl Prober {
                 self.soft_failure(now, wall, Reason::ConnectTimeout, Stage::Connect, &text, out);
             }
             Link::Open if !self.waiting.is_empty() && now >= self.hang_at() => {
-                let text = format!("connected, but no reply for {:?}", self.config.hang_after);
+                let text = format!(
+                    "connected, but no reply for {:?}; {}",
+                    self.config.hang_after,
+                    self.suspicion.words()
+                );
                 self.judge(wall, Reason::ReplyTimeout, Stage::Command, &text, out);
                 out.push(Effect::Round);
                 // A new connection each time: behind a broken path the old one would stay mute for ever.
@@ -157,7 +190,13 @@ impl Prober {
                 self.connect(now, out);
             }
             Link::Connecting { .. } => self.still_waiting(now, out),
-            Link::Open if !self.waiting.is_empty() => self.still_waiting(now, out),
+            Link::Open if !self.waiting.is_empty() => {
+                if now >= self.suspicion.look_at() {
+                    self.suspicion.look(now, self.config.interval);
+                    out.push(Effect::Inspect);
+                }
+                self.still_waiting(now, out);
+            }
             Link::Open if now >= self.ping_at => self.send(now, out),
             Link::Open => {}
         }
@@ -176,6 +215,8 @@ impl Prober {
         self.replied_on_link = false;
         self.pinged_on_link = false;
         self.auth_error = None;
+        self.restriction = None;
+        self.suspicion.forget();
         self.link = Link::Connecting {
             give_up_at: now + self.config.connect_timeout,
         };
@@ -209,8 +250,16 @@ impl Prober {
         commands.push(Command::Ping);
         if info_due {
             commands.push(Command::Info);
-            self.info_at = now + self.config.info_interval;
+            if self.info.cluster_enabled {
+                commands.push(Command::ClusterInfo);
+            }
+            self.info_at = now + self.info_interval();
         }
+        if now >= self.fresh_at && self.verdict.state() != State::Unknown {
+            out.push(Effect::TryFresh);
+            self.fresh_at = now + self.config.connect_interval;
+        }
+        self.suspicion.sent(now);
         self.waiting
             .extend(commands.iter().map(|command| (*command, now)));
         self.ping_at = schedule::next(now, self.config.interval, self.config.phase);
@@ -233,7 +282,9 @@ impl Prober {
             }
             Command::Ping => {
                 self.pinged_on_link = true;
-                out.push(Effect::Latency(now.since(sent)));
+                let latency = now.since(sent);
+                self.suspicion.answered(latency, self.config.hang_after);
+                out.push(Effect::Latency(latency));
                 let mut meaning = reply::ping(reply);
                 if let (Some(auth), Reason::AuthRequired) = (&self.auth_error, meaning.reason) {
                     meaning = auth.clone();
@@ -242,9 +293,89 @@ impl Prober {
                 out.push(Effect::Round);
             }
             Command::Info => {
-                if let Reply::Text(text) = reply {
-                    self.informed(&info::parse(text), out);
+                match reply {
+                    Reply::Text(text) => {
+                        self.info = info::parse(text);
+                        self.informed(out);
+                        out.push(Effect::Locate(self.info.process_id.zip(self.info.uptime_seconds)));
+                    }
+                    // Without the permission to ask, the process may still be found by its socket.
+                    Reply::Error(_) | Reply::Other => out.push(Effect::Locate(None)),
                 }
+                if self.waiting.is_empty() {
+                    self.restricted(now, wall, None, out);
+                }
+            }
+            Command::ClusterInfo => {
+                let text = match reply {
+                    Reply::Text(text) => Some(text.as_str()),
+                    Reply::Error(_) | Reply::Other => None,
+                };
+                self.restricted(now, wall, text, out);
+            }
+        }
+    }
+
+    /// Whether INFO is of interest more often: what it restricts should end as soon as it does.
+    fn info_interval(&self) -> Duration {
+        let restricted = self.restriction.is_some() || self.verdict.reason == Reason::Loading;
+        if restricted {
+            self.config.info_interval.min(RESTRICTED_INFO_INTERVAL)
+        } else {
+            self.config.info_interval
+        }
+    }
+
+    /// Judges what INFO and CLUSTER INFO say.
+    fn restricted(&mut self, now: Mono, wall: WallMs, cluster_info: Option<&str>, out: &mut Vec<Effect>) {
+        self.restriction = health::judge(&self.info, cluster_info);
+        if let Some(restriction) = self.restriction.clone() {
+            if self.verdict.reason == Reason::Loading && restriction.reason == Reason::Loading {
+                self.explain(&restriction.evidence, out);
+            }
+            if matches!(self.verdict.state(), State::Up | State::Degraded) || self.successes > 0 {
+                self.successes = 0;
+                // What PING itself says is graver than what it does not show.
+                if self.verdict.state() == State::Up
+                    || self.verdict.reason == Reason::NotProbed
+                    || self.by_info
+                {
+                    self.by_info = true;
+                    self.judge(
+                        wall,
+                        restriction.reason,
+                        restriction.stage,
+                        &restriction.evidence,
+                        out,
+                    );
+                }
+            }
+            self.info_at = self.info_at.min(now + self.info_interval());
+        }
+    }
+
+    fn inspected(&mut self, wall: WallMs, sight: Sight, out: &mut Vec<Effect>) {
+        self.suspicion.seen(sight);
+        if self.waiting.is_empty() || !matches!(sight, Sight::Exiting | Sight::Gone) {
+            return;
+        }
+        let text = format!("no reply, and {}", self.suspicion.words());
+        self.successes = 0;
+        self.judge(wall, Reason::ProcessGone, Stage::Command, &text, out);
+    }
+
+    /// A fresh connection tells whether new clients get in. Only a full server is a verdict: other failures of
+    /// it are seen again, and with more evidence, on the lasting connection.
+    fn tried_fresh(&mut self, now: Mono, wall: WallMs, answer: Result<Reply, String>, out: &mut Vec<Effect>) {
+        let meaning = answer.ok().map(|reply| reply::ping(&reply));
+        self.fresh = meaning.filter(|meaning| meaning.reason == Reason::MaxClients);
+        if let Some(full) = self.fresh.clone() {
+            self.fresh_at = self
+                .fresh_at
+                .min(now + self.config.connect_interval.min(FULL_RETRY_INTERVAL));
+            if self.verdict.state() == State::Up {
+                self.successes = 0;
+                self.judge(wall, full.reason, full.stage, &full.evidence, out);
             }
         }
     }
@@ -257,6 +388,14 @@ impl Prober {
     }
 
     fn heard(&mut self, now: Mono, wall: WallMs, meaning: Meaning, out: &mut Vec<Effect>) {
+        self.by_info = false;
+        let meaning = if meaning.reason == Reason::Ok {
+            let hidden = self.fresh.as_ref().or(self.restriction.as_ref());
+            self.by_info = self.fresh.is_none() && self.restriction.is_some();
+            hidden.cloned().unwrap_or(meaning)
+        } else {
+            meaning
+        };
         if meaning.reason != Reason::Ok {
             self.successes = 0;
             self.judge(wall, meaning.reason, meaning.stage, &meaning.evidence, out);
@@ -272,7 +411,8 @@ impl Prober {
         }
     }
 
-    fn informed(&mut self, info: &info::Info, out: &mut Vec<Effect>) {
+    fn informed(&mut self, out: &mut Vec<Effect>) {
+        let info = &self.info;
         let mut verdict = self.verdict.clone();
         let known = !verdict.run_id.is_empty();
         if !info.run_id.is_empty() && *verdict.run_id != info.run_id {
@@ -380,6 +520,14 @@ impl Prober {
             retry_at: schedule::next(now, self.config.interval, self.config.phase),
         };
         out.push(Effect::Round);
+    }
+
+    /// New evidence for the same verdict.
+    fn explain(&mut self, evidence: &str, out: &mut Vec<Effect>) {
+        if *self.verdict.evidence != *evidence {
+            self.verdict.evidence = cut(evidence, EVIDENCE_BYTES_MAX).into();
+            out.push(Effect::Verdict(self.verdict.clone()));
+        }
     }
 
     fn judge(&mut self, wall: WallMs, reason: Reason, stage: Stage, evidence: &str, out: &mut Vec<Effect>) {

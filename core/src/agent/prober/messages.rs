@@ -20,6 +20,8 @@ pub struct ProbeConfig {
     pub hang_after: Duration,
     /// Time between INFOs.
     pub info_interval: Duration,
+    /// Time between proofs that new clients get in.
+    pub connect_interval: Duration,
     /// Good replies in a row before UP.
     pub successes_before_up: u32,
     /// Soft failures in a row before DOWN.
@@ -35,6 +37,24 @@ pub enum Command {
     Auth,
     Ping,
     Info,
+    ClusterInfo,
+}
+
+/// What the kernel shows of the server's process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sight {
+    /// No process on this host that is known to be the server.
+    NotLocal,
+    /// It runs or waits as servers do.
+    Running,
+    /// Stopped by a signal or a debugger.
+    Stopped,
+    /// Uninterruptible, mostly for a disk.
+    Uninterruptible,
+    /// Its end has begun (`PF_EXITING`).
+    Exiting,
+    /// It has ended, or another process has its number now.
+    Gone,
 }
 
 /// Why a connection attempt failed.
@@ -56,7 +76,26 @@ pub enum ConnectFailure {
     Own(String),
 }
 
+impl Sight {
+    /// One word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotLocal => "not local",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Uninterruptible => "uninterruptible",
+            Self::Exiting => "exiting",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 impl ConnectFailure {
+    /// What happened.
+    pub fn words(&self) -> String {
+        self.meaning().3
+    }
+
     /// Reason, stage, whether it is a hard fact, and what happened in words.
     pub(super) fn meaning(&self) -> (Reason, Stage, bool, String) {
         match self {
@@ -121,6 +160,10 @@ pub enum Input {
     Closed(String),
     /// The peer sent something that is not RESP.
     Garbage(String),
+    /// What the kernel shows of the process, asked for by [`Effect::Inspect`].
+    Inspected(Sight),
+    /// A second connection, asked for by [`Effect::TryFresh`], was answered this to PING, or why it failed.
+    Fresh(Result<Reply, String>),
 }
 
 /// What the shell must do, in order.
@@ -132,6 +175,13 @@ pub enum Effect {
     Disconnect,
     /// Write these commands in one go.
     Send(Vec<Command>),
+    /// Find the process of the server, if it is on this host: INFO told its number and uptime in seconds, or it
+    /// told nothing.
+    Locate(Option<(u32, u64)>),
+    /// Look at the process, at once -> `Inspected`.
+    Inspect,
+    /// Connect once more beside the open connection, authenticate, PING, and close -> `Fresh`.
+    TryFresh,
     /// A probe round was completed: proof of progress.
     Round,
     /// A reply took this long.

@@ -1,0 +1,86 @@
+//! When a PING is overdue, and what the kernel shows then. Silence alone proves nothing before `hang_after`; a
+//! process that is ending does (`reference/redis.md` section 7.2).
+
+use std::time::Duration;
+
+use super::Sight;
+use crate::time::Mono;
+
+/// Overdue is this many times the usual latency.
+const TIMES_USUAL: u32 = 4;
+/// And at least so much: the scheduler alone may take that long.
+const OVERDUE_MIN: Duration = Duration::from_millis(10);
+/// Never: as far in the future as it can be told.
+const NEVER: Mono = Mono(u64::MAX);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Suspicion {
+    /// About the worst latency of late: rises at once, falls by a twentieth with each answer.
+    usual: Duration,
+    /// When to look at the process next.
+    look_at: Mono,
+    /// Delay until the look after that.
+    pause: Duration,
+    sight: Option<Sight>,
+}
+
+impl Default for Suspicion {
+    fn default() -> Self {
+        Self {
+            usual: Duration::ZERO,
+            look_at: NEVER,
+            pause: Duration::ZERO,
+            sight: None,
+        }
+    }
+}
+
+impl Suspicion {
+    pub(super) fn look_at(&self) -> Mono {
+        self.look_at
+    }
+
+    /// A PING went out.
+    pub(super) fn sent(&mut self, now: Mono) {
+        self.pause = (self.usual * TIMES_USUAL).max(OVERDUE_MIN);
+        self.look_at = now + self.pause;
+        self.sight = None;
+    }
+
+    /// It was answered.
+    pub(super) fn answered(&mut self, latency: Duration, hang_after: Duration) {
+        self.usual = latency
+            .max(self.usual * 19 / 20)
+            .min(hang_after / (2 * TIMES_USUAL));
+        self.forget();
+    }
+
+    /// There is nothing to be suspicious of.
+    pub(super) fn forget(&mut self) {
+        self.look_at = NEVER;
+        self.sight = None;
+    }
+
+    /// The process is looked at now; the next look comes later and later, up to once an interval.
+    pub(super) fn look(&mut self, now: Mono, interval: Duration) {
+        self.pause = (self.pause * 2).min(interval.max(OVERDUE_MIN));
+        self.look_at = now + self.pause;
+    }
+
+    pub(super) fn seen(&mut self, sight: Sight) {
+        self.sight = Some(sight);
+    }
+
+    /// What was seen, in words.
+    pub(super) fn words(&self) -> &'static str {
+        match self.sight {
+            None => "its process was not looked at",
+            Some(Sight::NotLocal) => "its process is not on this host or cannot be seen",
+            Some(Sight::Running) => "its process runs",
+            Some(Sight::Stopped) => "its process is stopped (state T)",
+            Some(Sight::Uninterruptible) => "its process waits uninterruptibly, mostly for a disk (state D)",
+            Some(Sight::Exiting) => "its process is ending (PF_EXITING)",
+            Some(Sight::Gone) => "its process is gone",
+        }
+    }
+}

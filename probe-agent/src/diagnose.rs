@@ -1,0 +1,302 @@
+//! `redkeeper-agent probe`: one diagnosis of one instance, by the judge that the agent uses, with timings.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    process::ExitCode,
+    time::Duration,
+};
+
+use redkeeper_core::{
+    agent::prober::{Command, Effect, Input, ProbeConfig, Prober, Sight},
+    status::{Reason, State, Verdict},
+    time::Mono,
+};
+use redkeeper_runtime::clock::Clock;
+use serde_json::json;
+
+use crate::{
+    cli::Probe,
+    process::Process,
+    redis::{self, Connection, Credentials, Received, Target},
+};
+
+/// What one diagnosis gave.
+struct Diagnosis {
+    verdict: Verdict,
+    server: &'static str,
+    process: Option<(u32, Sight)>,
+    /// Milliseconds by stage.
+    timings: BTreeMap<&'static str, f64>,
+}
+
+/// Runs it and prints what was learned.
+pub fn main(probe: &Probe) -> ExitCode {
+    let is_address = probe.address.starts_with('/')
+        || probe
+            .address
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if !is_address {
+        eprintln!(
+            "error: {:?} is no HOST:PORT and no path of a Unix socket",
+            probe.address
+        );
+        return ExitCode::from(64);
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("error: cannot start: {e}");
+            return ExitCode::from(64);
+        }
+    };
+    let found = runtime.block_on(diagnose(probe));
+    runtime.shutdown_background();
+    if probe.json {
+        println!("{}", found.json(&probe.address));
+    } else {
+        print!("{}", found.text(&probe.address));
+    }
+    ExitCode::from(match found.verdict.state() {
+        State::Up => 0,
+        State::Degraded => 1,
+        State::Down => 2,
+        State::Unknown => 3,
+    })
+}
+
+async fn diagnose(probe: &Probe) -> Diagnosis {
+    let target = Target {
+        address: probe.address.clone(),
+        credentials: probe.password_file.clone().map(|password_file| Credentials {
+            user: probe.user.clone(),
+            password_file,
+        }),
+    };
+    // One sample decides: nobody waits for a second one here.
+    let config = ProbeConfig {
+        interval: probe.timeout,
+        phase: Duration::ZERO,
+        connect_timeout: probe.timeout,
+        hang_after: probe.timeout,
+        info_interval: Duration::from_secs(3_600),
+        connect_interval: Duration::from_secs(3_600),
+        successes_before_up: 1,
+        failures_before_down: 1,
+        authenticate: target.credentials.is_some(),
+    };
+    let clock = Clock::new();
+    let prober = Prober::new(clock.now(), clock.wall(), config);
+    let mut session = Session {
+        target,
+        limit: probe.timeout,
+        clock,
+        connection: None,
+        process: None,
+        sight: None,
+        sent: VecDeque::new(),
+        timings: BTreeMap::new(),
+    };
+    session.run(prober).await
+}
+
+struct Session {
+    target: Target,
+    limit: Duration,
+    clock: Clock,
+    connection: Option<Connection>,
+    process: Option<Process>,
+    sight: Option<Sight>,
+    sent: VecDeque<(Command, Mono)>,
+    timings: BTreeMap<&'static str, f64>,
+}
+
+impl Session {
+    async fn run(&mut self, mut prober: Prober) -> Diagnosis {
+        let start = self.clock.now();
+        let (mut inputs, mut effects) = (VecDeque::from([Input::Tick]), Vec::new());
+        loop {
+            let input = match inputs.pop_front() {
+                Some(input) => input,
+                None if self.is_done(&prober) => break,
+                None => {
+                    let deadline = self.clock.instant(prober.next_deadline());
+                    tokio::select! {
+                        biased;
+                        input = next(&mut self.connection) => input,
+                        () = tokio::time::sleep_until(deadline) => Input::Tick,
+                    }
+                }
+            };
+            self.note(&input);
+            prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
+            for effect in effects.drain(..) {
+                self.carry_out(effect, &mut inputs).await;
+            }
+        }
+        self.timings
+            .insert("total", millis(self.clock.now().since(start)));
+        Diagnosis {
+            verdict: prober.verdict().clone(),
+            server: prober.info().server,
+            process: self
+                .process
+                .map(|process| (process.pid(), self.sight.unwrap_or_else(|| process.inspect()))),
+            timings: std::mem::take(&mut self.timings),
+        }
+    }
+
+    /// A verdict was reached, and everything that was asked was answered or never will be.
+    fn is_done(&self, prober: &Prober) -> bool {
+        let judged = prober.verdict().reason != Reason::NotProbed;
+        judged
+            && (self.sent.is_empty() || self.connection.is_none() || prober.verdict().state() == State::Down)
+    }
+
+    fn note(&mut self, input: &Input) {
+        if let Input::Replied(_) = input
+            && let Some((command, sent)) = self.sent.pop_front()
+        {
+            let name = match command {
+                Command::Auth => "auth",
+                Command::Ping => "ping",
+                Command::Info => "info",
+                Command::ClusterInfo => "cluster_info",
+            };
+            self.timings.insert(name, millis(self.clock.now().since(sent)));
+        }
+    }
+
+    async fn carry_out(&mut self, effect: Effect, inputs: &mut VecDeque<Input>) {
+        match effect {
+            Effect::Connect => {
+                self.sent.clear();
+                let start = self.clock.now();
+                let connecting = redis::connect(&self.target, self.limit);
+                match tokio::time::timeout(self.limit, connecting).await {
+                    Ok(Ok(connection)) => {
+                        self.timings
+                            .insert("connect", millis(self.clock.now().since(start)));
+                        self.connection = Some(connection);
+                        inputs.push_back(Input::Connected);
+                    }
+                    Ok(Err(failure)) => inputs.push_back(Input::ConnectFailed(failure)),
+                    // The judge's own deadline has passed too.
+                    Err(_) => inputs.push_back(Input::Tick),
+                }
+            }
+            Effect::Disconnect => self.connection = None,
+            Effect::Send(commands) => {
+                let now = self.clock.now();
+                self.sent.extend(commands.iter().map(|command| (*command, now)));
+                if let Some(connection) = &mut self.connection
+                    && let Err(how) = connection.send(&commands).await
+                {
+                    self.connection = None;
+                    inputs.push_back(Input::Closed(how));
+                }
+            }
+            Effect::Locate(told) => self.process = Process::locate(&self.target.address, told),
+            Effect::Inspect => {
+                // Without INFO the process may still be found by its socket.
+                self.process = self
+                    .process
+                    .or_else(|| Process::locate(&self.target.address, None));
+                self.sight = Some(self.process.map_or(Sight::NotLocal, |process| process.inspect()));
+                inputs.extend(self.sight.map(Input::Inspected));
+            }
+            Effect::TryFresh
+            | Effect::Round
+            | Effect::Latency(_)
+            | Effect::Verdict(_)
+            | Effect::Paused(_) => {}
+        }
+    }
+}
+
+async fn next(connection: &mut Option<Connection>) -> Input {
+    match connection {
+        Some(open) => match open.receive().await {
+            Received::Reply(reply) => Input::Replied(reply),
+            Received::Closed(how) => {
+                *connection = None;
+                Input::Closed(how)
+            }
+            Received::Garbage(what) => Input::Garbage(what),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    // Microseconds are as exact as it gets.
+    time.as_micros() as f64 / 1_000.0
+}
+
+impl Diagnosis {
+    fn json(&self, address: &str) -> serde_json::Value {
+        let verdict = &self.verdict;
+        let (reads, writes) = verdict.abilities();
+        json!({
+            "address": address,
+            "state": verdict.state().as_str(),
+            "reason": verdict.reason.as_str(),
+            "stage": verdict.stage.as_str(),
+            "reads": reads.as_str(),
+            "writes": writes.as_str(),
+            "evidence": &*verdict.evidence,
+            "server": self.server,
+            "version": &*verdict.server_version,
+            "role": verdict.role.as_str(),
+            "master": &*verdict.master_address,
+            "run_id": &*verdict.run_id,
+            "process": self.process.map(|(pid, sight)| json!({ "pid": pid, "seen": sight.as_str() })),
+            "timings_ms": self.timings,
+        })
+    }
+
+    fn text(&self, address: &str) -> String {
+        let verdict = &self.verdict;
+        let (reads, writes) = verdict.abilities();
+        let mut lines = vec![
+            ("address", address.to_owned()),
+            ("state", verdict.state().to_string()),
+            ("reason", verdict.reason.to_string()),
+            ("stage", format!("{} (how far the probe came)", verdict.stage)),
+            ("reads", reads.to_string()),
+            ("writes", writes.to_string()),
+            ("evidence", verdict.evidence.to_string()),
+        ];
+        if !self.server.is_empty() {
+            lines.push(("server", format!("{} {}", self.server, verdict.server_version)));
+            lines.push(("role", verdict.role.to_string()));
+        }
+        if !verdict.master_address.is_empty() {
+            lines.push(("master", verdict.master_address.to_string()));
+        }
+        if !verdict.run_id.is_empty() {
+            lines.push(("run_id", verdict.run_id.to_string()));
+        }
+        let process = self.process.map_or_else(
+            || "not seen on this host".to_owned(),
+            |(pid, sight)| format!("{pid}, {}", sight.as_str()),
+        );
+        lines.push(("process", process));
+        let timings: Vec<_> = self
+            .timings
+            .iter()
+            .map(|(stage, ms)| format!("{stage} {ms:.3} ms"))
+            .collect();
+        lines.push(("timings", timings.join(", ")));
+        if verdict.reason == Reason::PermissionDenied || verdict.reason == Reason::AuthFailed {
+            lines.push((
+                "hint",
+                "`redkeeper-agent acl` prints the user that is needed".to_owned(),
+            ));
+        }
+        lines
+            .iter()
+            .map(|(name, value)| format!("{name:<9} {value}\n"))
+            .collect()
+    }
+}

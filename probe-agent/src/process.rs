@@ -1,0 +1,208 @@
+//! The server's process on this host, as `/proc` shows it. Works unprivileged where `/proc` is not hidden; what it
+//! cannot see it does not guess.
+
+use std::{
+    collections::HashSet,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use redkeeper_core::agent::prober::Sight;
+
+/// `PF_EXITING` in the flags of `/proc/PID/stat`: the end of the process has begun. Visible 0.2 to 3 ms after a
+/// SIGKILL, whatever its memory (`reference/redis.md` section 7).
+const PF_EXITING: u32 = 0x4;
+/// How far INFO's uptime and the kernel's start time may be apart: both are whole seconds, and INFO takes time.
+const UPTIME_TOLERANCE: f64 = 3.0;
+
+/// A process that is known to be the server: its number, and its start time, so that another process with the
+/// same number later is not taken for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Process {
+    pid: u32,
+    start: u64,
+}
+
+struct Stat {
+    state: char,
+    flags: u32,
+    start: u64,
+}
+
+/// `/proc/PID/stat`; the name in it may contain anything, so fields are counted after its last parenthesis.
+fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    // State is field 3, flags 9, starttime 22.
+    let flags = fields.nth(5)?.parse().ok()?;
+    let start = fields.nth(12)?.parse().ok()?;
+    Some(Stat { state, flags, start })
+}
+
+impl Process {
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Finds the process by what INFO tells, or by the listening socket. `None` where the server is not on this
+    /// host, or cannot be seen from here.
+    pub fn locate(address: &str, told: Option<(u32, u64)>) -> Option<Self> {
+        let local = address.starts_with('/') || address.parse().is_ok_and(|address| is_local(&address));
+        if !local {
+            return None;
+        }
+        told.and_then(|(pid, uptime)| Self::by_info(pid, uptime))
+            .or_else(|| Self::by_socket(address.parse::<SocketAddr>().ok()?.port()))
+    }
+
+    /// INFO's number counts in the server's own namespace: it is believed only where the start times agree.
+    fn by_info(pid: u32, uptime: u64) -> Option<Self> {
+        let stat = stat(pid)?;
+        let text = fs::read_to_string("/proc/uptime").ok()?;
+        let since_boot: f64 = text.split(' ').next()?.parse().ok()?;
+        // USER_HZ is 100 on every architecture that Linux supports today.
+        let age = since_boot - stat.start as f64 / 100.0;
+        let agrees = (age - uptime as f64).abs() <= UPTIME_TOLERANCE;
+        agrees.then_some(Self {
+            pid,
+            start: stat.start,
+        })
+    }
+
+    /// The process that holds the listening socket of this port. Needs the right to read other users' `/proc/PID/fd`.
+    fn by_socket(port: u16) -> Option<Self> {
+        let mut inodes = HashSet::new();
+        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+            inodes.extend(listening(&fs::read_to_string(table).unwrap_or_default(), port));
+        }
+        let holds = |pid: u32| {
+            let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+            descriptors.flatten().find_map(|entry| {
+                let link = fs::read_link(entry.path()).ok()?;
+                let inode = link
+                    .to_str()?
+                    .strip_prefix("socket:[")?
+                    .strip_suffix(']')?
+                    .parse()
+                    .ok()?;
+                inodes.contains(&inode).then_some(pid)
+            })
+        };
+        if inodes.is_empty() {
+            return None;
+        }
+        let numbers = fs::read_dir("/proc").ok()?.flatten();
+        let mut pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let pid = pids.find_map(holds)?;
+        Some(Self {
+            pid,
+            start: stat(pid)?.start,
+        })
+    }
+
+    /// What the kernel shows of it now. Takes some 50 microseconds.
+    pub fn inspect(&self) -> Sight {
+        let Some(stat) = stat(self.pid) else {
+            // Gone, unless `/proc` cannot be read at all.
+            let readable = fs::metadata("/proc/self/stat").is_ok();
+            return if readable { Sight::Gone } else { Sight::NotLocal };
+        };
+        match stat.state {
+            _ if stat.start != self.start => Sight::Gone,
+            'Z' | 'X' => Sight::Gone,
+            _ if stat.flags & PF_EXITING != 0 => Sight::Exiting,
+            'T' | 't' => Sight::Stopped,
+            'D' => Sight::Uninterruptible,
+            _ => Sight::Running,
+        }
+    }
+}
+
+/// Inodes of the sockets that listen on a port, from a table of `/proc/net`.
+fn listening(table: &str, port: u16) -> Vec<u64> {
+    let inode = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (_, local) = fields.nth(1)?.rsplit_once(':')?;
+        let (_remote, state) = (fields.next()?, fields.next()?);
+        let matches = state == "0A" && u16::from_str_radix(local, 16) == Ok(port);
+        matches.then(|| fields.nth(5)?.parse().ok()).flatten()
+    };
+    table.lines().skip(1).filter_map(inode).collect()
+}
+
+/// Whether an address is one of this host's: the loopback, or one of an interface.
+fn is_local(address: &SocketAddr) -> bool {
+    let ip = match address.ip() {
+        IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4),
+        ip => ip,
+    };
+    if ip.is_loopback() || ip == Ipv4Addr::UNSPECIFIED || ip == Ipv6Addr::UNSPECIFIED {
+        return true;
+    }
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return false;
+    };
+    interfaces.filter_map(|interface| interface.address).any(|own| {
+        let v4 = own.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        let v6 = own.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
+        v4.or(v6) == Some(ip)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_is_skipped() {
+        let text = "42 (a) b) c) S 1 2 3 4 5 4194308 7 8 9 10 11 12 13 14 15 16 17 18 12345 0 0";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!((stat.state, stat.flags & PF_EXITING, stat.start), ('S', 4, 12345));
+        for damaged in ["", ")", "1 (x)", "1 (x) S 1 2"] {
+            assert!(parse_stat(damaged).is_none());
+        }
+    }
+
+    #[test]
+    fn this_process_runs_and_another_with_its_number_is_not_it() {
+        let pid = std::process::id();
+        let own = Process {
+            pid,
+            start: stat(pid).unwrap().start,
+        };
+        assert_eq!(own.inspect(), Sight::Running);
+        assert_eq!(Process { start: 0, ..own }.inspect(), Sight::Gone);
+        assert_eq!(Process { pid: u32::MAX, ..own }.inspect(), Sight::Gone);
+    }
+
+    #[test]
+    fn info_of_another_host_is_not_believed() {
+        let pid = std::process::id();
+        assert_eq!(Process::locate("127.0.0.1:1", Some((pid, 1_000_000_000))), None);
+        assert_eq!(Process::locate("192.0.2.1:6379", Some((pid, 0))), None);
+        assert_eq!(Process::locate("db.example:6379", Some((pid, 0))), None);
+    }
+
+    #[test]
+    fn the_holder_of_a_listening_socket_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let found = Process::locate(&address, None).unwrap();
+        assert_eq!(found.pid, std::process::id());
+        drop(listener);
+        assert_eq!(Process::locate(&address, None), None);
+    }
+
+    #[test]
+    fn own_addresses_are_local() {
+        assert!(is_local(&"127.9.9.9:1".parse().unwrap()));
+        assert!(is_local(&"[::1]:1".parse().unwrap()));
+        assert!(is_local(&"[::ffff:127.0.0.1]:1".parse().unwrap()));
+        assert!(!is_local(&"192.0.2.1:1".parse().unwrap()));
+    }
+}
