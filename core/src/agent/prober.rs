@@ -303,7 +303,13 @@ impl Prober {
                     Reply::Error(_) | Reply::Other => out.push(Effect::Locate(None)),
                 }
                 if self.waiting.is_empty() {
-                    self.restricted(now, wall, None, out);
+                    if self.info.cluster_enabled {
+                        // Known only now: asked at once, in the same round.
+                        self.waiting.push_back((Command::ClusterInfo, now));
+                        out.push(Effect::Send(vec![Command::ClusterInfo]));
+                    } else {
+                        self.restricted(now, wall, None, out);
+                    }
                 }
             }
             Command::ClusterInfo => {

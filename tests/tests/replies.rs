@@ -1,0 +1,389 @@
+//! Situation -> state, reason, stage, reads, writes: provoked on real servers, judged by `redkeeper-agent probe`.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::Output,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use redkeeper_tests::{
+    Sandbox, eventually,
+    servers::{Flavour, Redis},
+};
+use serde_json::Value;
+
+/// State, reason, stage, reads, writes.
+type Expected = [&'static str; 5];
+
+const UP: Expected = ["UP", "OK", "REPLY", "yes", "yes"];
+const HUNG: Expected = ["DOWN", "REPLY_TIMEOUT", "COMMAND", "no", "no"];
+
+/// One diagnosis; checks that the exit code goes with the state.
+fn probe(sandbox: &Sandbox, args: &[&str]) -> Value {
+    let output: Output = sandbox
+        .command("redkeeper-agent")
+        .arg("probe")
+        .args(args)
+        .args(["--json", "--timeout", "1s"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let json: Value = serde_json::from_str(text.trim())
+        .unwrap_or_else(|e| panic!("{e}: {text} {}", String::from_utf8_lossy(&output.stderr)));
+    let code = match json["state"].as_str().unwrap() {
+        "UP" => 0,
+        "DEGRADED" => 1,
+        "DOWN" => 2,
+        _ => 3,
+    };
+    assert_eq!(output.status.code(), Some(code), "{json}");
+    json
+}
+
+fn verdict(json: &Value) -> [String; 5] {
+    ["state", "reason", "stage", "reads", "writes"].map(|key| json[key].as_str().unwrap_or("?").to_owned())
+}
+
+struct Bench {
+    sandbox: Sandbox,
+    flavour: Flavour,
+}
+
+impl Bench {
+    async fn server(&self, args: &[&str]) -> Redis {
+        let redis = self.sandbox.server(self.flavour, args);
+        let answers = || async { redis.ask("PING").unwrap_or_default() };
+        let what = format!("an answer of {:?} {args:?}", self.flavour);
+        eventually(&what, answers, |text| !text.is_empty()).await;
+        redis
+    }
+
+    fn address(redis: &Redis) -> String {
+        format!("127.0.0.1:{}", redis.port.number)
+    }
+
+    /// Waits until the diagnosis is as expected: what was provoked may need a moment.
+    async fn expect(&self, situation: &str, redis: &Redis, more: &[&str], expected: Expected) -> Value {
+        let address = Self::address(redis);
+        let args: Vec<_> = [address.as_str()].iter().chain(more).copied().collect();
+        let what = format!("{situation} on {:?}", self.flavour);
+        let once = || async { probe(&self.sandbox, &args) };
+        eventually(&what, once, |json| verdict(json) == expected.map(str::to_owned)).await
+    }
+
+    fn ask(redis: &Redis, commands: &str) {
+        redis.ask(commands).unwrap();
+    }
+
+    async fn all(&self) {
+        self.health().await;
+        self.silence().await;
+        self.permission().await;
+        self.replication().await;
+        self.loading().await;
+    }
+
+    async fn health(&self) {
+        let redis = self.server(&[]).await;
+        let json = self.expect("normal", &redis, &[], UP).await;
+        let server = if self.flavour == Flavour::Valkey81 {
+            "valkey"
+        } else {
+            "redis"
+        };
+        assert_eq!(
+            (json["server"].as_str(), json["role"].as_str()),
+            (Some(server), Some("master"))
+        );
+        assert_eq!(json["run_id"].as_str(), Some(redis.run_id().as_str()));
+        assert_eq!(
+            json["process"]["pid"].as_u64(),
+            Some(u64::from(redis.process.pid()))
+        );
+        Self::ask(&redis, "CONFIG SET maxmemory 1");
+        let full = ["DEGRADED", "OUT_OF_MEMORY", "REPLY", "yes", "no"];
+        self.expect("out of memory", &redis, &[], full).await;
+        Self::ask(
+            &redis,
+            "CONFIG SET maxmemory 0\r\nCONFIG SET min-replicas-to-write 1",
+        );
+        let lonely = ["DEGRADED", "NOT_ENOUGH_REPLICAS", "REPLY", "yes", "no"];
+        self.expect("too few replicas", &redis, &[], lonely).await;
+        Self::ask(&redis, "CONFIG SET min-replicas-to-write 0");
+        self.expect("enough again", &redis, &[], UP).await;
+
+        let redis = self.server(&[]).await;
+        Self::ask(&redis, "CONFIG SET maxclients 1");
+        let _only_one = TcpStream::connect(Self::address(&redis)).unwrap();
+        let crowded = ["DEGRADED", "MAX_CLIENTS", "CONNECT", "unknown", "unknown"];
+        self.expect("too many clients", &redis, &[], crowded).await;
+
+        let redis = self.server(&["--rename-command", "PING", ""]).await;
+        self.expect("PING renamed away", &redis, &[], UP).await;
+
+        let redis = self.server(&["--cluster-enabled", "yes"]).await;
+        let holes = ["DEGRADED", "CLUSTER_DOWN", "REPLY", "no", "no"];
+        self.expect("slots missing", &redis, &[], holes).await;
+
+        let redis = self.server(&[]).await;
+        Self::ask(&redis, "CONFIG SET save \"3600 1\"\r\nSET a 1");
+        std::fs::remove_dir_all(self.sandbox.path(&format!("server-{}", redis.port.number))).unwrap();
+        Self::ask(&redis, "BGSAVE");
+        let unsaved = ["DEGRADED", "PERSISTENCE_FAILED", "REPLY", "yes", "no"];
+        self.expect("saving fails", &redis, &[], unsaved).await;
+    }
+
+    async fn silence(&self) {
+        let redis = self.server(&[]).await;
+        redis.process.signal(Signal::SIGSTOP);
+        let json = self.expect("stopped", &redis, &[], HUNG).await;
+        assert!(
+            json["evidence"].as_str().unwrap().contains("stopped (state T)"),
+            "{json}"
+        );
+        redis.process.signal(Signal::SIGCONT);
+        self.expect("continued", &redis, &[], UP).await;
+
+        let endless = "EVAL \"while true do end\" 0\r\n";
+        let mut client = TcpStream::connect(Self::address(&redis)).unwrap();
+        client.write_all(endless.as_bytes()).unwrap();
+        let json = self
+            .expect("a script below the threshold", &redis, &[], HUNG)
+            .await;
+        assert!(
+            json["evidence"].as_str().unwrap().contains("its process runs"),
+            "{json}"
+        );
+
+        let redis = self.server(&["--lua-time-limit", "300"]).await;
+        let mut client = TcpStream::connect(Self::address(&redis)).unwrap();
+        client.write_all(endless.as_bytes()).unwrap();
+        let busy = ["DOWN", "BUSY_SCRIPT", "REPLY", "no", "no"];
+        self.expect("a script above the threshold", &redis, &[], busy)
+            .await;
+    }
+
+    async fn permission(&self) {
+        let redis = self.server(&[]).await;
+        let file = |name: &str, text: &str| self.sandbox.write(name, text).display().to_string();
+        let (right, wrong) = (file("right", "secret\n"), file("wrong", "guess\n"));
+        self.expect(
+            "a password that nobody asked for",
+            &redis,
+            &["--password-file", &right],
+            UP,
+        )
+        .await;
+        Self::ask(&redis, "CONFIG SET requirepass secret");
+        let locked = ["UNKNOWN", "AUTH_REQUIRED", "AUTH", "unknown", "unknown"];
+        self.expect("no password", &redis, &[], locked).await;
+        let failed = ["UNKNOWN", "AUTH_FAILED", "AUTH", "unknown", "unknown"];
+        self.expect("wrong password", &redis, &["--password-file", &wrong], failed)
+            .await;
+        self.expect("right password", &redis, &["--password-file", &right], UP)
+            .await;
+        Self::ask(&redis, "AUTH secret\r\nACL SETUSER nobody on >secret -@all");
+        let denied = ["UNKNOWN", "PERMISSION_DENIED", "COMMAND", "unknown", "unknown"];
+        let nobody = ["--user", "nobody", "--password-file", &right];
+        self.expect("a user without permissions", &redis, &nobody, denied)
+            .await;
+    }
+
+    async fn replication(&self) {
+        let master = self.server(&[]).await;
+        let replica = self.server(&[]).await;
+        Self::ask(&replica, &format!("REPLICAOF 127.0.0.1 {}", master.port.number));
+        let json = self
+            .expect("a replica", &replica, &[], ["UP", "OK", "REPLY", "yes", "no"])
+            .await;
+        assert_eq!(json["master"].as_str(), Some(Self::address(&master).as_str()));
+        drop(master);
+        // Redis 6.2 does not show whether stale data is served.
+        let stale = match self.flavour {
+            Flavour::Redis62 => ["DEGRADED", "MASTER_LINK_DOWN", "REPLY", "no", "no"],
+            _ => ["DEGRADED", "REPLICA_SYNCING", "REPLY", "yes", "no"],
+        };
+        self.expect("its master is dead", &replica, &[], stale).await;
+        Self::ask(&replica, "CONFIG SET replica-serve-stale-data no");
+        let alone = ["DEGRADED", "MASTER_LINK_DOWN", "REPLY", "no", "no"];
+        self.expect("stale data forbidden", &replica, &[], alone).await;
+    }
+
+    async fn loading(&self) {
+        if self.flavour == Flavour::Redis62 {
+            // It answers between two events only, and has no knob for their distance.
+            return;
+        }
+        let mut redis = self.server(&[]).await;
+        let keys: String = (0..3_000).map(|n| format!("SET key{n} value\r\n")).collect();
+        Self::ask(&redis, &format!("{keys}SAVE"));
+        let slow = [
+            "--key-load-delay",
+            "3000",
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ];
+        self.sandbox.restart_server(&mut redis, self.flavour, &slow);
+        let expected = ["DEGRADED", "LOADING", "REPLY", "no", "no"];
+        let json = self.expect("loading", &redis, &[], expected).await;
+        assert!(json["evidence"].as_str().unwrap().contains("% done"), "{json}");
+    }
+}
+
+async fn all(flavour: Flavour) {
+    if flavour.binary().is_none() {
+        eprintln!("SKIPPED: {flavour:?} is not there; ./test fetches it");
+        return;
+    }
+    Bench {
+        sandbox: Sandbox::new(),
+        flavour,
+    }
+    .all()
+    .await;
+}
+
+#[tokio::test]
+async fn every_situation_has_its_meaning_on_redis_7_0() {
+    all(Flavour::Redis70).await;
+}
+
+#[tokio::test]
+async fn every_situation_has_its_meaning_on_redis_6_2() {
+    all(Flavour::Redis62).await;
+}
+
+#[tokio::test]
+async fn every_situation_has_its_meaning_on_valkey_8_1() {
+    all(Flavour::Valkey81).await;
+}
+
+/// A server that says this to everybody, and then closes or holds the connection.
+fn says(text: &'static [u8], closes: bool) -> (String, std::thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 64];
+        // The request first: some of these would otherwise be answers to nothing.
+        if stream.read(&mut request).is_err() {
+            return;
+        }
+        for chunk in std::iter::repeat_n(text, if closes { 1 } else { 40 }) {
+            // The agent hangs up when it has had enough.
+            if stream.write_all(chunk).is_err() {
+                return;
+            }
+        }
+        if !closes {
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            while stream.read(&mut request).is_ok_and(|n| n > 0) {}
+        }
+    });
+    (address, thread)
+}
+
+#[tokio::test]
+async fn what_is_no_redis_is_unknown_and_nothing_is_believed_without_end() {
+    let sandbox = Sandbox::new();
+    static LONG: [u8; 65_536] = [b'x'; 65_536];
+    for (text, closes, expected) in [
+        (
+            &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+            true,
+            ["UNKNOWN", "NOT_REDIS"],
+        ),
+        (b"SSH-2.0-x\r\n", true, ["UNKNOWN", "NOT_REDIS"]),
+        (b"+PON", true, ["DOWN", "CONNECTION_RESET"]),
+        (b"$99999999999\r\n", false, ["UNKNOWN", "NOT_REDIS"]),
+        (b"+OK\r\n", false, ["UNKNOWN", "PROTOCOL_ERROR"]),
+        (&LONG, false, ["UNKNOWN", "NOT_REDIS"]),
+    ] {
+        let (address, server) = says(text, closes);
+        let json = probe(&sandbox, &[&address]);
+        let short = String::from_utf8_lossy(&text[..text.len().min(20)]);
+        assert_eq!([&json["state"], &json["reason"]], expected, "{short}: {json}");
+        server.join().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_reached_or_missing() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("redis.sock").display().to_string();
+    let missing = probe(&sandbox, &[&path]);
+    assert_eq!(
+        verdict(&missing),
+        ["DOWN", "SOCKET_MISSING", "CONNECT", "no", "no"]
+    );
+    let _redis = sandbox.server(Flavour::Redis70, &["--unixsocket", &path]);
+    let reached = || async { probe(&sandbox, &[&path]) };
+    eventually("reached", reached, |json| verdict(json) == UP.map(str::to_owned)).await;
+}
+
+#[tokio::test]
+async fn the_printed_acl_user_is_enough_and_not_more() {
+    let sandbox = Sandbox::new();
+    let output = sandbox
+        .command("redkeeper-agent")
+        .args(["acl", "--user", "watcher"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("ACL SETUSER"))
+        .unwrap()
+        .replace("PASSWORD", "secret");
+    let password = sandbox.write("password", "secret\n").display().to_string();
+    let text = |port: u16| {
+        format!(
+            "[probe]\ninterval = '50ms'\ninfo_interval = '200ms'\nconnect_interval = '1s'\nhang_after = '1s'\n\
+             [[instances]]\naddress = '127.0.0.1:{port}'\nuser = 'watcher'\npassword_file = '{password}'\n"
+        )
+    };
+    for flavour in [Flavour::Redis70, Flavour::Redis62, Flavour::Valkey81] {
+        if flavour.binary().is_none() {
+            eprintln!("SKIPPED: {flavour:?} is not there; ./test fetches it");
+            continue;
+        }
+        let redis = sandbox.server(flavour, &["--cluster-enabled", "yes"]);
+        let ready = || async { redis.ask(&line).unwrap_or_default() };
+        eventually("the user is made", ready, |answer| answer.starts_with("+OK")).await;
+        Bench::ask(&redis, "CONFIG RESETSTAT\r\nACL LOG RESET");
+        let a = sandbox.collector("a", None).await;
+        let collectors = [format!("'127.0.0.1:{}'", a.grpc.number)];
+        let agent = sandbox
+            .agent_with("db01", &collectors, &text(redis.port.number))
+            .await;
+        let rounds = || async { agent.metric("redkeeper_probe_rounds_total") };
+        eventually("100 rounds", rounds, |n| n.is_some_and(|n| n >= 100.0)).await;
+        let denials = redis.ask("ACL LOG").unwrap();
+        assert!(denials.starts_with("*0"), "{flavour:?}: {denials}");
+        let stats = redis.ask("INFO commandstats").unwrap();
+        let used: Vec<_> = stats
+            .lines()
+            .filter_map(|l| l.strip_prefix("cmdstat_")?.split_once(':'))
+            .map(|(name, _)| name)
+            .collect();
+        let allowed = [
+            "ping",
+            "info",
+            "auth",
+            "cluster",
+            "cluster|info",
+            "acl",
+            "acl|log",
+            "config",
+            "config|resetstat",
+            "quit",
+        ];
+        assert!(used.contains(&"ping"), "{stats}");
+        for name in used {
+            assert!(allowed.contains(&name), "{flavour:?} saw {name}");
+        }
+    }
+}
