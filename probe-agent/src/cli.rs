@@ -48,6 +48,18 @@ pub struct Probe {
     /// File whose first line is the password.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// Speak TLS, and trust the authorities in this PEM file.
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Own certificate chain, PEM.
+    #[arg(long, requires_all = ["tls_ca", "tls_key"], value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of the own certificate, PEM.
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Name that the server's certificate must have; the host of ADDRESS by default.
+    #[arg(long, requires = "tls_ca", value_name = "NAME")]
+    pub tls_server_name: Option<String>,
     /// How long silence is waited for, from the last answer.
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub timeout: std::time::Duration,

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::{
     cli::Cli,
     redis::{Credentials, Target},
+    tls::Tls,
 };
 
 /// Read if `--config` is not given and it exists.
@@ -92,6 +93,16 @@ struct Instance {
     labels: BTreeMap<String, String>,
     user: Option<String>,
     password_file: Option<String>,
+    tls: Option<RawTls>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    ca_file: String,
+    cert_file: Option<String>,
+    key_file: Option<String>,
+    server_name: Option<String>,
 }
 
 /// One instance to probe.
@@ -199,6 +210,7 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         labels: BTreeMap::new(),
         user: None,
         password_file: None,
+        tls: None,
     };
     let list = raw.instances.unwrap_or_else(|| vec![default]);
     if list.len() > AGENT_INSTANCES_MAX {
@@ -309,6 +321,9 @@ fn instance(
         }
         credentials
     });
+    let tls = entry
+        .tls
+        .and_then(|raw| tls(raw, &entry.address, &mut |key: &str, text| wrong(&at(key), text)));
     let probe = ProbeConfig {
         interval: probe.interval,
         phase: schedule::phase(&identity.id, probe.interval),
@@ -324,10 +339,43 @@ fn instance(
         target: Arc::new(Target {
             address: entry.address,
             credentials,
+            tls,
         }),
         identity,
         probe,
     })
+}
+
+fn tls(raw: RawTls, address: &str, wrong: &mut impl FnMut(&str, String)) -> Option<Tls> {
+    if address.starts_with('/') {
+        wrong(
+            "tls",
+            "is not spoken over a Unix socket; remove one of both".to_owned(),
+        );
+        return None;
+    }
+    if raw.cert_file.is_some() != raw.key_file.is_some() {
+        wrong("tls", "needs both of cert_file and key_file, or none".to_owned());
+        return None;
+    }
+    let tls = Tls {
+        ca_file: raw.ca_file.into(),
+        client: raw
+            .cert_file
+            .zip(raw.key_file)
+            .map(|(cert, key)| (cert.into(), key.into())),
+        server_name: raw.server_name,
+    };
+    if let Err(e) = tls.load() {
+        wrong(
+            "tls",
+            format!("{e}; make it a PEM file that the agent's user can read"),
+        );
+    }
+    if let Err(e) = tls.name(address) {
+        wrong("tls", e);
+    }
+    Some(tls)
 }
 
 fn host_port(text: &str) -> Result<(String, u16), String> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
     process::ExitCode,
     time::Duration,
 };
@@ -18,6 +19,7 @@ use crate::{
     cli::Probe,
     process::Process,
     redis::{self, Connection, Credentials, Received, Target},
+    tls::{self, Tls},
 };
 
 /// What one diagnosis gave.
@@ -72,6 +74,11 @@ async fn diagnose(probe: &Probe) -> Diagnosis {
             user: probe.user.clone(),
             password_file,
         }),
+        tls: probe.tls_ca.clone().map(|ca_file| Tls {
+            ca_file,
+            client: probe.tls_cert.clone().zip(probe.tls_key.clone()),
+            server_name: probe.tls_server_name.clone(),
+        }),
     };
     // One sample decides: nobody waits for a second one here.
     let config = ProbeConfig {
@@ -94,6 +101,7 @@ async fn diagnose(probe: &Probe) -> Diagnosis {
         connection: None,
         process: None,
         sight: None,
+        mute: None,
         sent: VecDeque::new(),
         timings: BTreeMap::new(),
     };
@@ -107,6 +115,8 @@ struct Session {
     connection: Option<Connection>,
     process: Option<Process>,
     sight: Option<Sight>,
+    /// The connection that ended last went here, without TLS, and nothing came back on it.
+    mute: Option<SocketAddr>,
     sent: VecDeque<(Command, Mono)>,
     timings: BTreeMap<&'static str, f64>,
 }
@@ -123,11 +133,12 @@ impl Session {
                     let deadline = self.clock.instant(prober.next_deadline());
                     tokio::select! {
                         biased;
-                        input = next(&mut self.connection) => input,
+                        input = next(&mut self.connection, &mut self.mute) => input,
                         () = tokio::time::sleep_until(deadline) => Input::Tick,
                     }
                 }
             };
+            let input = tls::end_of(self.mute.take(), input, self.limit / 4).await;
             self.note(&input);
             prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
             for effect in effects.drain(..) {
@@ -214,15 +225,20 @@ impl Session {
     }
 }
 
-async fn next(connection: &mut Option<Connection>) -> Input {
+async fn next(connection: &mut Option<Connection>, mute: &mut Option<SocketAddr>) -> Input {
     match connection {
         Some(open) => match open.receive().await {
             Received::Reply(reply) => Input::Replied(reply),
             Received::Closed(how) => {
+                *mute = open.mute_plain();
                 *connection = None;
                 Input::Closed(how)
             }
             Received::Garbage(what) => Input::Garbage(what),
+            Received::Refused(failure) => {
+                *connection = None;
+                Input::ConnectFailed(failure)
+            }
         },
         None => std::future::pending().await,
     }

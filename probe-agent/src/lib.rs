@@ -3,7 +3,7 @@
 //! * [`config`], [`cli`]: what to probe and whom to tell.
 //! * [`app`]: binds, builds, starts, stops.
 //! * [`board`]: the table of verdicts; the source of everything that is sent.
-//! * [`redis`]: one connection, I/O only. [`worker`]: one instance's task around `core::agent::prober`.
+//! * [`redis`]: one connection, I/O only, with [`tls`] where it is spoken. [`worker`]: one instance's task around `core::agent::prober`.
 //! * [`process`]: the server's process as `/proc` shows it.
 //! * [`overseer`]: owns the workers, replaces one that panicked or stopped.
 //! * [`uplink`]: one task for each collector around `core::agent::outbox`.
@@ -22,5 +22,6 @@ pub mod process;
 pub mod redis;
 #[cfg(feature = "test-hooks")]
 pub mod test_hooks;
+pub mod tls;
 pub mod uplink;
 pub mod worker;

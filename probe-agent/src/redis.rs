@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use crate::tls::{self, Tls};
 use bytes::{Buf, BytesMut};
 use redkeeper_core::agent::{
     prober::{Command, ConnectFailure},
@@ -29,6 +30,8 @@ pub struct Target {
     pub address: String,
     /// Who to be there.
     pub credentials: Option<Credentials>,
+    /// TLS, where it is spoken.
+    pub tls: Option<Tls>,
 }
 
 /// User and password. The password stays in its file until a connection needs it.
@@ -73,6 +76,17 @@ pub struct Connection {
     stream: Box<dyn Stream>,
     buffer: BytesMut,
     auth: Option<Vec<u8>>,
+    /// Where it goes, as long as nothing came back.
+    mute: Option<Mute>,
+}
+
+/// A connection on which nothing was received yet: its end may have a reason that can be found out.
+#[derive(Clone, Copy, Debug)]
+enum Mute {
+    /// Without TLS, to this address.
+    Plain(SocketAddr),
+    /// With TLS and without a certificate of our own.
+    Anonymous,
 }
 
 /// What came from the peer.
@@ -84,6 +98,8 @@ pub enum Received {
     Closed(String),
     /// Something that is no RESP, its beginning in words.
     Garbage(String),
+    /// The end of a connection on which nothing was said, and why.
+    Refused(ConnectFailure),
 }
 
 /// Opens a connection. The caller bounds the time by `limit`; looking up a name may take half of it.
@@ -102,6 +118,7 @@ pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, Con
             Some(command.arg(password).get_packed_command())
         }
     };
+    let mut mute = None;
     let stream: Box<dyn Stream> = if target.address.starts_with('/') {
         Box::new(
             UnixStream::connect(&target.address)
@@ -111,12 +128,22 @@ pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, Con
     } else {
         let stream = connect_tcp(&target.address, limit).await?;
         stream.set_nodelay(true).map_err(|e| failure(&e))?;
-        Box::new(stream)
+        match &target.tls {
+            Some(tls) => {
+                mute = tls.client.is_none().then_some(Mute::Anonymous);
+                Box::new(tls::handshake(tls, &target.address, stream, limit).await?)
+            }
+            None => {
+                mute = stream.peer_addr().ok().map(Mute::Plain);
+                Box::new(stream)
+            }
+        }
     };
     Ok(Connection {
         stream,
         buffer: BytesMut::new(),
         auth,
+        mute,
     })
 }
 
@@ -192,6 +219,7 @@ pub async fn try_fresh(target: &Target, limit: Duration) -> Result<Reply, String
                 Received::Reply(reply) if *command == Command::Ping => return Ok(reply),
                 Received::Reply(_) => {}
                 Received::Closed(how) | Received::Garbage(how) => return Err(how),
+                Received::Refused(failure) => return Err(failure.words()),
             }
         }
         Err("no answer to PING".to_owned())
@@ -240,10 +268,27 @@ impl Connection {
                 Frame::Incomplete => {}
             }
             match self.stream.read_buf(&mut self.buffer).await {
-                Ok(0) => return Received::Closed("closed by the peer".to_owned()),
-                Ok(_) => {}
-                Err(e) => return Received::Closed(e.to_string()),
+                Ok(0) => return self.ended("closed by the peer".to_owned()),
+                Ok(_) => self.mute = None,
+                Err(e) => return self.ended(e.to_string()),
             }
+        }
+    }
+
+    fn ended(&self, how: String) -> Received {
+        match self.mute {
+            Some(Mute::Anonymous) => Received::Refused(ConnectFailure::TlsCertificate(format!(
+                "{how} right after the handshake; the server may ask for a client certificate"
+            ))),
+            _ => Received::Closed(how),
+        }
+    }
+
+    /// Where it went, if nothing ever came back on it and it was without TLS.
+    pub fn mute_plain(&self) -> Option<SocketAddr> {
+        match self.mute {
+            Some(Mute::Plain(peer)) => Some(peer),
+            _ => None,
         }
     }
 }
@@ -270,6 +315,7 @@ mod tests {
         let target = Target {
             address: "localhost:1".to_owned(),
             credentials: None,
+            tls: None,
         };
         let limit = Duration::from_secs(5);
         assert!(matches!(
@@ -299,6 +345,7 @@ mod tests {
             stream: Box::new(ours),
             buffer: BytesMut::new(),
             auth: None,
+            mute: None,
         };
         theirs
             .write_all(b"+PONG\r\n-LOADING x\r\n$3\r\nab")

@@ -1,6 +1,6 @@
 //! One instance's task: carries what `core::agent::prober` decides.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use redkeeper_core::{
     agent::{
@@ -18,6 +18,7 @@ use crate::{
     metrics::Metrics,
     process::Process,
     redis::{self, Connection, Received},
+    tls,
 };
 
 /// What a worker needs.
@@ -47,6 +48,8 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectFailure>
 struct Link {
     connecting: Option<Connecting>,
     open: Option<Connection>,
+    /// The connection that ended last went here, without TLS, and nothing came back on it.
+    ended_mute: Option<SocketAddr>,
     /// The search for the server's process was made on this connection.
     searched: bool,
 }
@@ -58,6 +61,8 @@ struct Beside {
     process: Option<Process>,
     /// It was found on a former connection. That it is gone then proves nothing: another may serve by now.
     former: bool,
+    /// It has answered once, so what it speaks is known.
+    understood: bool,
     /// A second connection under way.
     fresh: Option<Fresh>,
 }
@@ -82,6 +87,9 @@ impl Worker {
                     }
                 }
             };
+            beside.understood |= matches!(input, Input::Replied(_));
+            let mute = link.ended_mute.take().filter(|_| !beside.understood);
+            let input = tls::end_of(mute, input, self.config.probe.connect_timeout / 4).await;
             prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
             for effect in effects.drain(..) {
                 self.carry_out(effect, &mut link, &mut beside, &mut inputs).await;
@@ -133,6 +141,7 @@ impl Worker {
                 *link = Link {
                     open: None,
                     searched: false,
+                    ended_mute: None,
                     connecting: Some(Box::pin(async move { redis::connect(&target, limit).await })),
                 };
             }
@@ -202,8 +211,13 @@ async fn next(link: &mut Link) -> Input {
         Some(connection) => match connection.receive().await {
             Received::Reply(reply) => Input::Replied(reply),
             Received::Closed(how) => {
+                link.ended_mute = connection.mute_plain();
                 link.open = None;
                 Input::Closed(how)
+            }
+            Received::Refused(failure) => {
+                link.open = None;
+                Input::ConnectFailed(failure)
             }
             Received::Garbage(what) => Input::Garbage(what),
         },

@@ -1,6 +1,7 @@
 //! Harness of the end-to-end tests: real servers and real daemons on free loopback ports, in a folder of
 //! their own, ended when the test ends.
 
+pub mod certificates;
 pub mod check;
 pub mod daemons;
 pub mod fake_agent;

@@ -72,6 +72,10 @@ pub enum ConnectFailure {
     TimedOut,
     /// The name has no address.
     Resolve(String),
+    /// The peer's certificate is not accepted, or it does not accept ours.
+    TlsCertificate(String),
+    /// One side speaks TLS and the other does not.
+    TlsMismatch(String),
     /// A fault of the agent itself, such as EMFILE or an unreadable password file.
     Own(String),
 }
@@ -135,6 +139,8 @@ impl ConnectFailure {
                 false,
                 format!("name cannot be resolved: {e}"),
             ),
+            Self::TlsCertificate(e) => (Reason::TlsCertificate, Stage::Tls, false, format!("TLS: {e}")),
+            Self::TlsMismatch(e) => (Reason::TlsMismatch, Stage::Tls, false, format!("TLS: {e}")),
             Self::Own(e) => (
                 Reason::AgentFault,
                 Stage::Connect,

@@ -1,0 +1,92 @@
+//! Certificates for tests, made by the openssl command.
+
+use std::{path::Path, process::Command};
+
+fn openssl(folder: &Path, args: &[&str]) {
+    let output = Command::new("openssl")
+        .current_dir(folder)
+        .args(args)
+        .output()
+        .expect("openssl is installed");
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Makes an authority `NAME.crt`, `NAME.key` in a folder.
+///
+/// # Panics
+/// When openssl fails.
+pub fn authority(folder: &Path, name: &str) {
+    let (key, certificate, subject) = (
+        format!("{name}.key"),
+        format!("{name}.crt"),
+        format!("/CN={name}"),
+    );
+    let new = [
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ];
+    let rest = ["-subj", &subject, "-keyout", &key, "-out", &certificate];
+    openssl(folder, &[&new[..], &rest].concat());
+}
+
+/// Makes `NAME.crt`, `NAME.key` for 127.0.0.1 and localhost, signed by an authority, valid for so many days; a
+/// negative number is in the past.
+///
+/// # Panics
+/// When openssl fails.
+pub fn certificate(folder: &Path, name: &str, authority: &str, days: i32) {
+    let (key, request, certificate) = (
+        format!("{name}.key"),
+        format!("{name}.csr"),
+        format!("{name}.crt"),
+    );
+    let subject = format!("/CN={name}");
+    let new = [
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ];
+    openssl(
+        folder,
+        &[&new[..], &["-subj", &subject, "-keyout", &key, "-out", &request]].concat(),
+    );
+    let extensions = folder.join(format!("{name}.ext"));
+    std::fs::write(extensions, "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("written");
+    let (ca, ca_key, ext, days) = (
+        format!("{authority}.crt"),
+        format!("{authority}.key"),
+        format!("{name}.ext"),
+        days.to_string(),
+    );
+    let sign = [
+        "x509",
+        "-req",
+        "-in",
+        &request,
+        "-CA",
+        &ca,
+        "-CAkey",
+        &ca_key,
+        "-CAcreateserial",
+        "-extfile",
+        &ext,
+    ];
+    openssl(
+        folder,
+        &[&sign[..], &["-days", &days, "-out", &certificate]].concat(),
+    );
+}

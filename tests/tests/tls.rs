@@ -1,0 +1,161 @@
+//! TLS to Redis: accepted, refused, mistaken on either side, and renewed without a restart.
+#![allow(clippy::unwrap_used)]
+
+use redkeeper_tests::{
+    Sandbox,
+    certificates::{authority, certificate},
+    eventually, ports,
+    servers::{Flavour, Redis},
+};
+use serde_json::Value;
+
+fn probe(sandbox: &Sandbox, address: &str, args: &[&str]) -> Value {
+    let mut command = sandbox.command("redkeeper-agent");
+    command
+        .args(["probe", address, "--json", "--timeout", "2s"])
+        .args(args);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.trim())
+        .unwrap_or_else(|e| panic!("{e}: {text} {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+struct Rig {
+    sandbox: Sandbox,
+    redis: Redis,
+    tls: String,
+}
+
+impl Rig {
+    async fn new(server: &str, clients: &str) -> Self {
+        let sandbox = Sandbox::new();
+        let folder = sandbox.path("");
+        authority(&folder, "ca");
+        authority(&folder, "other");
+        certificate(&folder, "good", "ca", 2);
+        certificate(&folder, "expired", "ca", -1);
+        let tls = ports::port();
+        let file = |name: String| sandbox.path(&name).display().to_string();
+        let (cert, key, ca) = (
+            file(format!("{server}.crt")),
+            file(format!("{server}.key")),
+            file("ca.crt".into()),
+        );
+        let port = tls.number.to_string();
+        let args = [
+            "--tls-port",
+            &port,
+            "--tls-cert-file",
+            &cert,
+            "--tls-key-file",
+            &key,
+            "--tls-ca-cert-file",
+            &ca,
+            "--tls-auth-clients",
+            clients,
+        ];
+        let redis = sandbox.server(Flavour::Redis70, &args);
+        let answers = || async { redis.ask("PING").is_ok() };
+        eventually("an answer", answers, |answers| *answers).await;
+        Self {
+            tls: format!("127.0.0.1:{}", tls.number),
+            sandbox,
+            redis,
+        }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.sandbox.path(name).display().to_string()
+    }
+
+    fn probe(&self, args: &[&str]) -> Value {
+        probe(&self.sandbox, &self.tls, args)
+    }
+}
+
+fn is(json: &Value, state: &str, reason: &str, stage: &str) {
+    assert_eq!(
+        [&json["state"], &json["reason"], &json["stage"]],
+        [state, reason, stage],
+        "{json}"
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_is_asked_for_and_given() {
+    let rig = Rig::new("good", "yes").await;
+    let (ca, cert, key) = (rig.file("ca.crt"), rig.file("good.crt"), rig.file("good.key"));
+    is(
+        &rig.probe(&["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key]),
+        "UP",
+        "OK",
+        "REPLY",
+    );
+    let anonymous = rig.probe(&["--tls-ca", &ca]);
+    is(&anonymous, "UNKNOWN", "TLS_CERTIFICATE", "TLS");
+}
+
+#[tokio::test]
+async fn certificates_are_checked_and_mistakes_are_told_apart() {
+    let rig = Rig::new("good", "no").await;
+    let (ca, other) = (rig.file("ca.crt"), rig.file("other.crt"));
+    is(&rig.probe(&["--tls-ca", &ca]), "UP", "OK", "REPLY");
+    is(
+        &rig.probe(&["--tls-ca", &ca, "--tls-server-name", "localhost"]),
+        "UP",
+        "OK",
+        "REPLY",
+    );
+    is(
+        &rig.probe(&["--tls-ca", &other]),
+        "UNKNOWN",
+        "TLS_CERTIFICATE",
+        "TLS",
+    );
+    let name = rig.probe(&["--tls-ca", &ca, "--tls-server-name", "elsewhere"]);
+    is(&name, "UNKNOWN", "TLS_CERTIFICATE", "TLS");
+    is(&rig.probe(&[]), "UNKNOWN", "TLS_MISMATCH", "TLS");
+    let plain = format!("127.0.0.1:{}", rig.redis.port.number);
+    is(
+        &probe(&rig.sandbox, &plain, &["--tls-ca", &ca]),
+        "UNKNOWN",
+        "TLS_MISMATCH",
+        "TLS",
+    );
+    let missing = rig.probe(&["--tls-ca", "/no/such/file"]);
+    is(&missing, "UNKNOWN", "AGENT_FAULT", "CONNECT");
+
+    let rig = Rig::new("expired", "no").await;
+    let late = rig.probe(&["--tls-ca", &rig.file("ca.crt")]);
+    is(&late, "UNKNOWN", "TLS_CERTIFICATE", "TLS");
+    assert!(late["evidence"].as_str().unwrap().contains("xpired"), "{late}");
+}
+
+#[tokio::test]
+async fn an_agent_watches_through_tls_and_takes_renewed_files() {
+    let rig = Rig::new("good", "yes").await;
+    let a = rig.sandbox.collector("a", None).await;
+    let text = format!(
+        "[probe]\ninterval = '100ms'\nhang_after = '1s'\n[[instances]]\naddress = '{}'\n\
+         tls = {{ ca_file = '{}', cert_file = '{}', key_file = '{}' }}\n",
+        rig.tls,
+        rig.file("ca.crt"),
+        rig.file("good.crt"),
+        rig.file("good.key")
+    );
+    let collectors = [format!("'127.0.0.1:{}'", a.grpc.number)];
+    let agent = rig.sandbox.agent_with("db01", &collectors, &text).await;
+    let id = format!("db01:{}", rig.tls.rsplit_once(':').unwrap().1);
+    eventually("UP", || a.state(&id), |s| s == "UP/OK").await;
+    // New files of another key; a new connection uses them.
+    certificate(&rig.sandbox.path(""), "good", "ca", 2);
+    rig.redis.ask("CLIENT KILL TYPE normal").ok();
+    let rounds = || agent.metric("redkeeper_probe_rounds_total").unwrap();
+    let before = rounds();
+    eventually("ten more rounds", || async { rounds() }, |n| *n > before + 10.0).await;
+    assert_eq!(a.state(&id).await, "UP/OK");
+    assert_eq!(
+        a.metric("redkeeper_instances{state=\"DOWN\",reason=\"CONNECTION_RESET\"}"),
+        None
+    );
+}
