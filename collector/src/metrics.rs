@@ -34,6 +34,8 @@ pub struct Metrics {
     pub repairs: Family<Labels, Counter>,
     /// Statuses that no agent stands behind.
     pub orphans: Gauge,
+    /// Instances that change so often that their writes are limited.
+    pub flapping: Gauge,
     /// Statuses not yet acknowledged by ZooKeeper.
     pub pending: Gauge,
     /// ZooKeeper sessions begun.
@@ -79,6 +81,11 @@ impl Metrics {
             "redkeeper_zookeeper_orphans",
             "Statuses that no agent stands behind",
             m.orphans.clone(),
+        );
+        registry.register(
+            "redkeeper_flapping_instances",
+            "Instances whose writes are limited to one a second",
+            m.flapping.clone(),
         );
         registry.register(
             "redkeeper_zookeeper_pending_writes",

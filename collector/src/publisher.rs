@@ -261,7 +261,7 @@ impl<S: Store> Publishing<S> {
                 (entry.status.verdict.reason != Reason::NotProbed)
                     .then(|| Record::of(&entry.status, entry.origin))
             };
-            while let Some(batch) = publisher.next_batch(desired) {
+            while let Some(batch) = publisher.next_batch(now, desired) {
                 self.commits
                     .push(commit::<S>(&self.session, &self.layout, self.term, batch));
             }
@@ -271,6 +271,7 @@ impl<S: Store> Publishing<S> {
                     .push(go_live::<S>(&self.session, &self.layout, self.term, &self.id));
             }
         }
+        let paced = publisher.next_deadline().map(|due| self.clock.instant(due));
         let may_audit = self.live && !self.held && !self.unsettled;
         tokio::select! {
             biased;
@@ -287,6 +288,7 @@ impl<S: Store> Publishing<S> {
                     self.audited(bucket, found?, &view);
                 }
             }
+            () = tokio::time::sleep_until(paced.unwrap_or(self.audit_at)), if paced.is_some() => {}
             () = tokio::time::sleep_until(self.audit_at), if may_audit && self.audit.is_none() => self.start_audit(),
         }
         Ok(())
@@ -354,6 +356,12 @@ impl<S: Store> Publishing<S> {
         self.audit_at = self
             .audit_at
             .max(Instant::now() + Duration::from_secs(1) * reads / AUDIT_READS_PER_SECOND);
+        if bucket == Bucket(0) {
+            let flapping = publisher.flapping(self.clock.now());
+            self.metrics
+                .flapping
+                .set(i64::try_from(flapping).unwrap_or(i64::MAX));
+        }
         let differences = publisher.audited(self.clock.now(), bucket, found, |held| abandoned(held, view));
         let mut foreign = Vec::new();
         for difference in differences {

@@ -16,6 +16,7 @@ pub use audit::{Difference, Found, ORPHAN_GRACE};
 pub use record::{Batch, BucketData, Held, Op, Record, Refusal};
 
 mod audit;
+mod pace;
 mod record;
 
 /// Refused batches in one bucket without an applied one between them. Each refusal corrects the books, so more
@@ -35,7 +36,7 @@ struct Sent {
     batch: Batch,
     buckets: BTreeSet<Bucket>,
     /// When the oldest of its instances became dirty.
-    marked: Mono,
+    marked: Option<Mono>,
 }
 
 /// The leader's books of one term.
@@ -56,6 +57,9 @@ pub struct Publisher {
     quarantined: BTreeSet<InstanceId>,
     refusals: BTreeMap<Bucket, u32>,
     audit: audit::Audit,
+    paces: pace::Paces,
+    /// When the first of the flapping instances that wait may be written.
+    paced_until: Option<Mono>,
     next: u64,
 }
 
@@ -89,6 +93,8 @@ impl Publisher {
             quarantined: BTreeSet::new(),
             refusals: BTreeMap::new(),
             audit: audit::Audit::new(orphans_max_percent),
+            paces: pace::Paces::default(),
+            paced_until: None,
             next: 1,
         }
     }
@@ -118,7 +124,7 @@ impl Publisher {
 
     /// Since when the longest waiting of them waits.
     pub fn oldest_pending(&self) -> Option<Mono> {
-        let sent = self.in_flight.values().map(|sent| sent.marked);
+        let sent = self.in_flight.values().filter_map(|sent| sent.marked);
         self.dirty.values().copied().chain(sent).min()
     }
 
@@ -132,8 +138,23 @@ impl Publisher {
         self.in_flight.len()
     }
 
+    /// When [`next_batch`](Self::next_batch) has something to send if nothing else happens.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.paced_until
+    }
+
+    /// Instances that change so often that their writes are limited.
+    pub fn flapping(&self, now: Mono) -> usize {
+        self.paces.flapping(now)
+    }
+
     /// The next batch to be sent, if anything differs and the window has room. `desired` is the newest status.
-    pub fn next_batch(&mut self, desired: impl Fn(&InstanceId) -> Option<Record>) -> Option<Batch> {
+    pub fn next_batch(
+        &mut self,
+        now: Mono,
+        desired: impl Fn(&InstanceId) -> Option<Record>,
+    ) -> Option<Batch> {
+        self.paced_until = None;
         if self.in_flight.len() >= BATCHES_IN_FLIGHT_MAX {
             return None;
         }
@@ -155,8 +176,13 @@ impl Publisher {
             if ops.len() + touched.len() + 2 > BATCH_OPS_MAX {
                 break;
             }
+            let op = self.op(id, desired(id));
+            if let Some(due) = op.as_ref().and_then(|_| self.paces.due(id, now)) {
+                self.paced_until = Some(self.paced_until.map_or(due, |first| first.min(due)));
+                continue;
+            }
             done.push((*bucket, id.clone()));
-            if let Some(op) = self.op(id, desired(id)) {
+            if let Some(op) = op {
                 touched.insert(*bucket);
                 oldest = oldest.min(Some(*marked)).or(Some(*marked));
                 ops.push(op);
@@ -164,6 +190,11 @@ impl Publisher {
         }
         for key in &done {
             self.dirty.remove(key);
+        }
+        for op in &ops {
+            if let Op::Put(Record { id, .. }, _) = op {
+                self.paces.written(id, now);
+            }
         }
         let buckets = self.new_buckets.union(&self.stale_buckets);
         for bucket in buckets.filter(|bucket| !busy.contains(bucket)) {
@@ -206,7 +237,7 @@ impl Publisher {
         let sent = Sent {
             batch: batch.clone(),
             buckets: touched,
-            marked: oldest.unwrap_or_default(),
+            marked: oldest,
         };
         self.in_flight.insert(batch.number, sent);
         Some(batch)
@@ -267,9 +298,11 @@ impl Publisher {
         }
         match (sent.batch.ops.get(index), refusal) {
             (Some(Op::Put(record, true)), Refusal::Missing) => {
-                self.bucket_is_gone(sent.marked, record.id.bucket())
+                self.bucket_is_gone(sent.marked.unwrap_or_default(), record.id.bucket())
             }
-            (Some(Op::Bucket(bucket, _, _)), Refusal::Missing) => self.bucket_is_gone(sent.marked, *bucket),
+            (Some(Op::Bucket(bucket, _, _)), Refusal::Missing) => {
+                self.bucket_is_gone(sent.marked.unwrap_or_default(), *bucket)
+            }
             (Some(Op::Bucket(bucket, _, _)), Refusal::Exists) => {
                 self.new_buckets.remove(bucket);
             }
@@ -347,7 +380,9 @@ impl Publisher {
     fn again(&mut self, sent: &Sent) {
         for op in &sent.batch.ops {
             if let Op::Put(Record { id, .. }, _) | Op::Delete(id) = op {
-                self.dirty.entry(key(id)).or_insert(sent.marked);
+                self.dirty
+                    .entry(key(id))
+                    .or_insert(sent.marked.unwrap_or_default());
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use redkeeper_tests::{Sandbox, eventually, servers::Flavour};
+use redkeeper_tests::{Sandbox, eventually, history, servers::Flavour, txnlog};
 
 const UP: &str = "UP/OK";
 
@@ -170,4 +170,42 @@ async fn an_agent_that_slept_for_twenty_seconds_accuses_nobody() {
         agent.metric("redkeeper_agent_pauses_total").unwrap() >= 1.0,
         "the pause is counted"
     );
+}
+
+#[tokio::test]
+async fn a_flapping_instance_is_written_once_a_second_and_ends_true() {
+    let sandbox = Sandbox::new();
+    let zookeeper = sandbox.zookeeper().await;
+    let mut redis = sandbox.redis().await;
+    let a = sandbox.collector("a", Some(&zookeeper)).await;
+    let _agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
+    let reader = zookeeper.client().await;
+    let id = format!("db01:{}", redis.port.number);
+    eventually("UP", || zookeeper.state(&reader, &id), |s| s == UP).await;
+    let start = Instant::now();
+    let mut changes = 0;
+    // It dies and comes back as fast as it can.
+    while start.elapsed() < Duration::from_secs(12) {
+        redis.process.kill();
+        eventually("DOWN", || a.state(&id), |s| s.starts_with("DOWN")).await;
+        sandbox.restart(&mut redis).await;
+        eventually("UP", || a.state(&id), |s| s == UP).await;
+        changes += 2;
+    }
+    let seconds = usize::try_from(start.elapsed().as_secs()).unwrap() + 1;
+    let now = Some(redis.run_id());
+    let published = || async {
+        let status = zookeeper.status(&reader, &id).await?;
+        Some((status["state"] == "UP").then(|| status["run_id"].as_str().map(str::to_owned))?)?
+    };
+    eventually("the true end state", published, |run_id| *run_id == now).await;
+    let txns = txnlog::read(&zookeeper.data);
+    let writes = history::status_writes(&txns).count();
+    assert!(changes > 2 * seconds, "only {changes} changes in {seconds} s");
+    // The first, the end, and one a second between them.
+    assert!(
+        writes <= seconds + 2,
+        "{writes} writes in {seconds} s for {changes} changes"
+    );
+    eprintln!("{changes} changes, {writes} writes in {seconds} s");
 }

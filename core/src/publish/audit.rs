@@ -111,6 +111,9 @@ impl Publisher {
             return Vec::new();
         }
         self.audit.advance();
+        if bucket.0 == 0 {
+            self.paces.forget_quiet(now);
+        }
         self.refusals.remove(&bucket);
         let Some(data) = found.data else {
             self.bucket_is_gone(now, bucket);

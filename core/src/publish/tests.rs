@@ -74,9 +74,14 @@ impl Store {
 }
 
 fn drain(publisher: &mut Publisher, store: &mut Store, desired: &BTreeMap<InstanceId, Record>) {
+    let mut now = Mono(0);
     for _ in 0..1_000 {
-        let Some(batch) = publisher.next_batch(|id| desired.get(id).cloned()) else {
-            return;
+        let Some(batch) = publisher.next_batch(now, |id| desired.get(id).cloned()) else {
+            match publisher.next_deadline() {
+                Some(due) => now = due,
+                None => return,
+            }
+            continue;
         };
         assert!(batch.ops.len() <= BATCH_OPS_MAX);
         match store.apply(&batch) {
@@ -168,7 +173,7 @@ fn one_forbidden_znode_does_not_hold_up_the_others() {
     let mut p = publisher(&store);
     desired.keys().for_each(|id| p.mark(Mono(0), id));
     for _ in 0..100 {
-        let Some(batch) = p.next_batch(|id| desired.get(id).cloned()) else {
+        let Some(batch) = p.next_batch(Mono(0), |id| desired.get(id).cloned()) else {
             break;
         };
         let bad = batch
@@ -225,7 +230,7 @@ proptest! {
                 }
                 Step::Send(outcome) => {
                     let mut batches = Vec::new();
-                    while let Some(b) = p.next_batch(|id| desired.get(id).cloned()) { batches.push(b); }
+                    while let Some(b) = p.next_batch(Mono(0), |id| desired.get(id).cloned()) { batches.push(b); }
                     prop_assert!(batches.len() <= BATCHES_IN_FLIGHT_MAX);
                     for b in &batches {
                         match outcome {
@@ -353,7 +358,7 @@ fn a_bucket_that_others_fight_over_waits_for_its_read_back() {
     desired.insert(id(0), record(0, Reason::Loading));
     p.mark(Mono(0), &id(0));
     let mut refused = 0;
-    while let Some(batch) = p.next_batch(|id| desired.get(id).cloned()) {
+    while let Some(batch) = p.next_batch(Mono(0), |id| desired.get(id).cloned()) {
         let refusal = match &batch.ops[0] {
             Op::Put(_, true) => Refusal::Exists,
             _ => Refusal::Missing,
@@ -364,5 +369,47 @@ fn a_bucket_that_others_fight_over_waits_for_its_read_back() {
     }
     assert_eq!(p.pending(), 1, "it is not forgotten");
     pass(&mut p, &store, Mono(0), &[]);
-    assert!(p.next_batch(|id| desired.get(id).cloned()).is_some());
+    assert!(p.next_batch(Mono(0), |id| desired.get(id).cloned()).is_some());
+}
+
+#[test]
+fn a_flapping_instance_is_written_once_a_second_with_its_newest_state() {
+    let (mut p, mut store, mut desired) = published(2);
+    let at = Mono::from_millis;
+    let (mut writes, mut last) = (Vec::new(), Reason::Ok);
+    // Ten changes a second for a minute.
+    for n in 0..602u64 {
+        let now = at(100_000 + n * 100);
+        last = [Reason::Loading, Reason::ConnectionRefused, Reason::Ok][n as usize % 3];
+        desired.insert(id(0), record(0, last));
+        p.mark(now, &id(0));
+        while let Some(batch) = p.next_batch(now, |id| desired.get(id).cloned()) {
+            store.apply(&batch).unwrap();
+            p.acknowledged(batch.number);
+            writes.push(now);
+        }
+    }
+    assert!(
+        (55..=61).contains(&writes.len()),
+        "{} writes in a minute",
+        writes.len()
+    );
+    assert_eq!(
+        writes[..4],
+        [at(100_000), at(100_100), at(100_200), at(100_300)],
+        "the first are free"
+    );
+    assert_eq!(p.flapping(at(160_200)), 1);
+    // The end state comes within a second, and asks for its time itself.
+    let due = p.next_deadline().unwrap();
+    assert!(due <= at(161_200));
+    let batch = p.next_batch(due, |id| desired.get(id).cloned()).unwrap();
+    store.apply(&batch).unwrap();
+    p.acknowledged(batch.number);
+    assert_eq!(
+        (store.nodes[&id(0)].reason, p.pending(), p.next_deadline()),
+        (last, 0, None)
+    );
+    // Another instance is not held up, and this one is free again when it was quiet.
+    assert_eq!(p.flapping(at(180_000)), 0);
 }
