@@ -3,11 +3,7 @@
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use redkeeper_core::{
-    agent::watchdog,
-    ids::BootId,
-    status::{Reason, Stage, Verdict},
-};
+use redkeeper_core::ids::BootId;
 use redkeeper_runtime::{
     admin::{self, Admin},
     clock::Clock,
@@ -15,6 +11,7 @@ use redkeeper_runtime::{
     signals,
     supervise::Supervisor,
 };
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,29 +19,26 @@ use crate::{
     config::Config,
     metrics::Metrics,
     overseer::{self, Overseer},
+    reload::{Load, Reloader},
     uplink::{UPLINK, Uplink},
-    worker::Worker,
 };
-
-/// Heartbeat interval for which an instance's freshness limit makes room; the collector's default.
-const HEARTBEAT_ASSUMED: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Runs the agent until it is asked to stop.
 ///
 /// # Errors
 /// When it cannot start, when a critical task ends, or when it does not stop in time.
-pub fn run(config: Config) -> Result<(), DaemonError> {
+pub fn run(config: Config, load: Load) -> Result<(), DaemonError> {
     // One thread: probing costs wake-ups, not CPU, and a second thread would double them.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(DaemonError::Start)?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(config, load));
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: Config) -> Result<(), DaemonError> {
+async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
     let listener = admin::bind(config.admin_listen)
         .map_err(|e| DaemonError::Bind("admin_listen", config.admin_listen, e))?;
     let stop = CancellationToken::new();
@@ -52,7 +46,7 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     let clock = Clock::new();
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let board = Arc::new(board(&config, clock));
+    let board = Arc::new(Board::new(clock));
 
     let (count, connected) = (config.instances.len(), metrics.connected.clone());
     let ready_collectors = config.collectors.clone();
@@ -85,46 +79,41 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     );
     tracing::info!(agent = %config.id, instances = count, collectors = ?config.collectors, http = %address, "started");
 
-    start(&config, &supervisor, &board, clock, &metrics);
+    start(&config, load, &supervisor, &board, clock, &metrics).map_err(DaemonError::Start)?;
     stop.cancelled().await;
     // Everything but the task that listens for the second signal.
     let clean = supervisor.all_ended(&["signals"], config.shutdown_grace).await;
     daemon::verdict(&supervisor, clean, config.shutdown_grace)
 }
 
-fn board(config: &Config, clock: Clock) -> Board {
-    let instances = config.instances.iter().map(|instance| {
-        let verdict = Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", clock.wall());
-        let limit = watchdog::progress_limit(instance.probe.interval, instance.probe.connect_timeout);
-        (
-            instance.identity.clone(),
-            verdict,
-            watchdog::freshness_limit(limit, HEARTBEAT_ASSUMED),
-        )
-    });
-    Board::new(clock, instances)
-}
-
-fn start(config: &Config, supervisor: &Supervisor, board: &Arc<Board>, clock: Clock, metrics: &Metrics) {
-    let workers = config
-        .instances
-        .iter()
-        .zip(board.entries())
-        .map(|(instance, (handle, entry))| Worker {
-            config: instance.clone(),
-            handle,
-            board: Arc::clone(board),
-            progress: entry.progress,
-            clock,
-            metrics: metrics.clone(),
-            stop: supervisor.stop().clone(),
-        });
-    let overseer = Overseer::start(supervisor.clone(), Arc::clone(board), workers.collect());
+fn start(
+    config: &Config,
+    load: Load,
+    supervisor: &Supervisor,
+    board: &Arc<Board>,
+    clock: Clock,
+    metrics: &Metrics,
+) -> std::io::Result<()> {
+    let common = overseer::Common {
+        supervisor: supervisor.clone(),
+        board: Arc::clone(board),
+        clock,
+        metrics: metrics.clone(),
+    };
+    let (reloads, receiver) = mpsc::channel(1);
+    let overseer = Overseer::start(common, config.instances.clone(), receiver);
     let _owned_by_supervisor = supervisor.spawn_critical("overseer", "", overseer.run());
+    let reloader = Reloader::new(config.clone(), load, reloads, metrics.clone());
+    let _owned_by_supervisor =
+        supervisor.spawn_critical("reload", "", reloader.run(supervisor.stop().clone())?);
+    for kind in ["overseer", "reload"] {
+        supervisor.expect(kind, 1);
+    }
     supervisor.expect(UPLINK, config.collectors.len());
     let digits = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let Ok(boot) = BootId::new(&digits) else {
-        return supervisor.fail("no boot id could be made".to_owned());
+        supervisor.fail("no boot id could be made".to_owned());
+        return Ok(());
     };
     for collector in &config.collectors {
         let uplink = Uplink {
@@ -140,4 +129,5 @@ fn start(config: &Config, supervisor: &Supervisor, board: &Arc<Board>, clock: Cl
         // A stream's own end is handled inside; the end of its task is a bug, and stops the agent visibly.
         let _owned_by_supervisor = supervisor.spawn_critical(UPLINK, collector.clone(), uplink.run());
     }
+    Ok(())
 }

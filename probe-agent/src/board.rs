@@ -2,7 +2,7 @@
 //! costs no memory. Sections under its lock are short and never wait.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -51,11 +51,26 @@ pub struct Entry {
     changed: u64,
 }
 
+/// What changed after a generation.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// Instances that changed or were added.
+    pub handles: Vec<Handle>,
+    /// All that there are, where some were added or removed.
+    pub all: Option<BTreeSet<Handle>>,
+    /// The generation now.
+    pub generation: u64,
+}
+
 #[derive(Default)]
 struct Table {
     entries: BTreeMap<Handle, Entry>,
     /// Counts changes of the table.
     generation: u64,
+    /// When an instance was last added or removed, by the generation.
+    membership: u64,
+    /// Handles are never used twice.
+    next_handle: u32,
     /// Numbers messages, over all streams.
     seq: u64,
 }
@@ -68,34 +83,60 @@ pub struct Board {
 }
 
 impl Board {
-    /// A board with these instances, not yet probed.
-    pub fn new(clock: Clock, instances: impl IntoIterator<Item = (Identity, Verdict, Duration)>) -> Self {
-        let entries = instances
-            .into_iter()
-            .zip(1..)
-            .map(|((identity, verdict, freshness_limit), number)| {
-                let progress = Progress::default();
-                (
-                    Handle(number),
-                    Entry {
-                        identity,
-                        verdict,
-                        progress,
-                        freshness_limit,
-                        changed: 0,
-                    },
-                )
-            })
-            .collect();
-        let table = Table {
-            entries,
-            ..Table::default()
-        };
+    /// An empty board.
+    pub fn new(clock: Clock) -> Self {
         Self {
-            table: Mutex::new(table),
+            table: Mutex::default(),
             generation: watch::Sender::new(0),
             clock,
         }
+    }
+
+    /// Adds an instance.
+    pub fn add(&self, identity: Identity, verdict: Verdict, freshness_limit: Duration) -> (Handle, Progress) {
+        self.change(|table| {
+            table.next_handle += 1;
+            table.membership = table.generation;
+            let (handle, progress) = (Handle(table.next_handle), Progress::default());
+            let entry = Entry {
+                identity,
+                verdict,
+                progress: progress.clone(),
+                freshness_limit,
+                changed: table.generation,
+            };
+            table.entries.insert(handle, entry);
+            (handle, progress)
+        })
+    }
+
+    /// Gives an instance another identity and limit; its verdict stays.
+    pub fn update(&self, handle: Handle, identity: Identity, freshness_limit: Duration) {
+        self.change(|table| {
+            let generation = table.generation;
+            if let Some(entry) = table.entries.get_mut(&handle) {
+                (entry.identity, entry.freshness_limit, entry.changed) =
+                    (identity, freshness_limit, generation);
+            }
+        });
+    }
+
+    /// Forgets an instance.
+    pub fn remove(&self, handle: Handle) {
+        self.change(|table| {
+            table.membership = table.generation;
+            table.entries.remove(&handle);
+        });
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
+        let mut table = self.table();
+        table.generation += 1;
+        let result = change(&mut table);
+        let generation = table.generation;
+        drop(table);
+        self.generation.send_replace(generation);
+        result
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -110,15 +151,12 @@ impl Board {
 
     /// Takes a new verdict and wakes the uplinks.
     pub fn set(&self, handle: Handle, verdict: Verdict) {
-        let mut table = self.table();
-        table.generation += 1;
-        let generation = table.generation;
-        if let Some(entry) = table.entries.get_mut(&handle) {
-            entry.verdict = verdict;
-            entry.changed = generation;
-        }
-        drop(table);
-        self.generation.send_replace(generation);
+        self.change(|table| {
+            let generation = table.generation;
+            if let Some(entry) = table.entries.get_mut(&handle) {
+                (entry.verdict, entry.changed) = (verdict, generation);
+            }
+        });
     }
 
     /// Tells of changes, by the generation.
@@ -126,15 +164,19 @@ impl Board {
         self.generation.subscribe()
     }
 
-    /// Handles that changed after `generation`, and the generation now.
-    pub fn changed_since(&self, generation: u64) -> (Vec<Handle>, u64) {
+    /// What changed after `generation`.
+    pub fn changed_since(&self, generation: u64) -> Changed {
         let table = self.table();
         let changed = table
             .entries
             .iter()
             .filter(|(_, entry)| entry.changed > generation)
             .map(|(handle, _)| *handle);
-        (changed.collect(), table.generation)
+        Changed {
+            handles: changed.collect(),
+            all: (table.membership > generation).then(|| table.entries.keys().copied().collect()),
+            generation: table.generation,
+        }
     }
 
     /// The number of the next message. Taken together with the state that it goes with.

@@ -32,6 +32,7 @@ struct Raw {
     admin_listen: String,
     #[serde(with = "humantime_serde")]
     shutdown_grace: Duration,
+    reload_drop_max_percent: u8,
     log: Log,
     probe: Probe,
     instances: Option<Vec<Instance>>,
@@ -44,6 +45,7 @@ impl Default for Raw {
             collectors: vec!["127.0.0.1:7400".to_owned()],
             admin_listen: "127.0.0.1:7420".to_owned(),
             shutdown_grace: Duration::from_secs(5),
+            reload_drop_max_percent: 50,
             log: Log::default(),
             probe: Probe::default(),
             instances: None,
@@ -106,7 +108,7 @@ struct RawTls {
 }
 
 /// One instance to probe.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InstanceConfig {
     /// Name, group, address.
     pub identity: Identity,
@@ -129,6 +131,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// How long shutdown may take.
     pub shutdown_grace: Duration,
+    /// A reload that drops a larger share of the instances, in percent, must be confirmed.
+    pub reload_drop_max_percent: u8,
     /// Logs.
     pub log: Log,
     /// What to probe.
@@ -202,6 +206,10 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
             wrong(&format!("collectors.{n}"), format!("{address} is named twice"));
         }
     }
+    if raw.reload_drop_max_percent > 100 {
+        let text = format!("{} is no share in percent", raw.reload_drop_max_percent);
+        wrong("reload_drop_max_percent", text);
+    }
     check_probe(&raw.probe, &mut wrong);
     let default = Instance {
         address: "127.0.0.1:6379".to_owned(),
@@ -244,6 +252,7 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         collectors: raw.collectors,
         admin_listen: admin_listen?,
         shutdown_grace: raw.shutdown_grace,
+        reload_drop_max_percent: raw.reload_drop_max_percent,
         log: raw.log,
         instances,
     })

@@ -6,6 +6,7 @@
 //! * [`redis`]: one connection, I/O only, with [`tls`] where it is spoken. [`worker`]: one instance's task around `core::agent::prober`.
 //! * [`process`]: the server's process as `/proc` shows it.
 //! * [`overseer`]: owns the workers, replaces one that panicked or stopped.
+//! * [`reload`] the configuration on SIGHUP.
 //! * [`uplink`]: one task for each collector around `core::agent::outbox`.
 //! * [`diagnose`], [`acl`]: the commands `probe` and `acl`.
 //! * [`metrics`]: what `/metrics` shows.
@@ -20,6 +21,7 @@ pub mod metrics;
 pub mod overseer;
 pub mod process;
 pub mod redis;
+pub mod reload;
 #[cfg(feature = "test-hooks")]
 pub mod test_hooks;
 pub mod tls;

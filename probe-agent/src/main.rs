@@ -15,6 +15,10 @@ fn main() -> ExitCode {
     match &cli.command {
         Some(Command::Probe(probe)) => diagnose::main(probe),
         Some(Command::Acl { user }) => acl::main(user),
-        None => daemon::main(config::load(&cli, environment()), cli.check_config, app::run),
+        None => {
+            let (first, check_only) = (config::load(&cli, environment()), cli.check_config);
+            let again = Box::new(move || config::load(&cli, environment()));
+            daemon::main(first, check_only, |config| app::run(config, again))
+        }
     }
 }

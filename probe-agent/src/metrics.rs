@@ -23,6 +23,8 @@ pub struct Metrics {
     pub verdicts: Family<Labels, Counter>,
     /// Times that the agent found that it had been asleep.
     pub pauses: Counter,
+    /// Reloads of the configuration by result.
+    pub reloads: Family<Labels, Counter>,
     /// Workers replaced, by why.
     pub replaced: Family<Labels, Counter>,
     /// 1 for each collector with an open stream.
@@ -41,6 +43,7 @@ impl Metrics {
             latency: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
             verdicts: Family::default(),
             pauses: Counter::default(),
+            reloads: Family::default(),
             replaced: Family::default(),
             connected: Family::default(),
             reconnects: Counter::default(),
@@ -65,6 +68,11 @@ impl Metrics {
             "redkeeper_agent_pauses",
             "Own pauses found",
             metrics.pauses.clone(),
+        );
+        registry.register(
+            "redkeeper_config_reloads",
+            "Reloads by result",
+            metrics.reloads.clone(),
         );
         registry.register(
             "redkeeper_workers_replaced",

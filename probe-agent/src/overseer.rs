@@ -1,20 +1,32 @@
 //! Owns the workers. One that panicked, ended, or completed no round for its limit is replaced and counted;
 //! the others never notice.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use redkeeper_core::{
     agent::{prober::Prober, watchdog},
     ids::Handle,
+    status::{Reason, Stage, Verdict},
     time::Mono,
 };
-use redkeeper_runtime::supervise::{Supervisor, Task};
-use tokio::time::MissedTickBehavior;
+use redkeeper_runtime::{
+    clock::Clock,
+    supervise::{Supervisor, Task},
+};
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 
-use crate::{board::Board, worker::Worker};
+use crate::{
+    board::{Board, Progress},
+    config::InstanceConfig,
+    metrics::Metrics,
+    worker::Worker,
+};
 
 /// Kind of the workers' tasks.
 pub const WORKER: &str = "probe-worker";
+
+/// Heartbeat interval for which an instance's freshness limit makes room; the collector's default.
+const HEARTBEAT_ASSUMED: Duration = Duration::from_secs(1);
 
 struct Post {
     worker: Worker,
@@ -24,57 +36,59 @@ struct Post {
     limit: Duration,
 }
 
+/// What every worker needs beside its instance.
+#[derive(Clone)]
+pub struct Common {
+    /// Owner of the tasks.
+    pub supervisor: Supervisor,
+    /// Where verdicts go.
+    pub board: Arc<Board>,
+    /// Time.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
 /// The workers of all instances.
 pub struct Overseer {
     posts: Vec<Post>,
-    supervisor: Supervisor,
-    board: Arc<Board>,
+    common: Common,
+    reloads: mpsc::Receiver<Vec<InstanceConfig>>,
 }
 
 impl Overseer {
-    /// Starts a worker for each instance.
-    pub fn start(supervisor: Supervisor, board: Arc<Board>, workers: Vec<Worker>) -> Self {
-        supervisor.expect(WORKER, workers.len());
-        let posts = workers.into_iter().map(|worker| {
-            let (now, wall) = (worker.clock.now(), worker.clock.wall());
-            let prober = Prober::new(now, wall, worker.config.probe.clone());
-            let limit =
-                watchdog::progress_limit(worker.config.probe.interval, worker.config.probe.connect_timeout);
-            Post {
-                task: spawn(&supervisor, &worker, prober),
-                worker,
-                since: now,
-                limit,
-            }
-        });
-        Self {
-            posts: posts.collect(),
-            supervisor,
-            board,
-        }
+    /// Starts a worker for each instance; more instances, or fewer, come through `reloads`.
+    pub fn start(
+        common: Common,
+        instances: Vec<InstanceConfig>,
+        reloads: mpsc::Receiver<Vec<InstanceConfig>>,
+    ) -> Self {
+        let mut overseer = Self {
+            posts: Vec::new(),
+            common,
+            reloads,
+        };
+        overseer.apply(instances);
+        overseer
     }
 
     /// Watches until asked to stop.
     pub async fn run(mut self) {
-        let Some(first) = self.posts.first() else {
-            self.supervisor.stop().clone().cancelled().await;
-            return;
-        };
-        let clock = first.worker.clock;
-        let period = self
-            .posts
-            .iter()
-            .map(|post| post.worker.config.probe.interval)
-            .min()
-            .unwrap_or_default()
-            / 2;
-        let period = period.clamp(Duration::from_millis(20), Duration::from_secs(1));
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let stop = self.supervisor.stop().clone();
+        let (stop, clock) = (self.common.supervisor.stop().clone(), self.common.clock);
+        let mut period = self.period();
+        let mut ticks = ticks(period);
         let (mut looked, mut paused) = (clock.now(), None);
         loop {
-            tokio::select! { biased; () = stop.cancelled() => return, _ = ticks.tick() => () }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some(instances) = self.reloads.recv() => {
+                    self.apply(instances);
+                    period = self.period();
+                    ticks = self::ticks(period);
+                }
+                _ = ticks.tick() => {}
+            }
             let now = clock.now();
             if now.since(looked) > period * 3 {
                 paused = Some(now);
@@ -89,10 +103,96 @@ impl Overseer {
                 } else {
                     continue;
                 };
-                replace(&self.supervisor, &self.board, post, now, why);
+                replace(&self.common.supervisor, &self.common.board, post, now, why);
             }
         }
     }
+
+    /// How often the workers are looked at.
+    fn period(&self) -> Duration {
+        let intervals = self.posts.iter().map(|post| post.worker.config.probe.interval);
+        let period = intervals.min().unwrap_or_default() / 2;
+        period.clamp(Duration::from_millis(20), Duration::from_secs(1))
+    }
+
+    /// Brings the workers in line with a configuration. What did not change keeps its connection and history; what
+    /// changed goes on with its verdict.
+    fn apply(&mut self, instances: Vec<InstanceConfig>) {
+        let mut former: BTreeMap<_, _> = std::mem::take(&mut self.posts)
+            .into_iter()
+            .map(|post| (post.worker.config.identity.id.clone(), post))
+            .collect();
+        let count = instances.len();
+        for config in instances {
+            let post = match former.remove(&config.identity.id) {
+                Some(post) if *post.worker.config == config => post,
+                Some(post) => self.changed(post, config),
+                None => self.added(config),
+            };
+            self.posts.push(post);
+        }
+        for (id, post) in former {
+            tracing::info!(instance = %id, "no longer configured: forgotten");
+            post.task.abort();
+            self.common.board.remove(post.worker.handle);
+        }
+        self.common.supervisor.expect(WORKER, count);
+    }
+
+    fn added(&self, config: InstanceConfig) -> Post {
+        let (now, wall) = (self.common.clock.now(), self.common.clock.wall());
+        let verdict = Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall);
+        let (handle, progress) =
+            self.common
+                .board
+                .add(config.identity.clone(), verdict, freshness_limit(&config));
+        let prober = Prober::new(now, wall, config.probe.clone());
+        self.post(config, handle, progress, prober)
+    }
+
+    fn changed(&self, post: Post, config: InstanceConfig) -> Post {
+        tracing::info!(instance = %config.identity.id, "configured anew");
+        post.task.abort();
+        let (handle, now) = (post.worker.handle, self.common.clock.now());
+        let limit = freshness_limit(&config);
+        self.common.board.update(handle, config.identity.clone(), limit);
+        let prober = match self.common.board.entries().remove(&handle) {
+            Some(entry) => Prober::resume(now, config.probe.clone(), entry.verdict),
+            None => Prober::new(now, self.common.clock.wall(), config.probe.clone()),
+        };
+        self.post(config, handle, post.worker.progress, prober)
+    }
+
+    fn post(&self, config: InstanceConfig, handle: Handle, progress: Progress, prober: Prober) -> Post {
+        let limit = watchdog::progress_limit(config.probe.interval, config.probe.connect_timeout);
+        let worker = Worker {
+            config: Arc::new(config),
+            handle,
+            board: Arc::clone(&self.common.board),
+            progress,
+            clock: self.common.clock,
+            metrics: self.common.metrics.clone(),
+            stop: self.common.supervisor.stop().clone(),
+        };
+        Post {
+            task: spawn(&self.common.supervisor, &worker, prober),
+            worker,
+            since: self.common.clock.now(),
+            limit,
+        }
+    }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// How old the progress of an instance may be for the collector.
+fn freshness_limit(config: &InstanceConfig) -> Duration {
+    let limit = watchdog::progress_limit(config.probe.interval, config.probe.connect_timeout);
+    watchdog::freshness_limit(limit, HEARTBEAT_ASSUMED)
 }
 
 fn replace(supervisor: &Supervisor, board: &Board, post: &mut Post, now: Mono, why: &'static str) {

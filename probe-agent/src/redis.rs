@@ -24,7 +24,7 @@ use tokio::{
 };
 
 /// How to reach an instance.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
     /// `host:port`, or a Unix socket path that starts with `/`.
     pub address: String,
@@ -35,7 +35,7 @@ pub struct Target {
 }
 
 /// User and password. The password stays in its file until a connection needs it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Credentials {
     /// ACL user; the default user if absent.
     pub user: Option<String>,

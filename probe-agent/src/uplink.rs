@@ -1,7 +1,7 @@
 //! One task for each collector: keeps a stream open and sends what `core::agent::outbox` says. A slow or
 //! dead collector delays only its own stream.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use redkeeper_core::{
     agent::outbox::Outbox,
@@ -172,12 +172,17 @@ impl Uplink {
 
         let mut changes = self.board.subscribe();
         let mut seen = *changes.borrow_and_update();
-        let mut outbox = Outbox::new(self.clock.now(), heartbeat, self.board.entries().into_keys());
+        let mut known: BTreeSet<_> = self.board.entries().into_keys().collect();
+        let mut outbox = Outbox::new(self.clock.now(), heartbeat, known.iter().copied());
         loop {
             let now = self.clock.now();
-            let (changed, generation) = self.board.changed_since(seen);
-            seen = generation;
-            outbox.mark(changed);
+            let changed = self.board.changed_since(seen);
+            seen = changed.generation;
+            if let Some(all) = changed.all {
+                outbox.forget(known.difference(&all).copied());
+                known = all;
+            }
+            outbox.mark(changed.handles);
             while let Some(next) = outbox.next(now) {
                 let (seq, message) = self.board.compose(&next);
                 if sender.try_send(message).is_err() {

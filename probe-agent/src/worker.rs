@@ -25,7 +25,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Worker {
     /// The instance.
-    pub config: InstanceConfig,
+    pub config: Arc<InstanceConfig>,
     /// Its place on the board.
     pub handle: Handle,
     /// Where verdicts go.

@@ -98,6 +98,16 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Replaces all of its configuration but names, collectors and ports.
+    ///
+    /// # Panics
+    /// When the file cannot be read or written.
+    pub fn write_config(&self, text: &str) {
+        let present = std::fs::read_to_string(&self.config).expect("its configuration");
+        let head: String = present.split_inclusive('\n').take(3).collect();
+        std::fs::write(&self.config, format!("{head}{text}")).expect("written");
+    }
+
     /// Makes the worker of an instance panic (`panic`) or block (`block`).
     ///
     /// # Panics

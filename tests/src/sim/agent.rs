@@ -84,8 +84,10 @@ impl Agent {
             labels: Arc::default(),
         };
         let blank = Verdict::blank(Reason::NotProbed, Stage::Resolve, "", WallMs(0));
-        let instances = (0..self.truth().len()).map(|n| (identity(n), blank.clone(), INTERVAL * 4));
-        let board = Arc::new(Board::new(clock, instances));
+        let board = Arc::new(Board::new(clock));
+        for n in 0..self.truth().len() {
+            board.add(identity(n), blank.clone(), INTERVAL * 4);
+        }
         let mut tasks = JoinSet::new();
         for (number, link) in self.links.iter().enumerate() {
             let uplink = Uplink {
@@ -184,15 +186,15 @@ impl Uplink {
             host: String::new(),
         };
         self.board.hello_seq();
-        let mut generation = self.board.changed_since(0).1;
+        let mut generation = self.board.changed_since(0).generation;
         let mut outbox = Outbox::new(self.clock.now(), HEARTBEAT, self.board.entries().into_keys());
         if pipe.send(Command::Hello(stream, greeting, sender)).await.is_err() {
             return;
         }
         loop {
-            let (changed, now) = self.board.changed_since(generation);
-            generation = now;
-            outbox.mark(changed);
+            let changed = self.board.changed_since(generation);
+            generation = changed.generation;
+            outbox.mark(changed.handles);
             while let Some(next) = outbox.next(self.clock.now()) {
                 let (seq, request) = self.board.compose(&next);
                 outbox.sent(self.clock.now(), seq);
