@@ -28,6 +28,12 @@ pub struct Cli {
 pub enum Command {
     /// Diagnose one instance and print everything that is learned. Exit code 0 UP, 1 DEGRADED, 2 DOWN, 3 UNKNOWN.
     Probe(Probe),
+    /// Look for instances on this host as the configuration says, or everywhere, and print what was found.
+    Discover {
+        /// Print each candidate with the reason for taking or leaving it.
+        #[arg(long)]
+        explain: bool,
+    },
     /// Print the smallest ACL user that the agent needs, for each server version.
     Acl {
         /// Name of the user.

@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use crate::{
     cli::Cli,
+    discovery,
     redis::{Credentials, Target},
     tls::Tls,
 };
@@ -35,7 +36,92 @@ struct Raw {
     reload_drop_max_percent: u8,
     log: Log,
     probe: Probe,
+    discovery: Discovery,
     instances: Option<Vec<Instance>>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+#[serde(default, deny_unknown_fields)]
+struct Discovery {
+    config_files: Vec<String>,
+    processes: bool,
+    names: Vec<String>,
+    #[serde(with = "humantime_serde")]
+    interval: Duration,
+    #[serde(with = "humantime_serde")]
+    forget_after: Duration,
+    user: Option<String>,
+    password_file: Option<String>,
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        let names = [
+            "redis-server",
+            "valkey-server",
+            "keydb-server",
+            "dragonfly",
+            "kvrocks",
+            "redis-sentinel",
+        ];
+        Self {
+            config_files: Vec::new(),
+            processes: false,
+            names: names.map(str::to_owned).to_vec(),
+            interval: Duration::from_secs(30),
+            forget_after: Duration::from_secs(600),
+            user: None,
+            password_file: None,
+        }
+    }
+}
+
+impl Discovery {
+    fn is_on(&self) -> bool {
+        self.processes || !self.config_files.is_empty()
+    }
+}
+
+/// What is needed to look for instances.
+#[derive(Clone, Debug)]
+pub struct DiscoveryConfig {
+    /// Where to look.
+    pub settings: discovery::Settings,
+    /// How often.
+    pub interval: Duration,
+    /// How long an instance that is not found any more is kept.
+    pub forget_after: Duration,
+    agent: String,
+    probe: Probe,
+    user: Option<String>,
+    password_file: Option<String>,
+}
+
+impl DiscoveryConfig {
+    /// How to probe what was found at an address.
+    ///
+    /// # Errors
+    /// In words, when no instance can have this address.
+    pub fn instance(&self, address: &str) -> Result<InstanceConfig, String> {
+        let socket = address.rsplit('/').next().filter(|_| address.starts_with('/'));
+        let entry = Instance {
+            address: address.to_owned(),
+            name: socket.map(|name| format!("{}:{name}", self.agent)),
+            cluster: String::new(),
+            labels: BTreeMap::new(),
+            user: self.user.clone(),
+            password_file: self.password_file.clone(),
+            tls: None,
+        };
+        let mut problems = Vec::new();
+        let found = instance(0, entry, &self.agent, &self.probe, &mut |_: &str, text| {
+            problems.push(text)
+        });
+        match found {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(problems.join("; ")),
+        }
+    }
 }
 
 impl Default for Raw {
@@ -48,12 +134,13 @@ impl Default for Raw {
             reload_drop_max_percent: 50,
             log: Log::default(),
             probe: Probe::default(),
+            discovery: Discovery::default(),
             instances: None,
         }
     }
 }
 
-#[derive(Deserialize, Debug)]
+#[derive(Deserialize, Debug, Clone)]
 #[serde(default, deny_unknown_fields)]
 struct Probe {
     #[serde(with = "humantime_serde")]
@@ -137,6 +224,8 @@ pub struct Config {
     pub log: Log,
     /// What to probe.
     pub instances: Vec<InstanceConfig>,
+    /// Where to look for more.
+    pub discovery: Option<DiscoveryConfig>,
 }
 
 impl fmt::Display for Config {
@@ -220,7 +309,10 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         password_file: None,
         tls: None,
     };
-    let list = raw.instances.unwrap_or_else(|| vec![default]);
+    let discovers = raw.discovery.is_on();
+    let list = raw
+        .instances
+        .unwrap_or_else(|| if discovers { Vec::new() } else { vec![default] });
     if list.len() > AGENT_INSTANCES_MAX {
         wrong(
             "instances",
@@ -230,11 +322,11 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
             ),
         );
     }
-    let agent = id.as_ref().map_or("", AgentId::as_str);
+    let agent = id.as_ref().map_or("", AgentId::as_str).to_owned();
     let mut seen = BTreeMap::new();
     let mut instances = Vec::new();
     for (n, entry) in list.into_iter().enumerate() {
-        let Some(config) = instance(n, entry, agent, &raw.probe, &mut wrong) else {
+        let Some(config) = instance(n, entry, &agent, &raw.probe, &mut wrong) else {
             continue;
         };
         if let Some(first) = seen.insert(config.identity.id.clone(), n) {
@@ -246,8 +338,33 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         }
         instances.push(config);
     }
+    if raw.discovery.interval < Duration::from_secs(1) {
+        let text = format!("{:?} is shorter than 1 s", raw.discovery.interval);
+        wrong("discovery.interval", text);
+    }
+    if raw.discovery.user.is_some() && raw.discovery.password_file.is_none() {
+        wrong("discovery.user", "needs a `password_file` too".to_owned());
+    }
+    let names = if raw.discovery.processes {
+        raw.discovery.names
+    } else {
+        Vec::new()
+    };
+    let discovery = discovers.then_some(DiscoveryConfig {
+        settings: discovery::Settings {
+            config_files: raw.discovery.config_files,
+            process_names: names,
+        },
+        interval: raw.discovery.interval,
+        forget_after: raw.discovery.forget_after,
+        agent,
+        probe: raw.probe,
+        user: raw.discovery.user,
+        password_file: raw.discovery.password_file,
+    });
     Some(Config {
         id: id?,
+        discovery,
         host,
         collectors: raw.collectors,
         admin_listen: admin_listen?,

@@ -8,7 +8,7 @@
 //! * [`overseer`]: owns the workers, replaces one that panicked or stopped.
 //! * [`reload`] the configuration on SIGHUP.
 //! * [`uplink`]: one task for each collector around `core::agent::outbox`.
-//! * [`diagnose`], [`acl`]: the commands `probe` and `acl`.
+//! * [`diagnose`], [`acl`], [`discover`]: the commands `probe`, `acl` and `discover`; [`discovery`] looks for instances.
 //! * [`metrics`]: what `/metrics` shows.
 
 pub mod acl;
@@ -17,6 +17,8 @@ pub mod board;
 pub mod cli;
 pub mod config;
 pub mod diagnose;
+pub mod discover;
+pub mod discovery;
 pub mod metrics;
 pub mod overseer;
 pub mod process;

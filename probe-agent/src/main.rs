@@ -6,7 +6,7 @@ use clap::Parser;
 use redkeeper_agent::{
     acl, app,
     cli::{Cli, Command},
-    config, diagnose,
+    config, diagnose, discover,
 };
 use redkeeper_runtime::{config::environment, daemon};
 
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     match &cli.command {
         Some(Command::Probe(probe)) => diagnose::main(probe),
         Some(Command::Acl { user }) => acl::main(user),
+        Some(Command::Discover { explain }) => discover::main(config::load(&cli, environment()), *explain),
         None => {
             let (first, check_only) = (config::load(&cli, environment()), cli.check_config);
             let again = Box::new(move || config::load(&cli, environment()));

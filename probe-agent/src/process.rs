@@ -78,7 +78,12 @@ impl Process {
     fn by_socket(port: u16) -> Option<Self> {
         let mut inodes = HashSet::new();
         for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-            inodes.extend(listening(&fs::read_to_string(table).unwrap_or_default(), port));
+            let text = fs::read_to_string(table).unwrap_or_default();
+            inodes.extend(
+                listeners(&text)
+                    .filter(|(_, other)| *other == port)
+                    .map(|(inode, _)| inode),
+            );
         }
         let holds = |pid: u32| {
             let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
@@ -123,16 +128,16 @@ impl Process {
     }
 }
 
-/// Inodes of the sockets that listen on a port, from a table of `/proc/net`.
-fn listening(table: &str, port: u16) -> Vec<u64> {
-    let inode = |line: &str| {
+/// Inodes and ports of the sockets that listen, from a table of `/proc/net`.
+pub fn listeners(table: &str) -> impl Iterator<Item = (u64, u16)> {
+    table.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let (_, local) = fields.nth(1)?.rsplit_once(':')?;
         let (_remote, state) = (fields.next()?, fields.next()?);
-        let matches = state == "0A" && u16::from_str_radix(local, 16) == Ok(port);
-        matches.then(|| fields.nth(5)?.parse().ok()).flatten()
-    };
-    table.lines().skip(1).filter_map(inode).collect()
+        let port = u16::from_str_radix(local, 16).ok()?;
+        let inode = fields.nth(5)?.parse().ok()?;
+        (state == "0A").then_some((inode, port))
+    })
 }
 
 /// Whether an address is one of this host's: the loopback, or one of an interface.

@@ -2,11 +2,11 @@
 //! too much at once, changes nothing.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use redkeeper_core::ids::InstanceId;
+use redkeeper_core::{ids::InstanceId, limits::AGENT_INSTANCES_MAX};
 use redkeeper_runtime::config::ConfigError;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -16,21 +16,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, InstanceConfig},
+    discovery,
     metrics::Metrics,
 };
 
 /// Reads and validates the configuration as at the start.
-pub type Load = Box<dyn Fn() -> Result<Config, ConfigError> + Send>;
+pub type Load = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
 /// A second SIGHUP within this time confirms what the first one was refused for.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(60);
 
-/// Carries out reloads.
+/// Without discovery there is nothing to do between two signals.
+const IDLE: Duration = Duration::from_secs(3_600);
+
+/// Carries out reloads, and discovery.
 pub struct Reloader {
     present: Config,
     load: Load,
     reloads: mpsc::Sender<Vec<InstanceConfig>>,
     metrics: Metrics,
+    /// What was discovered, and when it was last found.
+    discovered: BTreeMap<InstanceId, (InstanceConfig, Instant)>,
     /// When a reload was refused, and what would be left after it.
     refused: Option<(Instant, BTreeSet<InstanceId>)>,
 }
@@ -48,8 +54,51 @@ impl Reloader {
             load,
             reloads,
             metrics,
+            discovered: BTreeMap::new(),
             refused: None,
         }
+    }
+
+    /// Looks for instances, and remembers those that were found before.
+    async fn discover(&mut self) {
+        let Some(discovery) = self.present.discovery.clone() else {
+            return;
+        };
+        let configured = self
+            .present
+            .instances
+            .iter()
+            .map(|i| i.identity.address.to_string());
+        let found = discovery::find(discovery.settings.clone(), configured.collect()).await;
+        let (now, before) = (Instant::now(), self.discovered.len());
+        for candidate in found.iter().filter(|candidate| candidate.left.is_none()) {
+            match discovery.instance(&candidate.address) {
+                Ok(config) => {
+                    let id = config.identity.id.clone();
+                    if self.discovered.insert(id.clone(), (config, now)).is_none() {
+                        tracing::info!(instance = %id, by = candidate.source, "discovered");
+                    }
+                }
+                Err(why) => tracing::warn!(address = candidate.address, "discovered, but not probed: {why}"),
+            }
+        }
+        // One that is gone stays, and is DOWN, until it is forgotten.
+        self.discovered
+            .retain(|_, (_, seen)| now.duration_since(*seen) < discovery.forget_after);
+        if self.discovered.len() != before {
+            self.hand_over().await;
+        }
+    }
+
+    /// Gives the overseer everything that is to be probed.
+    async fn hand_over(&self) {
+        let configured = ids(&self.present);
+        let more = self.discovered.iter().filter(|(id, _)| !configured.contains(*id));
+        let mut all = self.present.instances.clone();
+        all.extend(more.map(|(_, (config, _))| config.clone()));
+        all.truncate(AGENT_INSTANCES_MAX);
+        // The overseer takes it at once; if it is gone, the agent is stopping.
+        drop(self.reloads.send(all).await);
     }
 
     /// Listens until asked to stop.
@@ -60,7 +109,18 @@ impl Reloader {
         let mut hangup = signal(SignalKind::hangup())?;
         Ok(async move {
             loop {
-                tokio::select! { biased; () = stop.cancelled() => return, _ = hangup.recv() => () }
+                self.discover().await;
+                let again = self
+                    .present
+                    .discovery
+                    .as_ref()
+                    .map(|discovery| discovery.interval);
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    _ = hangup.recv() => {}
+                    () = tokio::time::sleep(again.unwrap_or(IDLE)) => continue,
+                }
                 let result = self.reload().await;
                 self.metrics.reloads.get_or_create(&[("result", result)]).inc();
             }
@@ -110,8 +170,11 @@ impl Reloader {
         );
         self.present.instances.clone_from(&config.instances);
         self.present.reload_drop_max_percent = config.reload_drop_max_percent;
-        // The overseer takes it at once; if it is gone, the agent is stopping.
-        drop(self.reloads.send(config.instances).await);
+        self.present.discovery = config.discovery;
+        if self.present.discovery.is_none() {
+            self.discovered.clear();
+        }
+        self.hand_over().await;
         "ok"
     }
 }

@@ -9,4 +9,5 @@ pub mod prober;
 pub mod reply;
 pub mod resp;
 pub mod schedule;
+pub mod server_conf;
 pub mod watchdog;

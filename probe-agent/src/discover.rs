@@ -1,0 +1,63 @@
+//! `redkeeper-agent discover`: what discovery finds, and why.
+
+use std::{collections::BTreeSet, process::ExitCode};
+
+use redkeeper_runtime::{config::ConfigError, exit};
+
+use crate::{
+    config::Config,
+    discovery::{self, Settings},
+};
+
+/// Looks once and prints.
+pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
+    let config = match loaded {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return exit::config();
+        }
+    };
+    let settings = config
+        .discovery
+        .map_or_else(everywhere, |discovery| discovery.settings);
+    let configured: BTreeSet<_> = config
+        .instances
+        .iter()
+        .map(|i| i.identity.address.to_string())
+        .collect();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("error: cannot start: {e}");
+            return exit::failure();
+        }
+    };
+    let found = runtime.block_on(discovery::find(settings, configured));
+    if explain {
+        print!("{}", discovery::explain(&found));
+    } else {
+        found
+            .iter()
+            .filter(|c| c.left.is_none())
+            .for_each(|c| println!("{}", c.address));
+    }
+    exit::OK
+}
+
+/// Where servers of the distributions stand, where nothing is configured.
+fn everywhere() -> Settings {
+    let files = ["/etc/redis/*.conf", "/etc/redis/**/*.conf", "/etc/valkey/*.conf"];
+    let names = [
+        "redis-server",
+        "valkey-server",
+        "keydb-server",
+        "dragonfly",
+        "kvrocks",
+        "redis-sentinel",
+    ];
+    Settings {
+        config_files: files.map(str::to_owned).to_vec(),
+        process_names: names.map(str::to_owned).to_vec(),
+    }
+}
