@@ -387,3 +387,42 @@ async fn the_printed_acl_user_is_enough_and_not_more() {
         }
     }
 }
+
+/// In a network namespace of its own, where a second address on the loopback stands for a remote client.
+#[tokio::test]
+async fn protected_mode_is_unknown() {
+    let sandbox = Sandbox::new();
+    let script = "ip link set lo up && ip addr add 192.0.2.1/32 dev lo || exit 77\n\
+                  \"$SERVER\" --port 6399 --bind 0.0.0.0 --save '' --dir \"$DIR\" >\"$DIR/log\" 2>&1 &\n\
+                  for attempt in 1 2 3 4 5 6 7 8 9 10; do\n\
+                  \"$AGENT\" probe 127.0.0.1:6399 >/dev/null && break; sleep 0.2; done\n\
+                  \"$AGENT\" probe 192.0.2.1:6399 --json\n";
+    let agent = sandbox.command("redkeeper-agent").get_program().to_owned();
+    let namespaces = std::process::Command::new("unshare")
+        .args(["--net", "--pid", "--fork", "true"])
+        .status();
+    if !namespaces.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: no network namespace can be made here; it needs root");
+        return;
+    }
+    for flavour in [Flavour::Redis70, Flavour::Valkey81] {
+        let Some(server) = flavour.binary() else {
+            eprintln!("SKIPPED: {flavour:?} is not there; ./test fetches it");
+            continue;
+        };
+        let output = std::process::Command::new("unshare")
+            .args(["--net", "--pid", "--fork", "--kill-child", "sh", "-c", script])
+            .env("SERVER", server)
+            .env("AGENT", &agent)
+            .env("DIR", sandbox.path(""))
+            .output()
+            .unwrap();
+        if output.status.code() == Some(77) {
+            eprintln!("SKIPPED: the command ip is not there");
+            return;
+        }
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let expected = ["UNKNOWN", "PROTECTED_MODE", "CONNECT", "unknown", "unknown"];
+        assert_eq!(verdict(&json), expected, "{flavour:?}: {json}");
+    }
+}
