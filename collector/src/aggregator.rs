@@ -52,8 +52,8 @@ pub enum Command {
     Message(u64, AgentId, BootId, Seq, Message),
     /// A stream ended.
     Bye(u64),
-    /// Statuses found in ZooKeeper. Answered when they are in the view.
-    Adopt(Vec<(Status, Origin)>, oneshot::Sender<()>),
+    /// Statuses found in ZooKeeper, and whether another collector led until now. Answered when they are in the view.
+    Adopt(Vec<(Status, Origin)>, bool, oneshot::Sender<()>),
 }
 
 /// The aggregator.
@@ -121,8 +121,8 @@ impl Aggregator {
                         self.streams.remove(&stream);
                         self.step(Input::Bye(stream), &mut effects);
                     }
-                    Command::Adopt(statuses, done) => {
-                        self.step(Input::Adopt(statuses), &mut effects);
+                    Command::Adopt(statuses, grace, done) => {
+                        self.step(Input::Adopt(statuses, grace), &mut effects);
                         adopted.push(done);
                     }
                 }

@@ -7,7 +7,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use redkeeper_core::{
     backoff::Backoff,
     election::{Effect, Election, Input, Term},
-    ids::CollectorId,
+    ids::{CollectorId, Epoch},
     lease::Lease,
     time::Mono,
 };
@@ -76,6 +76,8 @@ impl<S: Store> Coordinator<S> {
     /// Holds a session, takes part in the election, and leads when elected, until asked to stop.
     pub async fn run(self) {
         let mut election = Election::default();
+        // The last term that this process led.
+        let mut led: Option<Epoch> = None;
         let mut attempt = 0u32;
         while !self.stop.is_cancelled() {
             let session = tokio::select! {
@@ -87,13 +89,14 @@ impl<S: Store> Coordinator<S> {
                 Ok(session) => {
                     self.metrics.sessions.inc();
                     let opened = tokio::time::Instant::now();
-                    let end = self.serve(&session, &mut election).await;
+                    let end = self.serve(&session, &mut election, &mut led).await;
                     if opened.elapsed() >= SESSION_GOOD {
                         attempt = 0;
                     }
+                    // Said before it is true for others: a successor may lead within milliseconds.
+                    self.offline(None);
                     S::Session::close(session).await;
                     election.step(Input::Lost, &mut Vec::new());
-                    self.offline(None);
                     if matches!(end, SessionEnd::Stopped) {
                         return;
                     }
@@ -149,14 +152,19 @@ impl<S: Store> Coordinator<S> {
         Ok(session)
     }
 
-    async fn serve(&self, session: &Arc<S::Session>, election: &mut Election) -> SessionEnd {
+    async fn serve(
+        &self,
+        session: &Arc<S::Session>,
+        election: &mut Election,
+        led: &mut Option<Epoch>,
+    ) -> SessionEnd {
         let mut effects = Vec::new();
         let mut connection = session.connection();
         election.step(Input::Connected, &mut effects);
         // A read-only look at what is published, so that instances of agents that are gone are known too.
         let adopted = tokio::select! {
                 biased;
-                adopted = published::read_and_adopt(Arc::clone(session), self.layout.clone(), self.commands.clone()) => adopted.map(drop),
+                adopted = published::read_and_adopt(Arc::clone(session), self.layout.clone(), self.commands.clone(), false) => adopted.map(drop),
             () = self.stop.cancelled() => Ok(()),
         };
         if let Err(e) = adopted {
@@ -177,7 +185,10 @@ impl<S: Store> Coordinator<S> {
                         Some(publishing) => publishing.resume(),
                         None => {
                             tracing::info!(epoch = term.epoch.0, "leading");
-                            publishing = Some(Publishing::new(self, session, term));
+                            // Who led the term before knows all that it published.
+                            let grace = led.is_none_or(|led| led.0 + 1 != term.epoch.0);
+                            *led = Some(term.epoch);
+                            publishing = Some(Publishing::new(self, session, term, grace));
                         }
                     },
                     Effect::Hold => {
@@ -193,6 +204,10 @@ impl<S: Store> Coordinator<S> {
                             // What is not acknowledged by then is written by the next leader.
                             drop(tokio::time::timeout(HAND_OVER_TIMEOUT, publishing.finish()).await);
                         }
+                        self.tell(|d| {
+                            (d.lease, d.phase) = (None, "resigned");
+                            d.last_leader.clear();
+                        });
                         let stepping = self.step_down(session, election, term);
                         if tokio::time::timeout(HAND_OVER_TIMEOUT, stepping).await.is_err() {
                             tracing::warn!(

@@ -67,6 +67,7 @@ pub(crate) async fn read_and_adopt<T: Session>(
     session: Arc<T>,
     layout: Layout,
     commands: mpsc::Sender<Command>,
+    grace: bool,
 ) -> Result<Published, StoreError> {
     let buckets: BTreeSet<_> = Bucket::all().collect();
     let data = read_data(&*session, &layout, &buckets).await?;
@@ -82,7 +83,7 @@ pub(crate) async fn read_and_adopt<T: Session>(
     while let Some(statuses) = listed.next().await {
         published.held.extend(statuses?);
     }
-    adopt(&commands, published.held.values().filter_map(Held::record)).await?;
+    adopt(&commands, published.held.values().filter_map(Held::record), grace).await?;
     Ok(published)
 }
 
@@ -107,12 +108,13 @@ pub(crate) async fn read_bucket<T: Session>(
 pub(crate) async fn adopt(
     commands: &mpsc::Sender<Command>,
     records: impl Iterator<Item = &Record>,
+    grace: bool,
 ) -> Result<(), StoreError> {
     let (done, adopted) = oneshot::channel();
     let gone = |_| StoreError::Lost("the aggregator has stopped".to_owned());
     let statuses = records.map(|record| (record.status(), record.origin)).collect();
     commands
-        .send(Command::Adopt(statuses, done))
+        .send(Command::Adopt(statuses, grace, done))
         .await
         .map_err(|_| gone(()))?;
     adopted.await.map_err(|_| gone(()))
@@ -138,6 +140,11 @@ async fn read_statuses<T: Session>(
     let names = match session.children(&layout.bucket(bucket)).await {
         // Deleted in this instant: as if it had been empty.
         Err(StoreError::Missing) => Vec::new(),
+        // Written blindly, and left out one by one where that is refused too.
+        Err(StoreError::Refused(why)) => {
+            tracing::error!(%bucket, "a bucket may not be read: {why}");
+            Vec::new()
+        }
         other => other?,
     };
     // A name that is no id, or stands in the wrong bucket, is somebody else's: left alone.

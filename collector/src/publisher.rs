@@ -63,6 +63,7 @@ pub struct Publishing<S: Store> {
     session: Arc<S::Session>,
     layout: Layout,
     term: Term,
+    grace: bool,
     id: String,
     view: Shared,
     revisions: watch::Receiver<Revision>,
@@ -89,12 +90,15 @@ pub struct Publishing<S: Store> {
 
 impl<S: Store> Publishing<S> {
     /// Begins a term after an acknowledged claim.
-    pub fn new(of: &Coordinator<S>, session: &Arc<S::Session>, term: Term) -> Self {
-        let reading = read_and_adopt(Arc::clone(session), of.layout.clone(), of.commands.clone());
+    ///
+    /// `grace`: another collector led until now.
+    pub fn new(of: &Coordinator<S>, session: &Arc<S::Session>, term: Term, grace: bool) -> Self {
+        let reading = read_and_adopt(Arc::clone(session), of.layout.clone(), of.commands.clone(), grace);
         Self {
             session: Arc::clone(session),
             layout: of.layout.clone(),
             term,
+            grace,
             id: of.id.to_string(),
             revisions: of.view.revisions(),
             view: of.view.clone(),
@@ -228,6 +232,7 @@ impl<S: Store> Publishing<S> {
             Arc::clone(&self.session),
             self.layout.clone(),
             self.commands.clone(),
+            self.grace,
         ))
     }
 
@@ -265,14 +270,17 @@ impl<S: Store> Publishing<S> {
                 self.commits
                     .push(commit::<S>(&self.session, &self.layout, self.term, batch));
             }
-            if !self.live && !self.going_live && publisher.pending() == 0 {
+            // Whatever is left now waits for a read-back or for its pace.
+            if !self.live && !self.going_live && publisher.in_flight() == 0 {
                 self.going_live = true;
                 self.commits
                     .push(go_live::<S>(&self.session, &self.layout, self.term, &self.id));
             }
         }
-        let paced = publisher.next_deadline().map(|due| self.clock.instant(due));
-        let may_audit = self.live && !self.held && !self.unsettled;
+        let may_write = !self.held && !self.unsettled;
+        let paced = publisher.next_deadline().filter(|_| may_write);
+        let paced = paced.map(|due| self.clock.instant(due));
+        let may_audit = self.live && may_write && self.adopting.is_none();
         tokio::select! {
             biased;
             Some((work, result)) = self.commits.next() => self.committed(work, result)?,
@@ -321,7 +329,9 @@ impl<S: Store> Publishing<S> {
                 "refused"
             }
             Err(CommitError::Operation(index, StoreError::Missing)) => {
-                publisher.refused(number, index, Refusal::Missing);
+                if publisher.refused(number, index, Refusal::Missing) {
+                    return Err(StoreError::Lost("the parent of the buckets is gone".to_owned()).into());
+                }
                 "refused"
             }
             Err(CommitError::Operation(index, StoreError::Refused(why))) => {
@@ -398,7 +408,9 @@ impl<S: Store> Publishing<S> {
         }
         if !foreign.is_empty() {
             let commands = self.commands.clone();
-            self.adopting = Some(Box::pin(async move { adopt(&commands, foreign.iter()).await }));
+            self.adopting = Some(Box::pin(
+                async move { adopt(&commands, foreign.iter(), false).await },
+            ));
         }
     }
 
@@ -412,9 +424,10 @@ impl<S: Store> Publishing<S> {
     }
 }
 
-/// Whether the agent of a status has told, since its start, what it has, and this is not among it.
+/// Whether the agent of a status, which is heard, has told, since its start, what it has, and this is not among it.
 fn abandoned(held: &Record, view: &View) -> bool {
-    !view.instances.contains_key(&held.id) && view.agents.get(&held.agent).is_some_and(|agent| agent.complete)
+    let heard = |agent: &crate::view::AgentEntry| agent.complete && !agent.silent;
+    !view.instances.contains_key(&held.id) && view.agents.get(&held.agent).is_some_and(|agent| heard(agent))
 }
 
 async fn pending<T>(request: &mut Option<Request<T>>) -> T {

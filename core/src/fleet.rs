@@ -152,7 +152,7 @@ impl Fleet {
                 self.message(now, wall, (stream, &agent, &boot, seq), message, out);
             }
             Input::Bye(stream) => self.bye(stream),
-            Input::Adopt(statuses) => self.adopt(now, wall, statuses, out),
+            Input::Adopt(statuses, grace) => self.adopt(now, wall, statuses, grace, out),
             Input::Tick => {}
         }
         self.check_deadlines(now, wall, out);

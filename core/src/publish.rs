@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     ids::{Bucket, Epoch, InstanceId},
     limits::{BATCH_OPS_MAX, BATCHES_IN_FLIGHT_MAX},
+    status::Reason,
     time::Mono,
 };
 
@@ -37,6 +38,7 @@ struct Sent {
     buckets: BTreeSet<Bucket>,
     /// When the oldest of its instances became dirty.
     marked: Option<Mono>,
+    at: Mono,
 }
 
 /// The leader's books of one term.
@@ -191,11 +193,6 @@ impl Publisher {
         for key in &done {
             self.dirty.remove(key);
         }
-        for op in &ops {
-            if let Op::Put(Record { id, .. }, _) = op {
-                self.paces.written(id, now);
-            }
-        }
         let buckets = self.new_buckets.union(&self.stale_buckets);
         for bucket in buckets.filter(|bucket| !busy.contains(bucket)) {
             if ops.len() + touched.len() + 1 > BATCH_OPS_MAX {
@@ -238,6 +235,7 @@ impl Publisher {
             batch: batch.clone(),
             buckets: touched,
             marked: oldest,
+            at: now,
         };
         self.in_flight.insert(batch.number, sent);
         Some(batch)
@@ -248,6 +246,9 @@ impl Publisher {
             return None;
         }
         let held = self.mirror.get(&id.bucket()).and_then(|bucket| bucket.get(id));
+        // Nothing is published of it, and nobody who could be heard has it: nothing is told of it either. So a former
+        // leader's deletion stays, and an operator's.
+        let desired = desired.filter(|record| held.is_some() || record.reason != Reason::AgentSilent);
         let Some(mut record) = desired else {
             return (self.removed.contains(id) && held.is_some()).then(|| Op::Delete(id.clone()));
         };
@@ -271,6 +272,7 @@ impl Publisher {
             match op {
                 Op::Put(record, _) => {
                     written += 1;
+                    self.paces.written(&record.id, sent.at);
                     self.holds(&record.id.clone(), Some(Held::Record(record)));
                 }
                 Op::Delete(id) => {
@@ -288,28 +290,32 @@ impl Publisher {
         written
     }
 
-    /// Nothing of the batch was applied, because of the operation at `index`: the mirror was wrong there.
-    pub fn refused(&mut self, number: u64, index: usize, refusal: Refusal) {
+    /// Nothing of the batch was applied, because of the operation at `index`: the mirror was wrong there. True where
+    /// the parent of the buckets is gone, which only a fresh session repairs.
+    pub fn refused(&mut self, number: u64, index: usize, refusal: Refusal) -> bool {
         let Some(sent) = self.in_flight.remove(&number) else {
-            return;
+            return false;
         };
-        for bucket in &sent.buckets {
-            *self.refusals.entry(*bucket).or_default() += 1;
-        }
-        match (sent.batch.ops.get(index), refusal) {
+        let marked = sent.marked.unwrap_or(sent.at);
+        let op = sent.batch.ops.get(index);
+        match (op, refusal) {
+            (Some(Op::Bucket(_, _, true)), Refusal::Missing) => {
+                self.again(&sent);
+                return true;
+            }
             (Some(Op::Put(record, true)), Refusal::Missing) => {
-                self.bucket_is_gone(sent.marked.unwrap_or_default(), record.id.bucket())
+                self.bucket_is_gone(marked, record.id.bucket())
             }
-            (Some(Op::Bucket(bucket, _, _)), Refusal::Missing) => {
-                self.bucket_is_gone(sent.marked.unwrap_or_default(), *bucket)
-            }
+            (Some(Op::Bucket(bucket, _, _)), Refusal::Missing) => self.bucket_is_gone(marked, *bucket),
             (Some(Op::Bucket(bucket, _, _)), Refusal::Exists) => {
                 self.new_buckets.remove(bucket);
             }
             (Some(Op::Put(record, _)), Refusal::Exists) => {
+                self.counts(record.id.bucket(), 1);
                 self.holds(&record.id, Some(Held::Unreadable));
             }
             (Some(Op::Put(Record { id, .. }, false) | Op::Delete(id)), Refusal::Missing) => {
+                self.counts(id.bucket(), -1);
                 self.holds(id, None);
             }
             (Some(Op::Put(Record { id, .. }, _) | Op::Delete(id)), Refusal::Forbidden) => {
@@ -321,7 +327,19 @@ impl Publisher {
             }
             (Some(Op::Delete(_)) | None, _) => {}
         }
+        // A forbidden status makes the next batch smaller, so it needs no other bound.
+        let shrinks = refusal == Refusal::Forbidden && !matches!(op, Some(Op::Bucket(..)));
+        for bucket in sent.buckets.iter().filter(|_| !shrinks) {
+            *self.refusals.entry(*bucket).or_default() += 1;
+        }
         self.again(&sent);
+        false
+    }
+
+    /// Corrects the number of statuses in a bucket by what was found there.
+    fn counts(&mut self, bucket: Bucket, change: i64) {
+        let data = self.buckets.entry(bucket).or_default();
+        data.count = data.count.saturating_add_signed(change);
     }
 
     /// Whether batches were applied is not known: everything in flight is dirty again. Returns the ids and
@@ -382,7 +400,7 @@ impl Publisher {
             if let Op::Put(Record { id, .. }, _) | Op::Delete(id) = op {
                 self.dirty
                     .entry(key(id))
-                    .or_insert(sent.marked.unwrap_or_default());
+                    .or_insert(sent.marked.unwrap_or(sent.at));
             }
         }
     }

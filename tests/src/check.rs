@@ -268,17 +268,21 @@ fn is_collectors_own(reason: &Value) -> bool {
 pub fn no_hasty_silence(txns: &[Txn], silent_after: u64) -> Result<(), Violation> {
     // By instance: in the term that was claimed then, a status of its agent was written.
     let (mut claimed, mut held) = (0, BTreeMap::<&str, Option<u64>>::new());
+    // One that leads again after itself knows all that it published.
+    let (mut holder, mut again) = (Value::Null, false);
     for txn in txns {
         for op in txn.ops.iter().filter(|op| op.is_write()) {
             let json = op.json();
             if op.path().ends_with("/epoch") && json["holder"] != "" {
                 claimed = txn.at;
+                again = holder == json["holder"];
+                holder = json["holder"].clone();
             }
             let Some(id) = op.instance() else { continue };
             // Where nothing is published there is nothing to keep.
             let kept = !matches!(op, Op::Delete(_)) && !is_collectors_own(&json["reason"]);
             let before = held.insert(id, kept.then_some(claimed)).flatten();
-            let taken_over = before.is_some_and(|term| term != claimed);
+            let taken_over = !again && before.is_some_and(|term| term != claimed);
             if json["reason"] == "AGENT_SILENT" && taken_over && txn.at < claimed + silent_after {
                 return Err(format!(
                     "{id} was called silent at {}, claimed was at {claimed}",

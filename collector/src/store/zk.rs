@@ -144,6 +144,12 @@ impl Session for ZkSession {
                         owner: stat.ephemeral_owner,
                     }),
                     MultiReadResult::Error { err: Error::NoNode } => None,
+                    // There, and of unknown content: one foreign ACL must not stop everything else.
+                    MultiReadResult::Error { err: Error::NoAuth } => Some(Node {
+                        data: Vec::new(),
+                        version: 0,
+                        owner: 0,
+                    }),
                     MultiReadResult::Error { err } => return Err(classify(&err)),
                     _ => {
                         return Err(StoreError::Unknown(

@@ -17,6 +17,7 @@ impl Fleet {
         now: Mono,
         wall: WallMs,
         statuses: Vec<(Status, Origin)>,
+        grace: bool,
         out: &mut Vec<Effect>,
     ) {
         // Of before: the grace for one instance of an agent must not hide that the others need it too.
@@ -29,11 +30,13 @@ impl Fleet {
         for (status, origin) in statuses {
             let id = status.identity.id.clone();
             if self.instances.contains_key(&id) {
-                self.adopt_known(now, wall, (&id, origin, &unheard), status, out);
+                let unheard = unheard.contains(&status.agent);
+                self.adopt_known(now, wall, (&id, origin, unheard, grace), status, out);
                 continue;
             }
-            // The agent has said since its start what it has, and this is not among it.
-            if self.agents.get(&status.agent).is_some_and(|agent| agent.complete) {
+            // The agent, which is heard, has said since its start what it has, and this is not among it.
+            let agent = self.agents.get(&status.agent);
+            if agent.is_some_and(|agent| agent.complete) && !unheard.contains(&status.agent) {
                 continue;
             }
             if self.instances.len() >= FLEET_INSTANCES_MAX {
@@ -45,6 +48,10 @@ impl Fleet {
                 .entry(name.clone())
                 .or_insert_with(|| AgentState::adopted(now));
             agent.instances.insert(id.clone());
+            if unheard.contains(&name) {
+                // So that its silence is found again, with this instance.
+                (agent.heard, agent.beat, agent.silent) = (now, now, false);
+            }
             self.watch(&name);
             let state = InstanceState {
                 reported: status.verdict.clone(),
@@ -61,12 +68,12 @@ impl Fleet {
     /// A published verdict of an instance that is known already. The collectors' own UNKNOWN is never news. Within
     /// one boot of the agent the higher number is newer. Of two boots a retired one is older; otherwise it is news
     /// where this collector does not hear the agent now (the former leader may have), and where nothing was
-    /// probed yet. Every agent gets a full grace period.
+    /// probed yet. With `grace`, after another collector led, every agent gets a full grace period.
     fn adopt_known(
         &mut self,
         now: Mono,
         wall: WallMs,
-        (id, origin, unheard): (&InstanceId, Origin, &BTreeSet<AgentId>),
+        (id, origin, unheard, grace): (&InstanceId, Origin, bool, bool),
         status: Status,
         out: &mut Vec<Effect>,
     ) {
@@ -79,7 +86,6 @@ impl Fleet {
         let name = known.status.agent.clone();
         let agent = self.agents.get_mut(&name);
         let order = agent.as_ref().and_then(|agent| agent.order.as_ref());
-        let unheard = unheard.contains(&name);
         let news = if known.origin.boot == origin.boot && origin != Origin::default() {
             !origin.is_superseded_by(known.origin) && origin != known.origin
         } else {
@@ -87,10 +93,10 @@ impl Fleet {
                 && (unheard || known.reported.reason == Reason::NotProbed)
         };
         // The former leader may have heard it until now, whatever this one heard.
-        if let Some(agent) = agent {
+        if let Some(agent) = agent.filter(|_| grace) {
             (agent.heard, agent.beat, agent.silent) = (now, now, false);
         }
-        if unheard {
+        if unheard && grace {
             known.progress = now;
             known.freshness_limit = known.freshness_limit.max(self.silent_after);
         }

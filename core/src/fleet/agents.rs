@@ -185,6 +185,7 @@ impl Fleet {
                 return;
             }
             if owner == name && origin.is_superseded_by(present.origin) {
+                self.superseded(now, wall, name, &report, out);
                 return;
             }
         }
@@ -256,6 +257,27 @@ impl Fleet {
             out.push(Effect::Changed(id.clone()));
         }
         self.settle(wall, &id, false, out);
+    }
+
+    /// A report whose verdict is not news, perhaps because it came from ZooKeeper first, still tells under which
+    /// handle the instance will be mentioned, and how fresh its probe is.
+    fn superseded(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        name: &AgentId,
+        report: &Report,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = &report.identity.id;
+        if let Some(agent) = self.agents.get_mut(name) {
+            agent.handles.insert(report.handle, id.clone());
+        }
+        if let (Some(age), Some(instance)) = (report.probe_age, self.instances.get_mut(id)) {
+            instance.progress = instance.progress.max(now.before(age));
+            instance.freshness_limit = report.freshness_limit;
+        }
+        self.settle(wall, id, false, out);
     }
 
     fn heartbeat(

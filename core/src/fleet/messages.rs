@@ -56,8 +56,9 @@ pub enum Input {
     Hello(u64, Greeting),
     /// A message of that stream.
     Message(u64, AgentId, BootId, Seq, Message),
-    /// Statuses found in ZooKeeper: taken over where nothing fresher is known, with a full grace period.
-    Adopt(Vec<(Status, Origin)>),
+    /// Statuses found in ZooKeeper: taken over where nothing fresher is known. True where another collector led
+    /// until now: every agent then gets a full grace period, because that one may have heard it.
+    Adopt(Vec<(Status, Origin)>, bool),
     /// A stream ended.
     Bye(u64),
     /// Time passes.

@@ -201,7 +201,7 @@ fn adopted_statuses_have_a_full_grace_period() {
         agent: agent(),
         verdict: Verdict::blank(Reason::Ok, Stage::Reply, "", WallMs(1)),
     };
-    w.step(Input::Adopt(vec![(status, Origin::default())]));
+    w.step(Input::Adopt(vec![(status, Origin::default())], true));
     w.pass(SILENT - Duration::from_millis(1));
     assert_eq!(w.reason(1), Reason::Ok);
     w.pass(Duration::from_millis(1));
@@ -219,20 +219,23 @@ fn published(n: u32, reason: Reason) -> Status {
 #[test]
 fn a_take_over_keeps_what_only_the_former_leader_heard() {
     let mut w = World::new();
-    w.step(Input::Adopt(vec![(published(1, Reason::Ok), Origin::default())]));
+    w.step(Input::Adopt(
+        vec![(published(1, Reason::Ok), Origin::default())],
+        true,
+    ));
     w.pass(SILENT * 2);
     assert_eq!(w.reason(1), Reason::AgentSilent);
-    w.step(Input::Adopt(vec![(
-        published(1, Reason::ConnectionRefused),
-        Origin::default(),
-    )]));
+    w.step(Input::Adopt(
+        vec![(published(1, Reason::ConnectionRefused), Origin::default())],
+        true,
+    ));
     assert_eq!(w.reason(1), Reason::ConnectionRefused);
     w.pass(SILENT * 2);
     assert_eq!(w.reason(1), Reason::AgentSilent);
-    w.step(Input::Adopt(vec![(
-        published(1, Reason::AgentSilent),
-        Origin::default(),
-    )]));
+    w.step(Input::Adopt(
+        vec![(published(1, Reason::AgentSilent), Origin::default())],
+        true,
+    ));
     w.hello(1, 1);
     w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
     assert_eq!(w.reason(1), Reason::Ok);
@@ -257,7 +260,7 @@ fn a_take_over_gives_every_instance_of_a_silent_agent_its_grace() {
             },
         )
     });
-    w.step(Input::Adopt(statuses.into()));
+    w.step(Input::Adopt(statuses.into(), true));
     assert_eq!((w.reason(1), w.reason(2)), (Reason::Loading, Reason::Loading));
     w.pass(SILENT);
     assert_eq!(
@@ -272,7 +275,7 @@ fn adopt(w: &mut World, reason: Reason, n: u64, seq: u64) {
         boot: boot(n).tag(),
         seq: Seq(seq),
     };
-    w.step(Input::Adopt(vec![(published(1, reason), origin)]));
+    w.step(Input::Adopt(vec![(published(1, reason), origin)], true));
 }
 
 #[test]
@@ -338,7 +341,10 @@ fn what_an_agent_no_longer_has_is_not_adopted_again() {
     let mut w = World::new();
     w.hello(1, 1);
     w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
-    w.step(Input::Adopt(vec![(published(2, Reason::Ok), Origin::default())]));
+    w.step(Input::Adopt(
+        vec![(published(2, Reason::Ok), Origin::default())],
+        true,
+    ));
     assert!(w.fleet.instance(&id(2)).is_none());
 }
 

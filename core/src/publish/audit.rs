@@ -91,6 +91,7 @@ impl Publisher {
         // Its first write is still to come, or will come again: there is nothing to compare.
         if self.new_buckets.contains(&bucket) || self.audit.attempts >= ATTEMPTS_MAX {
             self.audit.advance();
+            self.refusals.remove(&bucket);
             return None;
         }
         self.audit.attempts += 1;
@@ -170,9 +171,11 @@ impl Publisher {
         differences
     }
 
-    /// What ZooKeeper refused may be allowed by now.
+    /// What ZooKeeper refused may be allowed by now: one of a bucket in a pass, so that many do not hold up the rest.
     fn retry_quarantined(&mut self, now: Mono, bucket: Bucket) {
-        for id in self.quarantined.extract_if(.., |id| id.bucket() == bucket) {
+        let one = self.quarantined.iter().find(|id| id.bucket() == bucket).cloned();
+        if let Some(id) = one {
+            self.quarantined.remove(&id);
             self.dirty.entry((bucket, id)).or_insert(now);
         }
     }

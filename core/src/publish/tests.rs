@@ -86,7 +86,7 @@ fn drain(publisher: &mut Publisher, store: &mut Store, desired: &BTreeMap<Instan
         assert!(batch.ops.len() <= BATCH_OPS_MAX);
         match store.apply(&batch) {
             Ok(()) => drop(publisher.acknowledged(batch.number)),
-            Err((index, refusal)) => publisher.refused(batch.number, index, refusal),
+            Err((index, refusal)) => drop(publisher.refused(batch.number, index, refusal)),
         }
     }
     panic!("does not come to rest");
@@ -181,12 +181,12 @@ fn one_forbidden_znode_does_not_hold_up_the_others() {
             .iter()
             .position(|op| matches!(op, Op::Put(r, _) if r.id == id(7)));
         match (bad, store.clone().apply(&batch)) {
-            (Some(index), _) => p.refused(batch.number, index, Refusal::Forbidden),
+            (Some(index), _) => drop(p.refused(batch.number, index, Refusal::Forbidden)),
             (None, Ok(())) => {
                 store.apply(&batch).unwrap();
                 p.acknowledged(batch.number);
             }
-            (None, Err((index, refusal))) => p.refused(batch.number, index, refusal),
+            (None, Err((index, refusal))) => drop(p.refused(batch.number, index, refusal)),
         }
     }
     assert_eq!((store.nodes.len(), p.quarantined(), p.pending()), (49, 1, 0));
@@ -236,7 +236,7 @@ proptest! {
                         match outcome {
                             0 => match store.apply(b) {
                                 Ok(()) => drop(p.acknowledged(b.number)),
-                                Err((i, r)) => p.refused(b.number, i, r),
+                                Err((i, r)) => drop(p.refused(b.number, i, r)),
                             },
                             1 => { let _applied = store.apply(b); }
                             _ => {}
