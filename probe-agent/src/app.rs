@@ -79,14 +79,19 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
     );
     tracing::info!(agent = %config.id, instances = count, collectors = ?config.collectors, http = %address, "started");
 
-    start(&config, load, &supervisor, &board, clock, &metrics).map_err(DaemonError::Start)?;
+    start(&config, load, &supervisor, &board, clock, &metrics)
+        .await
+        .map_err(DaemonError::Start)?;
     stop.cancelled().await;
     // Everything but the task that listens for the second signal.
     let clean = supervisor.all_ended(&["signals"], config.shutdown_grace).await;
     daemon::verdict(&supervisor, clean, config.shutdown_grace)
 }
 
-fn start(
+/// How long the first look of discovery may take.
+const FIRST_LOOK: std::time::Duration = std::time::Duration::from_secs(10);
+
+async fn start(
     config: &Config,
     load: Load,
     supervisor: &Supervisor,
@@ -101,9 +106,13 @@ fn start(
         metrics: metrics.clone(),
     };
     let (reloads, receiver) = mpsc::channel(1);
-    let overseer = Overseer::start(common, config.instances.clone(), receiver);
+    let mut reloader = Reloader::new(config.clone(), load, reloads, metrics.clone());
+    // Before anything is reported: what a first snapshot lacks is forgotten by the collectors.
+    if tokio::time::timeout(FIRST_LOOK, reloader.look()).await.is_err() {
+        tracing::warn!("discovery took longer than {FIRST_LOOK:?}; starting with what is configured");
+    }
+    let overseer = Overseer::start(common, reloader.all(), receiver);
     let _owned_by_supervisor = supervisor.spawn_critical("overseer", "", overseer.run());
-    let reloader = Reloader::new(config.clone(), load, reloads, metrics.clone());
     let _owned_by_supervisor =
         supervisor.spawn_critical("reload", "", reloader.run(supervisor.stop().clone())?);
     for kind in ["overseer", "reload"] {

@@ -142,21 +142,8 @@ fn candidates(settings: &Settings) -> Vec<Candidate> {
 fn by_file(path: &Path) -> Candidate {
     let source = format!("file {}", path.display());
     let mut conf = ServerConf::default();
-    let mut files = vec![path.to_owned()];
-    let mut read = 0;
-    while let Some(file) = files.pop() {
-        match read_file(&file) {
-            Ok(text) => conf.read(&text),
-            Err(e) if file == path => return Candidate::new("", source).left(format!("cannot be read: {e}")),
-            // An include that cannot be read may say another port, but mostly does not.
-            Err(e) => tracing::debug!(file = %file.display(), "include: {e}"),
-        }
-        read += 1;
-        if read <= INCLUDES_MAX {
-            let base = file.parent().unwrap_or(Path::new("/")).to_owned();
-            let included = conf.includes.drain(..).flat_map(|name| expand(&base.join(name)));
-            files.extend(included);
-        }
+    if let Err(e) = read_conf(path, &mut conf, &mut 0) {
+        return Candidate::new("", source).left(format!("cannot be read: {e}"));
     }
     if conf.sentinel {
         return Candidate::new("", source).left("is a Sentinel, which holds no data");
@@ -172,6 +159,27 @@ fn by_file(path: &Path) -> Candidate {
     }
 }
 
+/// Takes a file's directives, those of included files in their place, as the server does: the last one wins.
+fn read_conf(path: &Path, conf: &mut ServerConf, read: &mut usize) -> std::io::Result<()> {
+    let text = read_file(path)?;
+    let base = path.parent().unwrap_or(Path::new("/")).to_owned();
+    for line in text.lines() {
+        conf.read(line);
+        for included in conf.includes.drain(..).collect::<Vec<_>>() {
+            for file in expand(&base.join(included)) {
+                *read += 1;
+                // One that cannot be read may say another port, but mostly does not.
+                if *read <= INCLUDES_MAX
+                    && let Err(e) = read_conf(&file, conf, read)
+                {
+                    tracing::debug!(file = %file.display(), "include: {e}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 fn expand(path: &Path) -> Vec<PathBuf> {
     let text = path.to_string_lossy();
     glob::glob(&text)
@@ -180,7 +188,11 @@ fn expand(path: &Path) -> Vec<PathBuf> {
 }
 
 fn read_file(path: &Path) -> std::io::Result<String> {
-    if fs::metadata(path)?.len() > FILE_BYTES_MAX {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("is no regular file"));
+    }
+    if metadata.len() > FILE_BYTES_MAX {
         return Err(std::io::Error::other("is too large for a configuration file"));
     }
     Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())

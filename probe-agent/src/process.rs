@@ -112,10 +112,17 @@ impl Process {
 
     /// What the kernel shows of it now. Takes some 50 microseconds.
     pub fn inspect(&self) -> Sight {
-        let Some(stat) = stat(self.pid) else {
-            // Gone, unless `/proc` cannot be read at all.
-            let readable = fs::metadata("/proc/self/stat").is_ok();
-            return if readable { Sight::Gone } else { Sight::NotLocal };
+        let text = match fs::read_to_string(format!("/proc/{}/stat", self.pid)) {
+            Ok(text) => text,
+            Err(e) => {
+                // Only these two say that there is no such process; another error, such as no descriptor left, is ours.
+                let gone = e.kind() == std::io::ErrorKind::NotFound
+                    || e.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32);
+                return if gone { Sight::Gone } else { Sight::NotLocal };
+            }
+        };
+        let Some(stat) = parse_stat(&text) else {
+            return Sight::NotLocal;
         };
         match stat.state {
             _ if stat.start != self.start => Sight::Gone,

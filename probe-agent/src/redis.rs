@@ -174,8 +174,18 @@ async fn connect_tcp(address: &str, limit: Duration) -> Result<TcpStream, Connec
         }
     };
     let mut failed = ConnectFailure::Resolve("no address".to_owned());
+    // Each address gets its share of the time, so that a dead one does not hide the others.
+    let share = limit / 2 / u32::try_from(addresses.len().max(1)).unwrap_or(1);
+    let only = addresses.len() == 1;
     for (n, address) in addresses.into_iter().enumerate() {
-        match TcpStream::connect(address).await {
+        let connecting = TcpStream::connect(address);
+        let connected = if only {
+            connecting.await
+        } else {
+            let late = |_| Err(std::io::Error::from(ErrorKind::TimedOut));
+            tokio::time::timeout(share, connecting).await.unwrap_or_else(late)
+        };
+        match connected {
             Ok(stream) => return Ok(stream),
             // A name is refused only if all of its addresses refuse.
             Err(e) => match failure(&e) {

@@ -59,10 +59,10 @@ impl Reloader {
         }
     }
 
-    /// Looks for instances, and remembers those that were found before.
-    async fn discover(&mut self) {
+    /// Looks for instances, and remembers those that were found before. Says whether something changed.
+    pub async fn look(&mut self) -> bool {
         let Some(discovery) = self.present.discovery.clone() else {
-            return;
+            return false;
         };
         let configured = self
             .present
@@ -70,11 +70,37 @@ impl Reloader {
             .iter()
             .map(|i| i.identity.address.to_string());
         let found = discovery::find(discovery.settings.clone(), configured.collect()).await;
-        let (now, before) = (Instant::now(), self.discovered.len());
+        let now = Instant::now();
+        let before: BTreeMap<_, _> = self
+            .discovered
+            .iter()
+            .map(|(id, (c, _))| (id.clone(), c.clone()))
+            .collect();
+        // One that is listed but does not answer, such as a hung one, is not gone.
+        for candidate in &found {
+            let known =
+                |(config, _): &&mut (InstanceConfig, Instant)| *config.identity.address == candidate.address;
+            if let Some((_, seen)) = self.discovered.values_mut().find(known)
+                && candidate.source.starts_with("process ")
+            {
+                *seen = now;
+            }
+        }
         for candidate in found.iter().filter(|candidate| candidate.left.is_none()) {
             match discovery.instance(&candidate.address) {
                 Ok(config) => {
                     let id = config.identity.id.clone();
+                    let other = self
+                        .discovered
+                        .get(&id)
+                        .filter(|(c, _)| c.identity.address != config.identity.address);
+                    if other.is_some() {
+                        tracing::warn!(
+                            instance = %id, address = candidate.address,
+                            "discovered, but another server has this id already; name one under [[instances]]"
+                        );
+                        continue;
+                    }
                     if self.discovered.insert(id.clone(), (config, now)).is_none() {
                         tracing::info!(instance = %id, by = candidate.source, "discovered");
                     }
@@ -85,20 +111,27 @@ impl Reloader {
         // One that is gone stays, and is DOWN, until it is forgotten.
         self.discovered
             .retain(|_, (_, seen)| now.duration_since(*seen) < discovery.forget_after);
-        if self.discovered.len() != before {
-            self.hand_over().await;
+        let same =
+            |(id, (config, _)): (&InstanceId, &(InstanceConfig, Instant))| before.get(id) == Some(config);
+        if self.discovered.len() != before.len() || !self.discovered.iter().all(same) {
+            return true;
         }
+        false
     }
 
-    /// Gives the overseer everything that is to be probed.
-    async fn hand_over(&self) {
+    /// Everything that is to be probed.
+    pub fn all(&self) -> Vec<InstanceConfig> {
         let configured = ids(&self.present);
         let more = self.discovered.iter().filter(|(id, _)| !configured.contains(*id));
         let mut all = self.present.instances.clone();
         all.extend(more.map(|(_, (config, _))| config.clone()));
         all.truncate(AGENT_INSTANCES_MAX);
+        all
+    }
+
+    async fn hand_over(&self) {
         // The overseer takes it at once; if it is gone, the agent is stopping.
-        drop(self.reloads.send(all).await);
+        drop(self.reloads.send(self.all()).await);
     }
 
     /// Listens until asked to stop.
@@ -109,7 +142,6 @@ impl Reloader {
         let mut hangup = signal(SignalKind::hangup())?;
         Ok(async move {
             loop {
-                self.discover().await;
                 let again = self
                     .present
                     .discovery
@@ -119,7 +151,17 @@ impl Reloader {
                     biased;
                     () = stop.cancelled() => return,
                     _ = hangup.recv() => {}
-                    () = tokio::time::sleep(again.unwrap_or(IDLE)) => continue,
+                    () = tokio::time::sleep(again.unwrap_or(IDLE)) => {
+                        let changed = tokio::select! {
+                            biased;
+                            () = stop.cancelled() => return,
+                            changed = self.look() => changed,
+                        };
+                        if changed {
+                            self.hand_over().await;
+                        }
+                        continue;
+                    }
                 }
                 let result = self.reload().await;
                 self.metrics.reloads.get_or_create(&[("result", result)]).inc();

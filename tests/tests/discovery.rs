@@ -19,11 +19,12 @@ async fn files_and_processes_are_found_and_each_is_explained() {
     let plain = sandbox.redis().await;
     let node = sandbox.server(Flavour::Redis70, &["--cluster-enabled", "yes"]);
     let by_file = ports::port();
-    sandbox.write(
-        "common.inc",
-        &format!("port {}\nbind 127.0.0.1\n", by_file.number),
+    sandbox.write("common.inc", "port 6379\nbind 127.0.0.1\n");
+    let own = format!(
+        "include common.inc\n# port 1\nport {}\nsave \"\"\n",
+        by_file.number
     );
-    let conf = sandbox.write("one.conf", "include common.inc\n# port 1\nsave \"\"\n");
+    let conf = sandbox.write("one.conf", &own);
     let mut server = std::process::Command::new("redis-server");
     server.current_dir(sandbox.path("")).arg(&conf);
     let _server = Process::start(server, &sandbox.path("one.log"));

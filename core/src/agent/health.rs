@@ -29,7 +29,11 @@ pub fn judge(info: &Info, cluster_info: Option<&str>) -> Option<Meaning> {
             Reason::PersistenceFailed,
             "INFO says that the last save or AOF write failed".to_owned(),
         )
-    } else if health.noeviction && health.max_memory > 0 && health.used_memory >= health.max_memory {
+    } else if info.role == Some(Role::Replica) {
+        // A replica takes no writes of clients: neither its own limit of memory nor a minimum of replicas, which is
+        // mostly configured on all alike, restricts it.
+        return None;
+    } else if health.noeviction && health.max_memory > 0 && health.counted_memory() >= health.max_memory {
         let text = format!(
             "INFO says used_memory {} of maxmemory {} with noeviction",
             health.used_memory, health.max_memory
@@ -137,6 +141,15 @@ mod tests {
             ),
             ("min_slaves_good_slaves:0\r\n", Some(Reason::NotEnoughReplicas)),
             ("min_slaves_good_slaves:1\r\n", None),
+            ("role:slave\r\nmin_slaves_good_slaves:0\r\n", None),
+            (
+                "role:slave\r\nmaxmemory:1\r\nused_memory:9\r\nmaxmemory_policy:noeviction\r\n",
+                None,
+            ),
+            (
+                "maxmemory:5\r\nused_memory:9\r\nmem_not_counted_for_evict:5\r\nmaxmemory_policy:noeviction\r\n",
+                None,
+            ),
         ] {
             assert_eq!(reason(text, None), expected, "{text}");
         }

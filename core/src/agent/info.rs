@@ -47,6 +47,8 @@ pub struct Health {
     pub persistence_failed: bool,
     /// `used_memory`.
     pub used_memory: u64,
+    /// `mem_not_counted_for_evict`: buffers of replicas and of the AOF.
+    pub not_counted: u64,
     /// `maxmemory`; 0 stands for no limit.
     pub max_memory: u64,
     /// `maxmemory_policy:noeviction`.
@@ -106,6 +108,11 @@ pub fn parse(text: &str) -> Info {
 }
 
 impl Health {
+    /// Memory that counts against the limit.
+    pub fn counted_memory(&self) -> u64 {
+        self.used_memory.saturating_sub(self.not_counted)
+    }
+
     fn field(&mut self, key: &str, value: &str) {
         match key {
             "loading" | "async_loading" => self.loading |= value == "1",
@@ -116,6 +123,7 @@ impl Health {
             "master_sync_in_progress" => self.syncing = value == "1",
             "rdb_last_bgsave_status" | "aof_last_write_status" => self.persistence_failed |= value == "err",
             "used_memory" => self.used_memory = value.parse().unwrap_or(0),
+            "mem_not_counted_for_evict" => self.not_counted = value.parse().unwrap_or(0),
             "maxmemory" => self.max_memory = value.parse().unwrap_or(0),
             "maxmemory_policy" => self.noeviction = value == "noeviction",
             "min_slaves_good_slaves" => self.good_replicas = value.parse().ok(),

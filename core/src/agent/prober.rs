@@ -57,6 +57,8 @@ pub struct Prober {
     info_not_before: Mono,
     successes: u32,
     failures: u32,
+    /// Connections in a row that were closed between the answer to AUTH and that to PING.
+    cut_short: u32,
     /// What INFO and CLUSTER INFO restrict.
     restriction: Option<Meaning>,
     /// The verdict rests on INFO.
@@ -90,6 +92,7 @@ impl Prober {
             info_not_before: now,
             successes: 0,
             failures: 0,
+            cut_short: 0,
             restriction: None,
             by_info: false,
             fresh: None,
@@ -282,6 +285,7 @@ impl Prober {
             }
             Command::Ping => {
                 self.pinged_on_link = true;
+                self.cut_short = 0;
                 let latency = now.since(sent);
                 self.suspicion.answered(latency, self.config.hang_after);
                 out.push(Effect::Latency(latency));
@@ -300,7 +304,11 @@ impl Prober {
                         out.push(Effect::Locate(self.info.process_id.zip(self.info.uptime_seconds)));
                     }
                     // Without the permission to ask, the process may still be found by its socket.
-                    Reply::Error(_) | Reply::Other => out.push(Effect::Locate(None)),
+                    Reply::Error(_) | Reply::Other => {
+                        // What it told before is of the past.
+                        self.info.health = info::Health::default();
+                        out.push(Effect::Locate(None));
+                    }
                 }
                 if self.waiting.is_empty() {
                     if self.info.cluster_enabled {
@@ -475,8 +483,16 @@ impl Prober {
             if let Some(meaning) = self.auth_error.take() {
                 self.successes = 0;
                 self.judge(wall, meaning.reason, meaning.stage, &meaning.evidence, out);
+                self.retry_later(now, out);
+            } else if matches!(self.waiting.front(), Some((Command::Ping, _))) {
+                // AUTH was answered, PING never is: as from a proxy whose server is gone.
+                self.failures = self.cut_short;
+                self.cut_short = self.cut_short.saturating_add(1);
+                let text = format!("AUTH was answered, then the connection was closed ({how})");
+                self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);
+            } else {
+                self.retry_later(now, out);
             }
-            self.retry_later(now, out);
         } else if !self.reconnect_quickly(now) {
             let text = format!("connection accepted, then closed before any reply ({how})");
             self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);

@@ -31,8 +31,7 @@ pub enum Endpoint {
 }
 
 impl ServerConf {
-    /// Takes a file's directives; later ones win, as in the server. Included files are to be read by the caller at
-    /// the place where they stand, which for these directives is the same as after the file.
+    /// Takes directives; later ones win, as in the server. Included files are for the caller to read, in their place.
     pub fn read(&mut self, text: &str) {
         for line in text.lines() {
             let words = words(line);

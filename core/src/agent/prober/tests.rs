@@ -268,6 +268,24 @@ fn a_server_that_speaks_first_and_hangs_up_is_not_dead() {
 }
 
 #[test]
+fn a_proxy_that_takes_the_password_for_a_dead_server_is_down() {
+    let mut bench = Bench::new();
+    bench.up();
+    bench.prober.config.authenticate = true;
+    for _ in 0..4 {
+        bench.close();
+        bench.run(bench.now + 600 * MS, |_| {});
+        bench.accept();
+        if bench.open {
+            bench.pending.pop_front();
+            bench.input(Input::Replied(Reply::Text("OK".into())));
+        }
+    }
+    bench.close();
+    assert_eq!(bench.reason(), Reason::ConnectionReset);
+}
+
+#[test]
 fn a_full_server_behind_a_password_is_not_hammered_and_is_told() {
     let mut bench = Bench::new();
     bench.up();
