@@ -2,6 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use crate::{
+    cli::Cli,
+    discovery,
+    redis::{Credentials, Target},
+    tls::Tls,
+};
 use redkeeper_core::{
     agent::{prober::ProbeConfig, schedule},
     ids::AgentId,
@@ -13,74 +19,13 @@ use redkeeper_runtime::{
     config::{ConfigError, Problem, Sources},
     daemon::{Configuration, Log},
 };
-use serde::Deserialize;
 
-use crate::{
-    cli::Cli,
-    discovery,
-    redis::{Credentials, Target},
-    tls::Tls,
-};
+mod raw;
+
+use raw::{Instance, Probe, Raw, RawTls};
 
 /// Read if `--config` is not given and it exists.
 pub const DEFAULT_FILE: &str = "/etc/redkeeper/agent.toml";
-
-#[derive(Deserialize, Debug)]
-#[serde(default, deny_unknown_fields)]
-struct Raw {
-    id: Option<String>,
-    collectors: Vec<String>,
-    admin_listen: String,
-    #[serde(with = "humantime_serde")]
-    shutdown_grace: Duration,
-    reload_drop_max_percent: u8,
-    log: Log,
-    probe: Probe,
-    discovery: Discovery,
-    instances: Option<Vec<Instance>>,
-}
-
-#[derive(Deserialize, Debug, Clone)]
-#[serde(default, deny_unknown_fields)]
-struct Discovery {
-    config_files: Vec<String>,
-    processes: bool,
-    names: Vec<String>,
-    #[serde(with = "humantime_serde")]
-    interval: Duration,
-    #[serde(with = "humantime_serde")]
-    forget_after: Duration,
-    user: Option<String>,
-    password_file: Option<String>,
-}
-
-impl Default for Discovery {
-    fn default() -> Self {
-        let names = [
-            "redis-server",
-            "valkey-server",
-            "keydb-server",
-            "dragonfly",
-            "kvrocks",
-            "redis-sentinel",
-        ];
-        Self {
-            config_files: Vec::new(),
-            processes: false,
-            names: names.map(str::to_owned).to_vec(),
-            interval: Duration::from_secs(30),
-            forget_after: Duration::from_secs(600),
-            user: None,
-            password_file: None,
-        }
-    }
-}
-
-impl Discovery {
-    fn is_on(&self) -> bool {
-        self.processes || !self.config_files.is_empty()
-    }
-}
 
 /// What is needed to look for instances.
 #[derive(Clone, Debug)]
@@ -122,76 +67,6 @@ impl DiscoveryConfig {
             _ => Err(problems.join("; ")),
         }
     }
-}
-
-impl Default for Raw {
-    fn default() -> Self {
-        Self {
-            id: None,
-            collectors: vec!["127.0.0.1:7400".to_owned()],
-            admin_listen: "127.0.0.1:7420".to_owned(),
-            shutdown_grace: Duration::from_secs(5),
-            reload_drop_max_percent: 50,
-            log: Log::default(),
-            probe: Probe::default(),
-            discovery: Discovery::default(),
-            instances: None,
-        }
-    }
-}
-
-#[derive(Deserialize, Debug, Clone)]
-#[serde(default, deny_unknown_fields)]
-struct Probe {
-    #[serde(with = "humantime_serde")]
-    interval: Duration,
-    #[serde(with = "humantime_serde")]
-    connect_timeout: Duration,
-    #[serde(with = "humantime_serde")]
-    hang_after: Duration,
-    #[serde(with = "humantime_serde")]
-    info_interval: Duration,
-    #[serde(with = "humantime_serde")]
-    connect_interval: Duration,
-    successes_before_up: u32,
-    failures_before_down: u32,
-}
-
-impl Default for Probe {
-    fn default() -> Self {
-        Self {
-            interval: Duration::from_millis(500),
-            connect_timeout: Duration::from_secs(1),
-            hang_after: Duration::from_secs(3),
-            info_interval: Duration::from_secs(10),
-            connect_interval: Duration::from_secs(60),
-            successes_before_up: 2,
-            failures_before_down: 3,
-        }
-    }
-}
-
-#[derive(Deserialize, Debug)]
-#[serde(deny_unknown_fields)]
-struct Instance {
-    address: String,
-    name: Option<String>,
-    #[serde(default)]
-    cluster: String,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    user: Option<String>,
-    password_file: Option<String>,
-    tls: Option<RawTls>,
-}
-
-#[derive(Deserialize, Debug)]
-#[serde(deny_unknown_fields)]
-struct RawTls {
-    ca_file: String,
-    cert_file: Option<String>,
-    key_file: Option<String>,
-    server_name: Option<String>,
 }
 
 /// One instance to probe.

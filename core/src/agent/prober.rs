@@ -8,17 +8,18 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     agent::{
-        health, info,
+        info,
         reply::{self, Meaning, Reply},
         schedule,
     },
     limits::EVIDENCE_BYTES_MAX,
-    status::{Reason, Role, Stage, State, Verdict, cut},
+    status::{Reason, Stage, State, Verdict, cut},
     time::{Mono, WallMs},
 };
 
 pub use messages::{Command, ConnectFailure, Effect, Input, ProbeConfig, Sight};
 
+mod hidden;
 mod messages;
 mod suspicion;
 
@@ -28,11 +29,6 @@ enum Link {
     Connecting { give_up_at: Mono },
     Open,
 }
-
-/// While INFO restricts an instance, or it loads, INFO is asked this often.
-const RESTRICTED_INFO_INTERVAL: Duration = Duration::from_secs(1);
-/// While a server is full, a fresh connection is tried this often.
-const FULL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A dying process may close our connection before its listening socket: a reconnection is then accepted
 /// and reset. It is repeated after 1, 2, 4, 8 and 16 ms before that counts as a failure.
@@ -330,70 +326,6 @@ impl Prober {
         }
     }
 
-    /// Whether INFO is of interest more often: what it restricts should end as soon as it does.
-    fn info_interval(&self) -> Duration {
-        let restricted = self.restriction.is_some() || self.verdict.reason == Reason::Loading;
-        if restricted {
-            self.config.info_interval.min(RESTRICTED_INFO_INTERVAL)
-        } else {
-            self.config.info_interval
-        }
-    }
-
-    /// Judges what INFO and CLUSTER INFO say.
-    fn restricted(&mut self, now: Mono, wall: WallMs, cluster_info: Option<&str>, out: &mut Vec<Effect>) {
-        self.restriction = health::judge(&self.info, cluster_info);
-        if let Some(restriction) = self.restriction.clone() {
-            if self.verdict.reason == Reason::Loading && restriction.reason == Reason::Loading {
-                self.explain(&restriction.evidence, out);
-            }
-            if matches!(self.verdict.state(), State::Up | State::Degraded) || self.successes > 0 {
-                self.successes = 0;
-                // What PING itself says is graver than what it does not show.
-                if self.verdict.state() == State::Up
-                    || self.verdict.reason == Reason::NotProbed
-                    || self.by_info
-                {
-                    self.by_info = true;
-                    self.judge(
-                        wall,
-                        restriction.reason,
-                        restriction.stage,
-                        &restriction.evidence,
-                        out,
-                    );
-                }
-            }
-            self.info_at = self.info_at.min(now + self.info_interval());
-        }
-    }
-
-    fn inspected(&mut self, wall: WallMs, sight: Sight, out: &mut Vec<Effect>) {
-        self.suspicion.seen(sight);
-        if self.waiting.is_empty() || !matches!(sight, Sight::Exiting | Sight::Gone) {
-            return;
-        }
-        let text = format!("no reply, and {}", self.suspicion.words());
-        self.successes = 0;
-        self.judge(wall, Reason::ProcessGone, Stage::Command, &text, out);
-    }
-
-    /// A fresh connection tells whether new clients get in. Only a full server is a verdict: other failures of
-    /// it are seen again, and with more evidence, on the lasting connection.
-    fn tried_fresh(&mut self, now: Mono, wall: WallMs, answer: Result<Reply, String>, out: &mut Vec<Effect>) {
-        let meaning = answer.ok().map(|reply| reply::ping(&reply));
-        self.fresh = meaning.filter(|meaning| meaning.reason == Reason::MaxClients);
-        if let Some(full) = self.fresh.clone() {
-            self.fresh_at = self
-                .fresh_at
-                .min(now + self.config.connect_interval.min(FULL_RETRY_INTERVAL));
-            if self.verdict.state() == State::Up {
-                self.successes = 0;
-                self.judge(wall, full.reason, full.stage, &full.evidence, out);
-            }
-        }
-    }
-
     fn valid_reply(&mut self, now: Mono) {
         self.quiet_since = now;
         self.replied_on_link = true;
@@ -422,27 +354,6 @@ impl Prober {
             // The confirming PING comes in the next slot, not a whole interval later.
             let slot = schedule::slot(self.config.interval);
             self.ping_at = self.ping_at.min(schedule::next(now, slot, Duration::ZERO));
-        }
-    }
-
-    fn informed(&mut self, out: &mut Vec<Effect>) {
-        let info = &self.info;
-        let mut verdict = self.verdict.clone();
-        let known = !verdict.run_id.is_empty();
-        if !info.run_id.is_empty() && *verdict.run_id != info.run_id {
-            verdict.restarts += u64::from(known);
-            verdict.run_id = info.run_id.as_str().into();
-        }
-        if *verdict.server_version != info.version {
-            verdict.server_version = info.version.as_str().into();
-        }
-        verdict.role = info.role.unwrap_or(Role::Unknown);
-        if *verdict.master_address != info.master_address {
-            verdict.master_address = info.master_address.as_str().into();
-        }
-        if verdict != self.verdict {
-            self.verdict = verdict.clone();
-            out.push(Effect::Verdict(verdict));
         }
     }
 

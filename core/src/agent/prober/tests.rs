@@ -1,4 +1,5 @@
 use super::*;
+use crate::status::Role;
 use proptest::prelude::*;
 
 const MS: Duration = Duration::from_millis(1);
