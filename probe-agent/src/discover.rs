@@ -6,7 +6,7 @@ use redkeeper_runtime::{config::ConfigError, exit};
 
 use crate::{
     config::Config,
-    discovery::{self, Settings},
+    discovery::{self, PROCESS_NAMES, Settings},
 };
 
 /// Looks once and prints.
@@ -48,16 +48,8 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
 /// Where servers of the distributions stand, where nothing is configured.
 fn everywhere() -> Settings {
     let files = ["/etc/redis/*.conf", "/etc/redis/**/*.conf", "/etc/valkey/*.conf"];
-    let names = [
-        "redis-server",
-        "valkey-server",
-        "keydb-server",
-        "dragonfly",
-        "kvrocks",
-        "redis-sentinel",
-    ];
     Settings {
         config_files: files.map(str::to_owned).to_vec(),
-        process_names: names.map(str::to_owned).to_vec(),
+        process_names: PROCESS_NAMES.map(str::to_owned).to_vec(),
     }
 }

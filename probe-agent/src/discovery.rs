@@ -26,6 +26,16 @@ pub struct Settings {
     pub process_names: Vec<String>,
 }
 
+/// Names of servers' processes. A Sentinel is listed so that it is explained.
+pub const PROCESS_NAMES: [&str; 6] = [
+    "redis-server",
+    "valkey-server",
+    "keydb-server",
+    "dragonfly",
+    "kvrocks",
+    "redis-sentinel",
+];
+
 /// Includes that are followed below one file.
 const INCLUDES_MAX: usize = 32;
 /// Largest configuration file that is read.
@@ -66,8 +76,11 @@ impl Candidate {
 /// Everything that is found, each confirmed by speaking to it. `configured` are addresses that need no discovery.
 pub async fn find(settings: Settings, configured: BTreeSet<String>) -> Vec<Candidate> {
     let looked = tokio::task::spawn_blocking(move || candidates(&settings)).await;
-    // It cannot panic on anything that it reads; if it did, nothing was found this time.
-    let mut found = looked.unwrap_or_default();
+    let mut found = looked.unwrap_or_else(|e| {
+        // Its end is seen; the next look comes all the same.
+        tracing::error!("discovery failed: {e}");
+        Vec::new()
+    });
     let mut servers = BTreeMap::<String, String>::new();
     let mut addresses = BTreeSet::new();
     for candidate in &mut found {

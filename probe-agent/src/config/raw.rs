@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use redkeeper_runtime::daemon::Log;
 use serde::Deserialize;
 
+use crate::discovery::PROCESS_NAMES;
+
 #[derive(Deserialize, Debug)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Raw {
@@ -52,18 +54,10 @@ pub(super) struct Discovery {
 
 impl Default for Discovery {
     fn default() -> Self {
-        let names = [
-            "redis-server",
-            "valkey-server",
-            "keydb-server",
-            "dragonfly",
-            "kvrocks",
-            "redis-sentinel",
-        ];
         Self {
             config_files: Vec::new(),
             processes: false,
-            names: names.map(str::to_owned).to_vec(),
+            names: PROCESS_NAMES.map(str::to_owned).to_vec(),
             interval: Duration::from_secs(30),
             forget_after: Duration::from_secs(600),
             user: None,

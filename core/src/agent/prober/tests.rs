@@ -2,6 +2,8 @@ use super::*;
 use crate::status::Role;
 use proptest::prelude::*;
 
+mod hidden;
+
 const MS: Duration = Duration::from_millis(1);
 
 fn config() -> ProbeConfig {
@@ -347,120 +349,6 @@ fn slow_connections_are_no_hang() {
     let until = bench.now + 100 * MS;
     bench.run(until, |_| {});
     assert_ne!(bench.reason(), Reason::ReplyTimeout);
-}
-
-#[test]
-fn an_ending_process_is_down_before_its_connection_closes() {
-    let mut bench = Bench::new();
-    bench.up();
-    let last = bench.last_valid;
-    // The next PING stays without an answer: a look at the process soon after.
-    bench.run(last + 520 * MS, |_| {});
-    assert_eq!(bench.inspected, 1);
-    bench.input(Input::Inspected(Sight::Running));
-    assert_eq!(bench.reason(), Reason::Ok, "suspicion is internal");
-    bench.input(Input::Inspected(Sight::Exiting));
-    assert_eq!(bench.reason(), Reason::ProcessGone);
-    assert!(bench.prober.verdict().evidence.contains("PF_EXITING"));
-    bench.close();
-    bench.refuse();
-    assert_eq!(bench.reason(), Reason::ConnectionRefused);
-    bench.up();
-}
-
-#[test]
-fn looks_become_rarer_and_a_late_answer_ends_them() {
-    let mut bench = Bench::new();
-    bench.up();
-    let last = bench.last_valid;
-    bench.run(last + 2900 * MS, |_| {});
-    assert!((6..=12).contains(&bench.inspected), "{}", bench.inspected);
-    bench.answer();
-    let count = bench.inspected;
-    bench.up();
-    assert_eq!((bench.reason(), bench.inspected), (Reason::Ok, count));
-}
-
-#[test]
-fn a_hang_names_what_the_kernel_shows() {
-    let mut bench = Bench::new();
-    bench.up();
-    bench.run(bench.last_valid + 1000 * MS, |_| {});
-    bench.input(Input::Inspected(Sight::Stopped));
-    bench.run(bench.last_valid + 3000 * MS, |_| {});
-    assert_eq!(bench.reason(), Reason::ReplyTimeout);
-    assert!(bench.prober.verdict().evidence.contains("stopped (state T)"));
-}
-
-#[test]
-fn what_ping_does_not_show_info_does_and_it_ends_soon() {
-    let mut bench = Bench::new();
-    bench.up();
-    for (info, reason) in [
-        (
-            "maxmemory:1\r\nused_memory:2\r\nmaxmemory_policy:noeviction\r\n",
-            Reason::OutOfMemory,
-        ),
-        ("min_slaves_good_slaves:0\r\n", Reason::NotEnoughReplicas),
-    ] {
-        bench.info = info;
-        bench.run(bench.now + 11_000 * MS, |b| {
-            b.accept();
-            b.answer();
-        });
-        assert_eq!(bench.reason(), reason);
-        let changes = bench.verdicts.len();
-        bench.run(bench.now + 5_000 * MS, |b| {
-            b.accept();
-            b.answer();
-        });
-        assert_eq!(bench.verdicts.len(), changes, "it does not flicker");
-        bench.info = "";
-        bench.run(bench.now + 2_500 * MS, |b| {
-            b.accept();
-            b.answer();
-        });
-        assert_eq!(bench.reason(), Reason::Ok);
-    }
-    bench.info = "cluster_enabled:1\r\n";
-    bench.run(bench.now + 22_000 * MS, |b| {
-        b.accept();
-        b.answer();
-    });
-    assert_eq!(bench.reason(), Reason::ClusterDown);
-}
-
-#[test]
-fn a_full_server_is_seen_by_a_fresh_connection_only() {
-    let mut bench = Bench::new();
-    bench.up();
-    bench.run(bench.now + 61_000 * MS, |b| {
-        b.accept();
-        b.answer();
-    });
-    assert_eq!(bench.fresh, 1);
-    bench.input(Input::Fresh(Ok(Reply::Error(
-        "ERR max number of clients reached".into(),
-    ))));
-    assert_eq!(bench.reason(), Reason::MaxClients);
-    bench.run(bench.now + 6_000 * MS, |b| {
-        b.accept();
-        b.answer();
-    });
-    assert_eq!(
-        (bench.fresh, bench.reason()),
-        (2, Reason::MaxClients),
-        "asked again soon"
-    );
-    bench.input(Input::Fresh(Ok(Reply::Text("PONG".into()))));
-    bench.run(bench.now + 2_000 * MS, |b| {
-        b.accept();
-        b.answer();
-    });
-    assert_eq!(bench.reason(), Reason::Ok);
-    // That a fresh connection fails for another reason is no verdict.
-    bench.input(Input::Fresh(Err("refused".into())));
-    assert_eq!(bench.reason(), Reason::Ok);
 }
 
 #[derive(Clone, Copy, Debug)]
