@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    alarm::{ALARMS, Alarms},
     board::Board,
     config::Config,
     metrics::Metrics,
@@ -102,9 +103,12 @@ async fn start(
     let common = overseer::Common {
         supervisor: supervisor.clone(),
         board: Arc::clone(board),
+        alarms: Alarms::new(clock),
         clock,
         metrics: metrics.clone(),
     };
+    let alarms = common.alarms.clone().run(supervisor.stop().clone());
+    let _owned_by_supervisor = supervisor.spawn_critical(ALARMS, "", alarms);
     let (reloads, receiver) = mpsc::channel(1);
     let mut reloader = Reloader::new(config.clone(), load, reloads, metrics.clone());
     // Before anything is reported: what a first snapshot lacks is forgotten by the collectors.
@@ -115,7 +119,7 @@ async fn start(
     let _owned_by_supervisor = supervisor.spawn_critical("overseer", "", overseer.run());
     let _owned_by_supervisor =
         supervisor.spawn_critical("reload", "", reloader.run(supervisor.stop().clone())?);
-    for kind in ["overseer", "reload"] {
+    for kind in [ALARMS, "overseer", "reload"] {
         supervisor.expect(kind, 1);
     }
     supervisor.expect(UPLINK, config.collectors.len());

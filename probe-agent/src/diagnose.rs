@@ -138,7 +138,10 @@ impl Session {
                     }
                 }
             };
-            let input = tls::end_of(self.mute.take(), input, self.limit / 4).await;
+            let input = match self.mute.take() {
+                Some(peer) => tls::end_of(peer, input, self.limit / 4).await,
+                None => input,
+            };
             self.note(&input);
             prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
             for effect in effects.drain(..) {

@@ -4,6 +4,7 @@
 //! * [`app`]: binds, builds, starts, stops.
 //! * [`board`]: the table of verdicts; the source of everything that is sent.
 //! * [`redis`]: one connection, I/O only, with [`tls`] where it is spoken. [`worker`]: one instance's task around `core::agent::prober`.
+//! * [`alarm`]: the one timer of all workers.
 //! * [`process`]: the server's process as `/proc` shows it.
 //! * [`overseer`]: owns the workers, replaces one that panicked or stopped.
 //! * [`reload`] the configuration on SIGHUP.
@@ -12,6 +13,7 @@
 //! * [`metrics`]: what `/metrics` shows.
 
 pub mod acl;
+pub mod alarm;
 pub mod app;
 pub mod board;
 pub mod cli;

@@ -16,6 +16,7 @@ use redkeeper_runtime::{
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use crate::{
+    alarm::Alarms,
     board::{Board, Progress},
     config::InstanceConfig,
     metrics::Metrics,
@@ -43,6 +44,8 @@ pub struct Common {
     pub supervisor: Supervisor,
     /// Where verdicts go.
     pub board: Arc<Board>,
+    /// Where workers are woken from.
+    pub alarms: Alarms,
     /// Time.
     pub clock: Clock,
     /// Counters.
@@ -81,7 +84,10 @@ impl Overseer {
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {
+                    self.posts.iter().for_each(|post| post.task.abort());
+                    return;
+                }
                 Some(instances) = self.reloads.recv() => {
                     self.apply(instances);
                     period = self.period();
@@ -172,7 +178,7 @@ impl Overseer {
             progress,
             clock: self.common.clock,
             metrics: self.common.metrics.clone(),
-            stop: self.common.supervisor.stop().clone(),
+            alarms: self.common.alarms.clone(),
         };
         Post {
             task: spawn(&self.common.supervisor, &worker, prober),

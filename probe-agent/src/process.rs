@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     fs,
+    io::Read,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
@@ -31,7 +32,16 @@ struct Stat {
 
 /// `/proc/PID/stat`; the name in it may contain anything, so fields are counted after its last parenthesis.
 fn stat(pid: u32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    read_stat(pid).ok().flatten()
+}
+
+/// A line has about 300 bytes; all that is used is in the first part of it, whatever the name.
+const STAT_BYTES_MAX: usize = 1024;
+
+fn read_stat(pid: u32) -> std::io::Result<Option<Stat>> {
+    let mut bytes = [0; STAT_BYTES_MAX];
+    let length = fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut bytes)?;
+    Ok(parse_stat(&String::from_utf8_lossy(&bytes[..length])))
 }
 
 fn parse_stat(text: &str) -> Option<Stat> {
@@ -110,19 +120,17 @@ impl Process {
         })
     }
 
-    /// What the kernel shows of it now. Takes some 50 microseconds.
+    /// What the kernel shows of it now. Takes some 10 microseconds.
     pub fn inspect(&self) -> Sight {
-        let text = match fs::read_to_string(format!("/proc/{}/stat", self.pid)) {
-            Ok(text) => text,
+        let stat = match read_stat(self.pid) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Sight::NotLocal,
             Err(e) => {
                 // Only these two say that there is no such process; another error, such as no descriptor left, is ours.
                 let gone = e.kind() == std::io::ErrorKind::NotFound
                     || e.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32);
                 return if gone { Sight::Gone } else { Sight::NotLocal };
             }
-        };
-        let Some(stat) = parse_stat(&text) else {
-            return Sight::NotLocal;
         };
         match stat.state {
             _ if stat.start != self.start => Sight::Gone,

@@ -128,13 +128,12 @@ async fn speaks_plain(peer: Option<SocketAddr>, limit: Duration) -> bool {
 
 /// What the end of a connection means, on which nothing was said in plain words: that TLS is spoken there, or
 /// nothing more than that it ended.
-pub async fn end_of(mute: Option<SocketAddr>, ended: Input, limit: Duration) -> Input {
-    match mute {
-        Some(peer) if is_spoken(peer, limit).await => {
-            let text = "the server speaks TLS on this port; configure `tls`";
-            Input::ConnectFailed(ConnectFailure::TlsMismatch(text.to_owned()))
-        }
-        _ => ended,
+pub async fn end_of(peer: SocketAddr, ended: Input, limit: Duration) -> Input {
+    if is_spoken(peer, limit).await {
+        let text = "the server speaks TLS on this port; configure `tls`";
+        Input::ConnectFailed(ConnectFailure::TlsMismatch(text.to_owned()))
+    } else {
+        ended
     }
 }
 

@@ -2,17 +2,19 @@
 
 use std::{collections::VecDeque, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
+use futures_util::FutureExt;
 use redkeeper_core::{
     agent::{
         prober::{ConnectFailure, Effect, Input, Prober, Sight},
         reply::Reply,
     },
     ids::Handle,
+    time::Mono,
 };
 use redkeeper_runtime::clock::Clock;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
+    alarm::Alarms,
     board::{Board, Progress},
     config::InstanceConfig,
     metrics::Metrics,
@@ -36,8 +38,8 @@ pub struct Worker {
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
-    /// Request to stop.
-    pub stop: CancellationToken,
+    /// Where it is woken from.
+    pub alarms: Alarms,
 }
 
 type Fresh = Pin<Box<dyn Future<Output = Result<Reply, String>> + Send>>;
@@ -68,31 +70,37 @@ struct Beside {
 }
 
 impl Worker {
-    /// Probes until asked to stop. Never returns otherwise.
+    /// Probes until the overseer ends the task. Never returns.
     pub async fn run(self, mut prober: Prober) {
         let (mut link, mut beside) = (Link::default(), Beside::default());
+        let mut alarm = self.alarms.alarm();
         let mut inputs = VecDeque::with_capacity(2);
         let mut effects = Vec::with_capacity(4);
         loop {
             let input = match inputs.pop_front() {
                 Some(input) => input,
                 None => {
-                    let deadline = self.clock.instant(prober.next_deadline());
+                    let deadline = prober.next_deadline();
                     tokio::select! {
                         biased;
-                        () = self.stop.cancelled() => return,
                         input = next(&mut link) => input,
                         answer = fresh(&mut beside.fresh) => Input::Fresh(answer),
-                        () = tokio::time::sleep_until(deadline) => Input::Tick,
+                        () = alarm.until(deadline) => Input::Tick,
                     }
                 }
             };
             beside.understood |= matches!(input, Input::Replied(_));
             let mute = link.ended_mute.take().filter(|_| !beside.understood);
-            let input = tls::end_of(mute, input, self.config.probe.connect_timeout / 4).await;
-            prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
+            let input = match mute {
+                // Boxed: a handshake would make each worker a kilobyte larger.
+                Some(peer) => Box::pin(tls::end_of(peer, input, self.config.probe.connect_timeout / 4)).await,
+                None => input,
+            };
+            let now = self.clock.now();
+            prober.step(now, self.clock.wall(), input, &mut effects);
             for effect in effects.drain(..) {
-                self.carry_out(effect, &mut link, &mut beside, &mut inputs).await;
+                self.carry_out(now, effect, &mut link, &mut beside, &mut inputs)
+                    .await;
             }
         }
     }
@@ -100,10 +108,12 @@ impl Worker {
     /// Keeps the process known as long as it lives and INFO tells its number; a search is made once for each
     /// connection, because it may read much of `/proc`.
     fn locate(&self, told: Option<(u32, u64)>, link: &mut Link, beside: &mut Beside) {
-        let same = |process: &Process| told.is_none_or(|(pid, _)| pid == process.pid());
-        let known = beside
-            .process
-            .filter(|process| same(process) && process.inspect() != Sight::Gone);
+        let same = |process: &Process| match told {
+            // On one connection a number does not change hands; each look checks the start time anyway.
+            Some((pid, _)) if !beside.former => pid == process.pid(),
+            told => told.is_none_or(|(pid, _)| pid == process.pid()) && process.inspect() != Sight::Gone,
+        };
+        let known = beside.process.filter(same);
         if known.is_some() || std::mem::replace(&mut link.searched, true) {
             beside.process = known;
             beside.former = false;
@@ -116,6 +126,7 @@ impl Worker {
 
     async fn carry_out(
         &self,
+        now: Mono,
         effect: Effect,
         link: &mut Link,
         beside: &mut Beside,
@@ -148,10 +159,17 @@ impl Worker {
             Effect::Disconnect => *link = Link::default(),
             Effect::Send(commands) => {
                 let Some(connection) = &mut link.open else { return };
-                // A few bytes into an empty socket buffer: this does not wait unless the peer is stuck.
-                let sent =
-                    tokio::time::timeout(self.config.probe.connect_timeout, connection.send(&commands)).await;
-                if let Err(how) = sent.unwrap_or_else(|_| Err("the socket takes no more bytes".to_owned())) {
+                let sent = {
+                    let mut sending = std::pin::pin!(connection.send(&commands));
+                    // A few bytes into an empty socket buffer: this does not wait unless the peer is stuck.
+                    match (&mut sending).now_or_never() {
+                        Some(sent) => sent,
+                        None => tokio::time::timeout(self.config.probe.connect_timeout, sending)
+                            .await
+                            .unwrap_or_else(|_| Err("the socket takes no more bytes".to_owned())),
+                    }
+                };
+                if let Err(how) = sent {
                     link.open = None;
                     inputs.push_back(Input::Closed(how));
                 }
@@ -160,7 +178,7 @@ impl Worker {
                 #[cfg(feature = "test-hooks")]
                 crate::test_hooks::obey(self.config.identity.id.as_str()).await;
                 self.metrics.rounds.inc();
-                self.progress.completed(self.clock.now());
+                self.progress.completed(now);
             }
             Effect::Latency(latency) => self.metrics.latency.observe(latency.as_secs_f64()),
             Effect::Paused(late) => {

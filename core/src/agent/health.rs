@@ -49,7 +49,7 @@ pub fn judge(info: &Info, cluster_info: Option<&str>) -> Option<Meaning> {
     Some(Meaning {
         reason,
         stage: Stage::Reply,
-        evidence,
+        evidence: evidence.into(),
     })
 }
 

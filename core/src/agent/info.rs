@@ -57,15 +57,37 @@ pub struct Health {
     pub good_replicas: Option<u64>,
 }
 
+/// The `key:value` lines of an INFO text. By bytes: an INFO has some 200 lines, and 20 a second come from 200
+/// instances; `lines` and `split_once` took twice the time of everything else that the agent does in user space.
+pub fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at < bytes.len() {
+            let (start, mut colon) = (at, None);
+            while at < bytes.len() && bytes[at] != b'\n' {
+                if bytes[at] == b':' && colon.is_none() {
+                    colon = Some(at);
+                }
+                at += 1;
+            }
+            let end = at;
+            at += 1;
+            // All three are places of ASCII bytes, so they are between characters.
+            if let Some(colon) = colon {
+                return Some((&text[start..colon], text[colon + 1..end].trim_ascii_end()));
+            }
+        }
+        None
+    })
+}
+
 /// Reads an INFO text.
 pub fn parse(text: &str) -> Info {
     let mut info = Info::default();
     let (mut redis_version, mut own_version) = ("", "");
     let (mut master_host, mut master_port) = ("", "");
-    for line in text.lines() {
-        let Some((key, value)) = line.trim_end().split_once(':') else {
-            continue;
-        };
+    for (key, value) in fields(text) {
         match key {
             "run_id" => info.run_id = cut(value, RUN_ID_BYTES_MAX),
             "redis_version" => redis_version = value,
@@ -161,6 +183,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn fields_are_the_lines_with_a_colon(text in "[a-zé:\r\n ]{0,80}") {
+            let slow = text.split('\n').filter_map(|line| line.split_once(':')).map(|(k, v)| (k, v.trim_ascii_end()));
+            prop_assert!(fields(&text).eq(slow));
+        }
+
         #[test]
         fn any_text_is_harmless(text in ".{0,400}") {
             let info = parse(&text);

@@ -34,6 +34,9 @@ enum Link {
 /// and reset. It is repeated after 1, 2, 4, 8 and 16 ms before that counts as a failure.
 const QUICK_MAX: u32 = 5;
 
+/// A reply is confirmed by another one after this, or a fifth of the interval, at the latest.
+const CONFIRM_AFTER: Duration = Duration::from_millis(100);
+
 /// State of one instance's probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Prober {
@@ -92,7 +95,13 @@ impl Prober {
             restriction: None,
             by_info: false,
             fresh: None,
-            fresh_at: now + config.connect_interval,
+            fresh_at: schedule::next(
+                now,
+                config.connect_interval,
+                config
+                    .connect_interval
+                    .mul_f64(config.phase.as_secs_f64() / config.interval.as_secs_f64()),
+            ),
             info: info::Info::default(),
             suspicion: suspicion::Suspicion::default(),
             quick: QUICK_MAX,
@@ -318,7 +327,7 @@ impl Prober {
             }
             Command::ClusterInfo => {
                 let text = match reply {
-                    Reply::Text(text) => Some(text.as_str()),
+                    Reply::Text(text) => Some(text.as_ref()),
                     Reply::Error(_) | Reply::Other => None,
                 };
                 self.restricted(now, wall, text, out);
@@ -351,9 +360,9 @@ impl Prober {
         if self.verdict.state() == State::Up || self.successes >= self.config.successes_before_up {
             self.judge(wall, Reason::Ok, meaning.stage, &meaning.evidence, out);
         } else {
-            // The confirming PING comes in the next slot, not a whole interval later.
-            let slot = schedule::slot(self.config.interval);
-            self.ping_at = self.ping_at.min(schedule::next(now, slot, Duration::ZERO));
+            // The confirming PING comes soon, not a whole interval later.
+            let soon = CONFIRM_AFTER.min(self.config.interval / 5);
+            self.ping_at = self.ping_at.min(schedule::next(now, soon, Duration::ZERO));
         }
     }
 

@@ -1,13 +1,15 @@
 //! What an answer to PING means. Rules: `reference/redis.md` sections 2 and 3. Only the first word of an
 //! error is machine-readable; the texts differ between Redis and Valkey.
 
+use std::borrow::Cow;
+
 use crate::status::{Reason, Stage};
 
 /// One answer of the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
     /// A status or bulk text.
-    Text(String),
+    Text(Cow<'static, str>),
     /// An error line without the leading `-`.
     Error(String),
     /// Anything else.
@@ -22,7 +24,7 @@ pub struct Meaning {
     /// How far the probe came.
     pub stage: Stage,
     /// In words.
-    pub evidence: String,
+    pub evidence: Cow<'static, str>,
 }
 
 /// Meaning of an answer to PING.
@@ -33,9 +35,10 @@ pub fn ping(reply: &Reply) -> Meaning {
         Reply::Error(line) => error(line),
     };
     let evidence = match reply {
-        Reply::Text(text) => format!("PING answered {text:?}"),
-        Reply::Error(line) => format!("PING answered -{line}"),
-        Reply::Other => "PING answered something that is neither a status nor an error".to_owned(),
+        Reply::Text(text) if text == "PONG" => "PING answered \"PONG\"".into(),
+        Reply::Text(text) => format!("PING answered {text:?}").into(),
+        Reply::Error(line) => format!("PING answered -{line}").into(),
+        Reply::Other => "PING answered something that is neither a status nor an error".into(),
     };
     Meaning {
         reason,
@@ -60,7 +63,8 @@ pub fn auth(line: &str) -> Option<Meaning> {
         evidence: format!(
             "AUTH answered -{}",
             line.split([' ', '\r']).next().unwrap_or_default()
-        ),
+        )
+        .into(),
     })
 }
 

@@ -103,10 +103,13 @@ impl Bench {
         while let Some(command) = self.pending.pop_front() {
             self.last_valid = self.now;
             let reply = match command {
-                Command::Info => Reply::Text(format!(
-                    "run_id:r1\r\nrole:master\r\nredis_version:7.0.15\r\n{}",
-                    self.info
-                )),
+                Command::Info => Reply::Text(
+                    format!(
+                        "run_id:r1\r\nrole:master\r\nredis_version:7.0.15\r\n{}",
+                        self.info
+                    )
+                    .into(),
+                ),
                 Command::ClusterInfo => Reply::Text("cluster_state:fail\r\n".into()),
                 Command::Auth | Command::Ping => {
                     Reply::Text(if command == Command::Ping { "PONG" } else { "OK" }.into())
