@@ -198,6 +198,8 @@ pub struct Verdict {
     pub since: WallMs,
     /// Restarts seen, told by changes of `run_id`.
     pub restarts: u64,
+    /// When the server's TLS certificate ends (`notAfter`), by the wall clock; `None` where TLS is not spoken.
+    pub certificate_ends: Option<WallMs>,
 }
 
 impl Verdict {
@@ -214,6 +216,7 @@ impl Verdict {
             evidence: cut(evidence, EVIDENCE_BYTES_MAX).into(),
             since,
             restarts: 0,
+            certificate_ends: None,
         }
     }
 

@@ -209,8 +209,13 @@ pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) 
             ),
         ),
     ];
+    let certificate = v
+        .certificate_end_time
+        .as_ref()
+        .map(|end| ("TLS", format!("certificate ends {}", clock(Some(end)))));
     let mut text: String = rows
         .iter()
+        .chain(&certificate)
         .map(|(key, value)| format!("{key:<10}{value}\n"))
         .collect();
     text.push_str(&answered(header));

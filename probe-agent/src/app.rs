@@ -110,7 +110,7 @@ async fn start(
     let alarms = common.alarms.clone().run(supervisor.stop().clone());
     let _owned_by_supervisor = supervisor.spawn_critical(ALARMS, "", alarms);
     let (reloads, receiver) = mpsc::channel(1);
-    let mut reloader = Reloader::new(config.clone(), load, reloads, metrics.clone());
+    let mut reloader = Reloader::new(config.clone(), load, reloads, metrics.clone(), Arc::clone(board));
     // Before anything is reported: what a first snapshot lacks is forgotten by the collectors.
     if tokio::time::timeout(FIRST_LOOK, reloader.look()).await.is_err() {
         tracing::warn!("discovery took longer than {FIRST_LOOK:?}; starting with what is configured");

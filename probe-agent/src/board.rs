@@ -149,6 +149,14 @@ impl Board {
         self.table().entries.clone()
     }
 
+    /// The verdict on one instance.
+    pub fn verdict(&self, handle: Handle) -> Option<Verdict> {
+        self.table()
+            .entries
+            .get(&handle)
+            .map(|entry| entry.verdict.clone())
+    }
+
     /// Takes a new verdict and wakes the uplinks.
     pub fn set(&self, handle: Handle, verdict: Verdict) {
         self.change(|table| {

@@ -1,31 +1,39 @@
 //! Configuration of the agent: raw as written, then validated into [`Config`].
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::{
-    cli::Cli,
-    discovery,
-    redis::{Credentials, Target},
-    tls::Tls,
-};
+use crate::{cli::Cli, discovery, redis::Target};
 use redkeeper_core::{
-    agent::{prober::ProbeConfig, schedule},
-    ids::AgentId,
-    limits::AGENT_INSTANCES_MAX,
-    status::Identity,
+    agent::prober::ProbeConfig, ids::AgentId, limits::AGENT_INSTANCES_MAX, status::Identity,
 };
-use redkeeper_proto::convert;
 use redkeeper_runtime::{
     config::{ConfigError, Problem, Sources},
     daemon::{Configuration, Log},
 };
 
+mod instance;
 mod raw;
 
-use raw::{Instance, Probe, Raw, RawTls};
+use instance::Rules;
+use raw::{Instance, Probe, Raw};
 
 /// Read if `--config` is not given and it exists.
 pub const DEFAULT_FILE: &str = "/etc/redkeeper/agent.toml";
+
+/// What systemd gives to a service by the environment.
+struct Folders {
+    /// Of `LoadCredential=`.
+    credentials: Option<PathBuf>,
+    /// What discovery remembers, in the folder of `StateDirectory=`.
+    state: Option<PathBuf>,
+}
 
 /// What is needed to look for instances.
 #[derive(Clone, Debug)]
@@ -36,10 +44,9 @@ pub struct DiscoveryConfig {
     pub interval: Duration,
     /// How long an instance that is not found any more is kept.
     pub forget_after: Duration,
-    agent: String,
-    probe: Probe,
-    user: Option<String>,
-    password_file: Option<String>,
+    /// Where what was discovered is remembered; nowhere if absent.
+    pub state_file: Option<PathBuf>,
+    rules: Rules,
 }
 
 impl DiscoveryConfig {
@@ -48,24 +55,7 @@ impl DiscoveryConfig {
     /// # Errors
     /// In words, when no instance can have this address.
     pub fn instance(&self, address: &str) -> Result<InstanceConfig, String> {
-        let socket = address.rsplit('/').next().filter(|_| address.starts_with('/'));
-        let entry = Instance {
-            address: address.to_owned(),
-            name: socket.map(|name| format!("{}:{name}", self.agent)),
-            cluster: String::new(),
-            labels: BTreeMap::new(),
-            user: self.user.clone(),
-            password_file: self.password_file.clone(),
-            tls: None,
-        };
-        let mut problems = Vec::new();
-        let found = instance(0, entry, &self.agent, &self.probe, &mut |_: &str, text| {
-            problems.push(text)
-        });
-        match found {
-            Some(config) if problems.is_empty() => Ok(config),
-            _ => Err(problems.join("; ")),
-        }
+        self.rules.discovered(address)
     }
 }
 
@@ -101,6 +91,17 @@ pub struct Config {
     pub instances: Vec<InstanceConfig>,
     /// Where to look for more.
     pub discovery: Option<DiscoveryConfig>,
+    rules: Rules,
+}
+
+impl Config {
+    /// How to reach what was found at an address.
+    ///
+    /// # Errors
+    /// In words, when no instance can have this address.
+    pub fn target(&self, address: &str) -> Result<Arc<Target>, String> {
+        self.rules.discovered(address).map(|config| config.target)
+    }
 }
 
 impl fmt::Display for Config {
@@ -120,6 +121,16 @@ impl Configuration for Config {
 /// # Errors
 /// All mistakes, each with its place.
 pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
+    let env: Vec<_> = env.into_iter().collect();
+    let folder = |name: &str| {
+        env.iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, path)| PathBuf::from(path))
+    };
+    let folders = Folders {
+        credentials: folder("CREDENTIALS_DIRECTORY"),
+        state: folder("STATE_DIRECTORY").map(|folder| folder.join("discovered.json")),
+    };
     let mut flags = BTreeMap::new();
     if let Some(id) = &cli.id {
         flags.insert("id".to_owned(), id.clone().into());
@@ -130,14 +141,14 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     let sources = Sources::read(cli.config.as_deref(), Path::new(DEFAULT_FILE), env, flags)?;
     let raw: Raw = sources.extract()?;
     let mut problems = Vec::new();
-    let config = validate(raw, &mut problems);
+    let config = validate(raw, folders, &mut problems);
     match config {
         Some(config) if problems.is_empty() => Ok(config),
         _ => Err(sources.error(problems)),
     }
 }
 
-fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
+fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<Config> {
     let mut wrong = |path: &str, message: String| problems.push(Problem::new(path, message));
     let host = nix::unistd::gethostname()
         .ok()
@@ -175,15 +186,7 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         wrong("reload_drop_max_percent", text);
     }
     check_probe(&raw.probe, &mut wrong);
-    let default = Instance {
-        address: "127.0.0.1:6379".to_owned(),
-        name: None,
-        cluster: String::new(),
-        labels: BTreeMap::new(),
-        user: None,
-        password_file: None,
-        tls: None,
-    };
+    let default = Instance::at("127.0.0.1:6379");
     let discovers = raw.discovery.is_on();
     let list = raw
         .instances
@@ -198,10 +201,12 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         );
     }
     let agent = id.as_ref().map_or("", AgentId::as_str).to_owned();
+    let rules = Rules::new(agent, raw.probe, raw.access, folders.credentials, &mut wrong);
     let mut seen = BTreeMap::new();
     let mut instances = Vec::new();
     for (n, entry) in list.into_iter().enumerate() {
-        let Some(config) = instance(n, entry, &agent, &raw.probe, &mut wrong) else {
+        let mut wrong_here = |key: &str, text| wrong(&format!("instances.{n}.{key}"), text);
+        let Some(config) = rules.instance(entry, &mut wrong_here) else {
             continue;
         };
         if let Some(first) = seen.insert(config.identity.id.clone(), n) {
@@ -217,8 +222,13 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         let text = format!("{:?} is shorter than 1 s", raw.discovery.interval);
         wrong("discovery.interval", text);
     }
-    if raw.discovery.user.is_some() && raw.discovery.password_file.is_none() {
-        wrong("discovery.user", "needs a `password_file` too".to_owned());
+    for (n, name) in raw.discovery.names.iter().enumerate() {
+        if let Err(e) = glob::Pattern::new(name) {
+            wrong(
+                &format!("discovery.names.{n}"),
+                format!("{name:?} is no pattern: {e}"),
+            );
+        }
     }
     let names = if raw.discovery.processes {
         raw.discovery.names
@@ -232,12 +242,11 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         },
         interval: raw.discovery.interval,
         forget_after: raw.discovery.forget_after,
-        agent,
-        probe: raw.probe,
-        user: raw.discovery.user,
-        password_file: raw.discovery.password_file,
+        state_file: raw.discovery.state_file.map(PathBuf::from).or(folders.state),
+        rules: rules.clone(),
     });
     Some(Config {
+        rules,
         id: id?,
         discovery,
         host,
@@ -279,106 +288,6 @@ fn check_probe(probe: &Probe, wrong: &mut impl FnMut(&str, String)) {
     }
 }
 
-fn instance(
-    n: usize,
-    entry: Instance,
-    agent: &str,
-    probe: &Probe,
-    wrong: &mut impl FnMut(&str, String),
-) -> Option<InstanceConfig> {
-    let at = |key: &str| format!("instances.{n}.{key}");
-    let endpoint = match entry.address.strip_prefix('/') {
-        Some(_) => Ok(None),
-        None => host_port(&entry.address).map(Some),
-    };
-    let endpoint = endpoint.map_err(|e| wrong(&at("address"), e)).ok()?;
-    let id = match (&entry.name, endpoint) {
-        (Some(name), _) => name.clone(),
-        (None, Some((_, port))) => format!("{agent}:{port}"),
-        (None, None) => {
-            wrong(
-                &at("name"),
-                "is missing; an instance behind a Unix socket needs a name".to_owned(),
-            );
-            return None;
-        }
-    };
-    let identity = convert::identity(&id, &entry.cluster, &entry.address, &entry.labels, agent)
-        .map_err(|e| wrong(&at(if e.field == "id" { "name" } else { &e.field }), e.problem))
-        .ok()?;
-    if entry.user.is_some() && entry.password_file.is_none() {
-        wrong(&at("user"), "needs a `password_file` too".to_owned());
-    }
-    let credentials = entry.password_file.map(|file| {
-        let credentials = Credentials {
-            user: entry.user,
-            password_file: file.into(),
-        };
-        if let Err(e) = credentials.password() {
-            wrong(
-                &at("password_file"),
-                format!("{e}; make it readable for the agent's user"),
-            );
-        }
-        credentials
-    });
-    let tls = entry
-        .tls
-        .and_then(|raw| tls(raw, &entry.address, &mut |key: &str, text| wrong(&at(key), text)));
-    let probe = ProbeConfig {
-        interval: probe.interval,
-        phase: schedule::phase(&identity.id, probe.interval),
-        connect_timeout: probe.connect_timeout,
-        hang_after: probe.hang_after,
-        info_interval: probe.info_interval,
-        connect_interval: probe.connect_interval,
-        successes_before_up: probe.successes_before_up,
-        failures_before_down: probe.failures_before_down,
-        authenticate: credentials.is_some(),
-    };
-    Some(InstanceConfig {
-        target: Arc::new(Target {
-            address: entry.address,
-            credentials,
-            tls,
-        }),
-        identity,
-        probe,
-    })
-}
-
-fn tls(raw: RawTls, address: &str, wrong: &mut impl FnMut(&str, String)) -> Option<Tls> {
-    if address.starts_with('/') {
-        wrong(
-            "tls",
-            "is not spoken over a Unix socket; remove one of both".to_owned(),
-        );
-        return None;
-    }
-    if raw.cert_file.is_some() != raw.key_file.is_some() {
-        wrong("tls", "needs both of cert_file and key_file, or none".to_owned());
-        return None;
-    }
-    let tls = Tls {
-        ca_file: raw.ca_file.into(),
-        client: raw
-            .cert_file
-            .zip(raw.key_file)
-            .map(|(cert, key)| (cert.into(), key.into())),
-        server_name: raw.server_name,
-    };
-    if let Err(e) = tls.load() {
-        wrong(
-            "tls",
-            format!("{e}; make it a PEM file that the agent's user can read"),
-        );
-    }
-    if let Err(e) = tls.name(address) {
-        wrong("tls", e);
-    }
-    Some(tls)
-}
-
 fn host_port(text: &str) -> Result<(String, u16), String> {
     let problem = || format!("{text:?} is no HOST:PORT such as 127.0.0.1:6379 or [::1]:6379");
     let (host, port) = text.rsplit_once(':').ok_or_else(problem)?;
@@ -395,6 +304,13 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<Config, ConfigError> {
+        check_with(text, [])
+    }
+
+    fn check_with(
+        text: &str,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         load(
@@ -402,7 +318,7 @@ mod tests {
                 config: Some(file.path().to_owned()),
                 ..Cli::default()
             },
-            [],
+            env,
         )
     }
 
@@ -426,6 +342,44 @@ mod tests {
             ":14:1: instances.2: the id h:1 is already that of instances.1",
         ] {
             assert!(error.contains(part), "{part}\nnot in\n{error}");
+        }
+    }
+
+    #[test]
+    fn access_is_given_by_pattern_and_by_systemd() {
+        let text = "id = 'h'\n[[access]]\naddresses = ['10.0.0.*:*', '/run/*']\nuser = 'redkeeper'\n\
+                    password_credential = 'redis'\n[[instances]]\naddress = '10.0.0.7:6379'\n\
+                    [[instances]]\naddress = '127.0.0.1:6379'\nname = 'other'\n\
+                    [[instances]]\naddress = '/run/redis.sock'\nname = 'socket'\n";
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("redis"), "secret\n").unwrap();
+        let env = (
+            "CREDENTIALS_DIRECTORY".to_owned(),
+            folder.path().display().to_string(),
+        );
+        let config = check_with(text, [env]).unwrap();
+        let users = config.instances.iter().map(|i| {
+            let credentials = i.target.credentials.as_ref()?;
+            assert_eq!(credentials.password().unwrap(), "secret");
+            credentials.user.as_deref()
+        });
+        assert_eq!(
+            users.collect::<Vec<_>>(),
+            [Some("redkeeper"), None, Some("redkeeper")]
+        );
+
+        let error = check(text).unwrap_err().to_string();
+        let part = ":5:1: access.0.password_credential: systemd gave no credentials to this process";
+        assert!(error.contains(part), "{error}");
+        let twice =
+            "id = 'h'\n[[access]]\naddresses = ['[']\npassword_file = '/a'\npassword_credential = 'b'\n";
+        let error = check(twice).unwrap_err().to_string();
+        for part in [
+            ":3:",
+            "is no pattern",
+            "access.0.password_credential: is named beside",
+        ] {
+            assert!(error.contains(part), "{part} not in {error}");
         }
     }
 

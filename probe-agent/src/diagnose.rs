@@ -10,7 +10,7 @@ use std::{
 use redkeeper_core::{
     agent::prober::{Command, Effect, Input, ProbeConfig, Prober, Sight},
     status::{Reason, State, Verdict},
-    time::Mono,
+    time::{Mono, WallMs},
 };
 use redkeeper_runtime::clock::Clock;
 use serde_json::json;
@@ -82,6 +82,7 @@ async fn diagnose(probe: &Probe) -> Diagnosis {
     };
     // One sample decides: nobody waits for a second one here.
     let config = ProbeConfig {
+        vanished: false,
         interval: probe.timeout,
         phase: Duration::ZERO,
         connect_timeout: probe.timeout,
@@ -191,8 +192,9 @@ impl Session {
                     Ok(Ok(connection)) => {
                         self.timings
                             .insert("connect", millis(self.clock.now().since(start)));
-                        self.connection = Some(connection);
                         inputs.push_back(Input::Connected);
+                        inputs.extend(connection.certificate_ends.map(Input::Certificate));
+                        self.connection = Some(connection);
                     }
                     Ok(Err(failure)) => inputs.push_back(Input::ConnectFailed(failure)),
                     // The judge's own deadline has passed too.
@@ -252,6 +254,11 @@ fn millis(time: Duration) -> f64 {
     time.as_micros() as f64 / 1_000.0
 }
 
+fn date(at: WallMs) -> String {
+    let at = std::time::UNIX_EPOCH + Duration::from_millis(at.0);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
 impl Diagnosis {
     fn json(&self, address: &str) -> serde_json::Value {
         let verdict = &self.verdict;
@@ -269,6 +276,7 @@ impl Diagnosis {
             "role": verdict.role.as_str(),
             "master": &*verdict.master_address,
             "run_id": &*verdict.run_id,
+            "certificate_ends": verdict.certificate_ends.map(date),
             "process": self.process.map(|(pid, sight)| json!({ "pid": pid, "seen": sight.as_str() })),
             "timings_ms": self.timings,
         })
@@ -295,6 +303,9 @@ impl Diagnosis {
         }
         if !verdict.run_id.is_empty() {
             lines.push(("run_id", verdict.run_id.to_string()));
+        }
+        if let Some(ends) = verdict.certificate_ends {
+            lines.push(("TLS", format!("certificate ends {}", date(ends))));
         }
         let process = self.process.map_or_else(
             || "not seen on this host".to_owned(),

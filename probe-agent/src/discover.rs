@@ -1,12 +1,12 @@
 //! `redkeeper-agent discover`: what discovery finds, and why.
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode};
 
 use redkeeper_runtime::{config::ConfigError, exit};
 
 use crate::{
     config::Config,
-    discovery::{self, PROCESS_NAMES, Settings},
+    discovery::{self, Known, PROCESS_NAMES, Settings},
 };
 
 /// Looks once and prints.
@@ -20,12 +20,14 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
     };
     let settings = config
         .discovery
-        .map_or_else(everywhere, |discovery| discovery.settings);
-    let configured: BTreeSet<_> = config
-        .instances
-        .iter()
-        .map(|i| i.identity.address.to_string())
-        .collect();
+        .as_ref()
+        .map_or_else(everywhere, |discovery| discovery.settings.clone());
+    let addresses = config.instances.iter().map(|i| i.identity.address.to_string());
+    let known = Known {
+        addresses: addresses.collect(),
+        run_ids: BTreeMap::new(),
+    };
+    let target = |address: &str| config.target(address);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -33,7 +35,10 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
             return exit::failure();
         }
     };
-    let found = runtime.block_on(discovery::find(settings, configured));
+    let Some(found) = runtime.block_on(discovery::find(settings, &known, target)) else {
+        eprintln!("error: the search failed");
+        return exit::failure();
+    };
     if explain {
         print!("{}", discovery::explain(&found));
     } else {

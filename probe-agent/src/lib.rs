@@ -7,7 +7,7 @@
 //! * [`alarm`]: the one timer of all workers.
 //! * [`process`]: the server's process as `/proc` shows it.
 //! * [`overseer`]: owns the workers, replaces one that panicked or stopped.
-//! * [`reload`] the configuration on SIGHUP.
+//! * [`reload`] the configuration on SIGHUP, and [`roster`]: what was discovered.
 //! * [`uplink`]: one task for each collector around `core::agent::outbox`.
 //! * [`diagnose`], [`acl`], [`discover`]: the commands `probe`, `acl` and `discover`; [`discovery`] looks for instances.
 //! * [`metrics`]: what `/metrics` shows.
@@ -26,6 +26,7 @@ pub mod overseer;
 pub mod process;
 pub mod redis;
 pub mod reload;
+pub mod roster;
 #[cfg(feature = "test-hooks")]
 pub mod test_hooks;
 pub mod tls;

@@ -1,6 +1,6 @@
 //! `redkeeper-agent`: probes the local Redis instances and reports to the collectors.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use redkeeper_agent::{
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         Some(Command::Discover { explain }) => discover::main(config::load(&cli, environment()), *explain),
         None => {
             let (first, check_only) = (config::load(&cli, environment()), cli.check_config);
-            let again = Box::new(move || config::load(&cli, environment()));
+            let again = Arc::new(move || config::load(&cli, environment()));
             daemon::main(first, check_only, |config| app::run(config, again))
         }
     }

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub replaced: Family<Labels, Counter>,
     /// 1 for each collector with an open stream.
     pub connected: Family<[(&'static str, String); 1], Gauge>,
+    /// When each instance's certificate ends, in seconds since 1970.
+    pub certificates: Family<[(&'static str, String); 1], Gauge>,
     /// Connections to collectors that ended or failed.
     pub reconnects: Counter,
     /// Messages sent to collectors.
@@ -46,6 +48,7 @@ impl Metrics {
             reloads: Family::default(),
             replaced: Family::default(),
             connected: Family::default(),
+            certificates: Family::default(),
             reconnects: Counter::default(),
             messages: Counter::default(),
         };
@@ -78,6 +81,11 @@ impl Metrics {
             "redkeeper_workers_replaced",
             "Workers replaced, by why",
             metrics.replaced.clone(),
+        );
+        registry.register(
+            "redkeeper_certificate_end_timestamp_seconds",
+            "End of the server's certificate by instance, where TLS is spoken",
+            metrics.certificates.clone(),
         );
         registry.register(
             "redkeeper_uplink_connected",

@@ -141,6 +141,10 @@ impl Overseer {
             tracing::info!(instance = %id, "no longer configured: forgotten");
             post.task.abort();
             self.common.board.remove(post.worker.handle);
+            self.common
+                .metrics
+                .certificates
+                .remove(&[("instance", id.to_string())]);
         }
         self.common.supervisor.expect(WORKER, count);
     }
@@ -162,8 +166,8 @@ impl Overseer {
         let (handle, now) = (post.worker.handle, self.common.clock.now());
         let limit = freshness_limit(&config);
         self.common.board.update(handle, config.identity.clone(), limit);
-        let prober = match self.common.board.entries().remove(&handle) {
-            Some(entry) => Prober::resume(now, config.probe.clone(), entry.verdict),
+        let prober = match self.common.board.verdict(handle) {
+            Some(verdict) => Prober::resume(now, config.probe.clone(), verdict),
             None => Prober::new(now, self.common.clock.wall(), config.probe.clone()),
         };
         self.post(config, handle, post.worker.progress, prober)
@@ -206,10 +210,7 @@ fn replace(supervisor: &Supervisor, board: &Board, post: &mut Post, now: Mono, w
     tracing::error!(instance = %id, "worker {why}; replacing it");
     post.worker.metrics.replaced.get_or_create(&[("why", why)]).inc();
     post.task.abort();
-    let verdict = board
-        .entries()
-        .remove(&post.worker.handle)
-        .map(|entry| entry.verdict);
+    let verdict = board.verdict(post.worker.handle);
     let config = post.worker.config.probe.clone();
     let prober = match verdict {
         Some(verdict) => Prober::resume(now, config, verdict),

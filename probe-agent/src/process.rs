@@ -62,12 +62,20 @@ impl Process {
     /// Finds the process by what INFO tells, or by the listening socket. `None` where the server is not on this
     /// host, or cannot be seen from here.
     pub fn locate(address: &str, told: Option<(u32, u64)>) -> Option<Self> {
-        let local = address.starts_with('/') || address.parse().is_ok_and(|address| is_local(&address));
-        if !local {
-            return None;
-        }
-        told.and_then(|(pid, uptime)| Self::by_info(pid, uptime))
-            .or_else(|| Self::by_socket(address.parse::<SocketAddr>().ok()?.port()))
+        told.and_then(|told| Self::told(address, told))
+            .or_else(|| Self::search(address))
+    }
+
+    /// Finds it by what INFO tells: its number, and its uptime in seconds.
+    pub fn told(address: &str, (pid, uptime): (u32, u64)) -> Option<Self> {
+        is_here(address).then(|| Self::by_info(pid, uptime)).flatten()
+    }
+
+    /// Finds it by its listening socket. May read much of `/proc`, so it is not for the thread that probes.
+    pub fn search(address: &str) -> Option<Self> {
+        is_here(address)
+            .then(|| Self::by_socket(address.parse().ok()?))
+            .flatten()
     }
 
     /// INFO's number counts in the server's own namespace: it is believed only where the start times agree.
@@ -85,13 +93,17 @@ impl Process {
     }
 
     /// The process that holds the listening socket of this port. Needs the right to read other users' `/proc/PID/fd`.
-    fn by_socket(port: u16) -> Option<Self> {
+    fn by_socket(address: SocketAddr) -> Option<Self> {
+        let ip = address.ip().to_canonical();
+        let serves = |other: &SocketAddr| {
+            other.port() == address.port() && (other.ip().is_unspecified() || other.ip() == ip)
+        };
         let mut inodes = HashSet::new();
         for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
             let text = fs::read_to_string(table).unwrap_or_default();
             inodes.extend(
                 listeners(&text)
-                    .filter(|(_, other)| *other == port)
+                    .filter(|(_, other)| serves(other))
                     .map(|(inode, _)| inode),
             );
         }
@@ -143,16 +155,41 @@ impl Process {
     }
 }
 
-/// Inodes and ports of the sockets that listen, from a table of `/proc/net`.
-pub fn listeners(table: &str) -> impl Iterator<Item = (u64, u16)> {
+/// Inodes and addresses of the sockets that listen, from a table of `/proc/net`.
+pub fn listeners(table: &str) -> impl Iterator<Item = (u64, SocketAddr)> {
     table.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
-        let (_, local) = fields.nth(1)?.rsplit_once(':')?;
+        let local = fields.nth(1)?;
         let (_remote, state) = (fields.next()?, fields.next()?);
-        let port = u16::from_str_radix(local, 16).ok()?;
         let inode = fields.nth(5)?.parse().ok()?;
-        (state == "0A").then_some((inode, port))
+        (state == "0A").then_some((inode, socket_address(local)?))
     })
+}
+
+/// `0100007F:18EB`: words of 32 bits in the byte order of the machine, then the port.
+fn socket_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |n: usize| {
+        let digits = address.get(8 * n..8 * n + 8)?;
+        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
+    };
+    let ip = match address.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(words.as_flattened());
+            Ipv6Addr::from(bytes).to_canonical()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// Whether this is the address of a server on this host.
+fn is_here(address: &str) -> bool {
+    address.starts_with('/') || address.parse().is_ok_and(|address| is_local(&address))
 }
 
 /// Whether an address is one of this host's: the loopback, or one of an interface.

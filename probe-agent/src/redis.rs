@@ -17,6 +17,7 @@ use redkeeper_core::agent::{
     reply::Reply,
     resp::{Frame, frame},
 };
+use redkeeper_core::time::WallMs;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -80,6 +81,8 @@ pub struct Connection {
     stream: Box<dyn Stream>,
     buffer: BytesMut,
     auth: Option<Vec<u8>>,
+    /// When the certificate that the server showed ends.
+    pub certificate_ends: Option<WallMs>,
     /// Where it goes, as long as nothing came back.
     mute: Option<Mute>,
 }
@@ -122,7 +125,7 @@ pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, Con
             Some(command.arg(password).get_packed_command())
         }
     };
-    let mut mute = None;
+    let (mut mute, mut certificate_ends) = (None, None);
     let stream: Box<dyn Stream> = if target.address.starts_with('/') {
         Box::new(
             UnixStream::connect(&target.address)
@@ -135,7 +138,9 @@ pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, Con
         match &target.tls {
             Some(tls) => {
                 mute = tls.client.is_none().then_some(Mute::Anonymous);
-                Box::new(tls::handshake(tls, &target.address, stream, limit).await?)
+                let stream = tls::handshake(tls, &target.address, stream, limit).await?;
+                certificate_ends = tls::certificate_ends(&stream);
+                Box::new(stream)
             }
             None => {
                 mute = stream.peer_addr().ok().map(Mute::Plain);
@@ -148,6 +153,7 @@ pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, Con
         buffer: BytesMut::new(),
         auth,
         mute,
+        certificate_ends,
     })
 }
 
@@ -214,11 +220,12 @@ fn failure(error: &std::io::Error) -> ConnectFailure {
 
 /// Connects, authenticates, asks for PONG, and closes: what a new client meets.
 ///
-/// # Errors
-/// In words.
-pub async fn try_fresh(target: &Target, limit: Duration) -> Result<Reply, String> {
+/// Also tells when the server's certificate ends.
+pub async fn try_fresh(target: &Target, limit: Duration) -> (Result<Reply, String>, Option<WallMs>) {
+    let mut certificate_ends = None;
     let ask = async {
         let mut connection = connect(target, limit).await.map_err(|failure| failure.words())?;
+        certificate_ends = connection.certificate_ends;
         let authenticates = connection.auth.is_some();
         let commands: &[_] = if authenticates {
             &[Command::Auth, Command::Ping]
@@ -238,9 +245,10 @@ pub async fn try_fresh(target: &Target, limit: Duration) -> Result<Reply, String
         }
         Err("no answer to PING".to_owned())
     };
-    tokio::time::timeout(limit, ask)
+    let answer = tokio::time::timeout(limit, ask)
         .await
-        .unwrap_or_else(|_| Err(format!("not within {limit:?}")))
+        .unwrap_or_else(|_| Err(format!("not within {limit:?}")));
+    (answer, certificate_ends)
 }
 
 impl Connection {
@@ -380,6 +388,7 @@ mod tests {
             buffer: BytesMut::new(),
             auth: None,
             mute: None,
+            certificate_ends: None,
         };
         theirs
             .write_all(b"+PONG\r\n-LOADING x\r\n$3\r\nab")

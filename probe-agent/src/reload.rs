@@ -2,7 +2,8 @@
 //! too much at once, changes nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,13 +16,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    board::Board,
     config::{Config, InstanceConfig},
-    discovery,
+    discovery::{self, Known},
     metrics::Metrics,
+    roster::{self, Roster},
 };
 
 /// Reads and validates the configuration as at the start.
-pub type Load = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
+pub type Load = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
 /// A second SIGHUP within this time confirms what the first one was refused for.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(60);
@@ -35,8 +38,8 @@ pub struct Reloader {
     load: Load,
     reloads: mpsc::Sender<Vec<InstanceConfig>>,
     metrics: Metrics,
-    /// What was discovered, and when it was last found.
-    discovered: BTreeMap<InstanceId, (InstanceConfig, Instant)>,
+    roster: Roster,
+    board: Arc<Board>,
     /// When a reload was refused, and what would be left after it.
     refused: Option<(Instant, BTreeSet<InstanceId>)>,
 }
@@ -48,13 +51,22 @@ impl Reloader {
         load: Load,
         reloads: mpsc::Sender<Vec<InstanceConfig>>,
         metrics: Metrics,
+        board: Arc<Board>,
     ) -> Self {
+        let mut roster = Roster::default();
+        if let Some(discovery) = &present.discovery
+            && let Some(file) = &discovery.state_file
+            && let Err(e) = roster.recall(discovery, file, Instant::now())
+        {
+            tracing::warn!(file = %file.display(), "what was discovered before is not remembered: {e}");
+        }
         Self {
             present,
             load,
             reloads,
             metrics,
-            discovered: BTreeMap::new(),
+            roster,
+            board,
             refused: None,
         }
     }
@@ -64,67 +76,48 @@ impl Reloader {
         let Some(discovery) = self.present.discovery.clone() else {
             return false;
         };
-        let configured = self
+        let target = |address: &str| discovery.instance(address).map(|config| config.target);
+        let found = discovery::find(discovery.settings.clone(), &self.known(), target).await;
+        let Some(found) = found else { return false };
+        let changed = self.roster.update(&discovery, &found, Instant::now());
+        if changed && let Some(file) = discovery.state_file {
+            let memory = self.roster.memory();
+            let written = tokio::task::spawn_blocking(move || {
+                roster::write(&file, &memory).map_err(|e| format!("{}: {e}", file.display()))
+            });
+            if let Ok(Err(e)) = written.await {
+                tracing::warn!("what is discovered will be forgotten with this agent: {e}");
+            }
+        }
+        changed
+    }
+
+    fn known(&self) -> Known {
+        let configured = ids(&self.present.instances);
+        let addresses = self
             .present
             .instances
             .iter()
             .map(|i| i.identity.address.to_string());
-        let found = discovery::find(discovery.settings.clone(), configured.collect()).await;
-        let now = Instant::now();
-        let before: BTreeMap<_, _> = self
-            .discovered
-            .iter()
-            .map(|(id, (c, _))| (id.clone(), c.clone()))
-            .collect();
-        // One that is listed but does not answer, such as a hung one, is not gone.
-        for candidate in &found {
-            let known =
-                |(config, _): &&mut (InstanceConfig, Instant)| *config.identity.address == candidate.address;
-            if let Some((_, seen)) = self.discovered.values_mut().find(known)
-                && candidate.source.starts_with("process ")
-            {
-                *seen = now;
-            }
+        let entries = self.board.entries();
+        let watched = entries
+            .values()
+            .filter(|entry| configured.contains(&entry.identity.id));
+        let run_ids = watched.map(|e| (e.verdict.run_id.to_string(), e.identity.address.to_string()));
+        Known {
+            addresses: addresses.collect(),
+            run_ids: run_ids.filter(|(run_id, _)| !run_id.is_empty()).collect(),
         }
-        for candidate in found.iter().filter(|candidate| candidate.left.is_none()) {
-            match discovery.instance(&candidate.address) {
-                Ok(config) => {
-                    let id = config.identity.id.clone();
-                    let other = self
-                        .discovered
-                        .get(&id)
-                        .filter(|(c, _)| c.identity.address != config.identity.address);
-                    if other.is_some() {
-                        tracing::warn!(
-                            instance = %id, address = candidate.address,
-                            "discovered, but another server has this id already; name one under [[instances]]"
-                        );
-                        continue;
-                    }
-                    if self.discovered.insert(id.clone(), (config, now)).is_none() {
-                        tracing::info!(instance = %id, by = candidate.source, "discovered");
-                    }
-                }
-                Err(why) => tracing::warn!(address = candidate.address, "discovered, but not probed: {why}"),
-            }
-        }
-        // One that is gone stays, and is DOWN, until it is forgotten.
-        self.discovered
-            .retain(|_, (_, seen)| now.duration_since(*seen) < discovery.forget_after);
-        let same =
-            |(id, (config, _)): (&InstanceId, &(InstanceConfig, Instant))| before.get(id) == Some(config);
-        if self.discovered.len() != before.len() || !self.discovered.iter().all(same) {
-            return true;
-        }
-        false
     }
 
     /// Everything that is to be probed.
     pub fn all(&self) -> Vec<InstanceConfig> {
-        let configured = ids(&self.present);
-        let more = self.discovered.iter().filter(|(id, _)| !configured.contains(*id));
-        let mut all = self.present.instances.clone();
-        all.extend(more.map(|(_, (config, _))| config.clone()));
+        self.with(&self.present.instances)
+    }
+
+    fn with(&self, configured: &[InstanceConfig]) -> Vec<InstanceConfig> {
+        let mut all = configured.to_vec();
+        all.extend(self.roster.instances(&ids(configured)).cloned());
         all.truncate(AGENT_INSTANCES_MAX);
         all
     }
@@ -170,14 +163,24 @@ impl Reloader {
     }
 
     async fn reload(&mut self) -> &'static str {
-        let config = match (self.load)() {
+        let load = Arc::clone(&self.load);
+        // It reads files, which may hang.
+        let Ok(loaded) = tokio::task::spawn_blocking(move || load()).await else {
+            tracing::error!("reading the configuration panicked; the former one stays in force");
+            return "invalid";
+        };
+        let config = match loaded {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!("the configuration is wrong; the former one stays in force: {error}");
                 return "invalid";
             }
         };
-        let (before, after) = (ids(&self.present), ids(&config));
+        let before = ids(&self.all());
+        let after = match config.discovery {
+            Some(_) => ids(&self.with(&config.instances)),
+            None => ids(&config.instances),
+        };
         let dropped = before.difference(&after).count();
         let share = usize::from(self.present.reload_drop_max_percent);
         let confirmed = self
@@ -213,17 +216,17 @@ impl Reloader {
         self.present.instances.clone_from(&config.instances);
         self.present.reload_drop_max_percent = config.reload_drop_max_percent;
         self.present.discovery = config.discovery;
-        if self.present.discovery.is_none() {
-            self.discovered.clear();
+        match &self.present.discovery {
+            Some(discovery) => self.roster.configure(discovery),
+            None => self.roster = Roster::default(),
         }
         self.hand_over().await;
         "ok"
     }
 }
 
-fn ids(config: &Config) -> BTreeSet<InstanceId> {
-    config
-        .instances
+fn ids(instances: &[InstanceConfig]) -> BTreeSet<InstanceId> {
+    instances
         .iter()
         .map(|instance| instance.identity.id.clone())
         .collect()

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use redkeeper_core::agent::prober::{ConnectFailure, Input};
+use redkeeper_core::{
+    agent::prober::{ConnectFailure, Input},
+    time::WallMs,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -20,6 +23,7 @@ use tokio_rustls::{
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     },
 };
+use x509_cert::{Certificate, der::Decode};
 
 /// Whom to trust, and who to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +108,19 @@ pub async fn handshake(
     }
 }
 
+/// When the certificate of the server ends; `None` where it cannot be read.
+pub fn certificate_ends(stream: &TlsStream<TcpStream>) -> Option<WallMs> {
+    let (_, connection) = stream.get_ref();
+    let own = connection.peer_certificates()?.first()?;
+    let certificate = Certificate::from_der(own).ok()?;
+    let end = certificate
+        .tbs_certificate()
+        .validity()
+        .not_after
+        .to_unix_duration();
+    Some(WallMs(u64::try_from(end.as_millis()).ok()?))
+}
+
 fn failure(error: &std::io::Error) -> ConnectFailure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::InvalidMessage(e)) => {
@@ -111,7 +128,7 @@ fn failure(error: &std::io::Error) -> ConnectFailure {
         }
         Some(e) => ConnectFailure::TlsCertificate(e.to_string()),
         None if error.kind() == std::io::ErrorKind::ConnectionReset => ConnectFailure::Reset,
-        None => ConnectFailure::TlsMismatch(format!("the handshake ended: {error}")),
+        None => ConnectFailure::TlsEnded(format!("the handshake ended: {error}")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One instance's task: carries what `core::agent::prober` decides.
 
-use std::{collections::VecDeque, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use redkeeper_core::{
@@ -9,9 +9,10 @@ use redkeeper_core::{
         reply::Reply,
     },
     ids::Handle,
-    time::Mono,
+    time::{Mono, WallMs},
 };
 use redkeeper_runtime::clock::Clock;
+use tokio::sync::Semaphore;
 
 use crate::{
     alarm::Alarms,
@@ -22,6 +23,10 @@ use crate::{
     redis::{self, Connection, Received},
     tls,
 };
+
+/// Renewal should have been done by then: the usual tools renew 30 days before the end.
+const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
+const TELL_CERTIFICATE_EVERY: Duration = Duration::from_secs(86_400);
 
 /// What a worker needs.
 #[derive(Clone)]
@@ -42,7 +47,8 @@ pub struct Worker {
     pub alarms: Alarms,
 }
 
-type Fresh = Pin<Box<dyn Future<Output = Result<Reply, String>> + Send>>;
+type Fresh = Pin<Box<dyn Future<Output = FreshAnswer> + Send>>;
+type FreshAnswer = (Result<Reply, String>, Option<WallMs>);
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectFailure>> + Send>>;
 
 /// At most one of connecting and open is there.
@@ -61,12 +67,16 @@ struct Link {
 struct Beside {
     /// The server's process, where it is known.
     process: Option<Process>,
+    /// The number that INFO told for it; another one in a container, where numbers have their own meaning.
+    told: Option<u32>,
     /// It was found on a former connection. That it is gone then proves nothing: another may serve by now.
     former: bool,
     /// It has answered once, so what it speaks is known.
     understood: bool,
     /// A second connection under way.
     fresh: Option<Fresh>,
+    /// When it was last told that the certificate ends soon.
+    told_certificate: Option<Mono>,
 }
 
 impl Worker {
@@ -84,11 +94,21 @@ impl Worker {
                     tokio::select! {
                         biased;
                         input = next(&mut link) => input,
-                        answer = fresh(&mut beside.fresh) => Input::Fresh(answer),
+                        (answer, ends) = fresh(&mut beside.fresh) => {
+                            inputs.extend(ends.map(Input::Certificate));
+                            Input::Fresh(answer)
+                        }
                         () = alarm.until(deadline) => Input::Tick,
                     }
                 }
             };
+            match (&input, &link.open) {
+                (Input::Connected, Some(open)) => {
+                    inputs.extend(open.certificate_ends.map(Input::Certificate))
+                }
+                (Input::Certificate(ends), _) => self.tell_certificate(*ends, &mut beside),
+                _ => {}
+            }
             beside.understood |= matches!(input, Input::Replied(_));
             let mute = link.ended_mute.take().filter(|_| !beside.understood);
             let input = match mute {
@@ -105,23 +125,48 @@ impl Worker {
         }
     }
 
-    /// Keeps the process known as long as it lives and INFO tells its number; a search is made once for each
-    /// connection, because it may read much of `/proc`.
-    fn locate(&self, told: Option<(u32, u64)>, link: &mut Link, beside: &mut Beside) {
-        let same = |process: &Process| match told {
-            // On one connection a number does not change hands; each look checks the start time anyway.
-            Some((pid, _)) if !beside.former => pid == process.pid(),
-            told => told.is_none_or(|(pid, _)| pid == process.pid()) && process.inspect() != Sight::Gone,
-        };
-        let known = beside.process.filter(same);
-        if known.is_some() || std::mem::replace(&mut link.searched, true) {
-            beside.process = known;
-            beside.former = false;
-            return;
+    /// A certificate that ends soon takes clients with it, so it is told before.
+    fn tell_certificate(&self, ends: WallMs, beside: &mut Beside) {
+        let (id, now) = (&self.config.identity.id, self.clock.now());
+        let seconds = i64::try_from(ends.0 / 1000).unwrap_or(i64::MAX);
+        self.metrics
+            .certificates
+            .get_or_create_owned(&[("instance", id.to_string())])
+            .set(seconds);
+        let left = Duration::from_millis(ends.0.saturating_sub(self.clock.wall().0));
+        let told = beside
+            .told_certificate
+            .is_some_and(|at| now.since(at) < TELL_CERTIFICATE_EVERY);
+        if left < CERTIFICATE_ENDS_SOON && !told {
+            beside.told_certificate = Some(now);
+            tracing::warn!(
+                instance = %id,
+                "the server's TLS certificate ends in {} days; renew it before clients are refused",
+                left.as_secs() / 86_400
+            );
         }
-        beside.former = false;
-        beside.process = Process::locate(&self.config.target.address, told);
-        tracing::debug!(instance = %self.config.identity.id, process = ?beside.process, "looked for the process");
+    }
+
+    /// Keeps the process known as long as it lives and INFO tells the same number; a search by the socket is made
+    /// once for each connection, because it may read much of `/proc`.
+    async fn locate(&self, told: Option<(u32, u64)>, link: &mut Link, beside: &mut Beside) {
+        let number = told.map(|(pid, _)| pid);
+        let same = number.is_none() || number == beside.told;
+        let lives = |process: &Process| {
+            // On one connection a number does not change hands; each look checks the start time anyway.
+            !beside.former || process.inspect() != Sight::Gone
+        };
+        let known = beside.process.filter(|process| same && lives(process));
+        (beside.former, beside.told) = (false, number.or(beside.told));
+        let searched = std::mem::replace(&mut link.searched, true);
+        let address = &self.config.target.address;
+        beside.process = match known.or_else(|| told.and_then(|told| Process::told(address, told))) {
+            None if !searched => search(address.clone()).await,
+            found => found,
+        };
+        if !searched {
+            tracing::debug!(instance = %self.config.identity.id, process = ?beside.process, "looked for the process");
+        }
     }
 
     async fn carry_out(
@@ -133,7 +178,7 @@ impl Worker {
         inputs: &mut VecDeque<Input>,
     ) {
         match effect {
-            Effect::Locate(told) => self.locate(told, link, beside),
+            Effect::Locate(told) => self.locate(told, link, beside).await,
             Effect::Inspect => {
                 let sight = match beside.process.map(|process| process.inspect()) {
                     None => Sight::NotLocal,
@@ -200,8 +245,27 @@ impl Worker {
     }
 }
 
+/// Searches of `/proc` under way in the whole agent: more would only wait for each other.
+static SEARCHES: Semaphore = Semaphore::const_new(2);
+/// A search that takes longer is not waited for.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Searches for a process beside the thread that probes.
+async fn search(address: String) -> Option<Process> {
+    let search = async {
+        let permit = SEARCHES.acquire().await.ok()?;
+        let found = tokio::task::spawn_blocking(move || {
+            let found = Process::search(&address);
+            drop(permit);
+            found
+        });
+        found.await.ok()?
+    };
+    tokio::time::timeout(SEARCH_TIMEOUT, search).await.ok().flatten()
+}
+
 /// The answer of the second connection; never, where there is none.
-async fn fresh(under_way: &mut Option<Fresh>) -> Result<Reply, String> {
+async fn fresh(under_way: &mut Option<Fresh>) -> FreshAnswer {
     match under_way {
         Some(trying) => {
             let answer = trying.await;

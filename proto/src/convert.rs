@@ -129,6 +129,7 @@ pub fn verdict_to_wire(verdict: &Verdict) -> v1::Verdict {
         evidence: verdict.evidence.to_string(),
         since_time: time_to_wire(verdict.since),
         restarts: verdict.restarts,
+        certificate_end_time: verdict.certificate_ends.and_then(time_to_wire),
     }
 }
 
@@ -147,6 +148,8 @@ fn verdict_from_wire(wire: &v1::Verdict) -> Result<Verdict, Invalid> {
     verdict.server_version = cut(&wire.server_version, VERSION_BYTES_MAX).into();
     verdict.master_address = cut(&wire.master_address, ADDRESS_BYTES_MAX).into();
     verdict.restarts = wire.restarts;
+    let ends = wire.certificate_end_time.as_ref();
+    verdict.certificate_ends = ends.map(|time| time_from_wire(Some(time)));
     Ok(verdict)
 }
 

@@ -90,20 +90,132 @@ async fn a_discovered_instance_is_watched_and_not_dropped_when_it_is_gone() {
     let a = sandbox.collector("a", None).await;
     let collectors = [format!("'127.0.0.1:{}'", a.grpc.number)];
     let text = format!(
-        "[probe]\ninterval = '100ms'\nhang_after = '1s'\n[discovery]\nconfig_files = ['{}']\ninterval = '1s'\nforget_after = '6s'\n",
-        sandbox.path("*.conf").display()
+        "[probe]\ninterval = '100ms'\nhang_after = '1s'\n[discovery]\nconfig_files = ['{}']\ninterval = '1s'\n\
+         forget_after = '8s'\nstate_file = '{}'\n",
+        sandbox.path("*.conf").display(),
+        sandbox.path("discovered.json").display()
     );
-    let agent = sandbox.agent_with("db01", &collectors, &text).await;
+    let mut agent = sandbox.agent_with("db01", &collectors, &text).await;
     // It comes after the agent.
     let mut redis = sandbox.redis().await;
-    sandbox.write("late.conf", &format!("port {}\n", redis.port.number));
+    let file = sandbox.write("late.conf", &format!("port {}\n", redis.port.number));
     let id = format!("db01:{}", redis.port.number);
     eventually("found", || a.state(&id), |s| s == "UP/OK").await;
     redis.process.kill();
     eventually("DOWN", || a.state(&id), |s| s == "DOWN/CONNECTION_REFUSED").await;
-    // It is there for some scans more.
-    let down = |s: &String| s == "DOWN/CONNECTION_REFUSED";
-    holds_for("kept", Duration::from_secs(3), || a.state(&id), down).await;
+    std::fs::remove_file(file).unwrap();
+    let gone = |s: &String| s == "DOWN/PROCESS_GONE";
+    eventually("gone", || a.state(&id), gone).await;
+    // An agent that starts now has never seen it, and knows it all the same.
+    sandbox.restart_agent(&mut agent);
+    let told = || async { agent.metric("redkeeper_verdicts_total{reason=\"PROCESS_GONE\"}") };
+    eventually("remembered", told, |n| *n == Some(1.0)).await;
+    holds_for("kept", Duration::from_secs(3), || a.state(&id), gone).await;
     eventually("forgotten at last", || a.state(&id), |s| s == "-").await;
-    drop(agent);
+    // A memory that is damaged is told, and costs nothing more.
+    agent.process.kill();
+    sandbox.write("discovered.json", "{\"discovered\":[1");
+    sandbox.restart_agent(&mut agent);
+    let told = || async { agent.process.log().contains("discovered.json") };
+    eventually("told", told, |told| *told).await;
+}
+
+#[tokio::test]
+async fn a_process_is_found_by_its_socket_and_watched_as_the_rules_say() {
+    let sandbox = Sandbox::new();
+    let a = sandbox.collector("a", None).await;
+    let secret = sandbox.write("password", "secret\n");
+    let redis = sandbox.server(
+        Flavour::Redis70,
+        &["--requirepass", "secret", "--bind", "127.0.0.3"],
+    );
+    let (port, collectors) = (redis.port.number, [format!("'127.0.0.1:{}'", a.grpc.number)]);
+    let text = |percent: u8| {
+        format!(
+            "reload_drop_max_percent = {percent}\n[probe]\ninterval = '100ms'\nhang_after = '1s'\n\
+             [discovery]\nprocesses = true\ninterval = '1s'\n\
+             [[access]]\naddresses = ['127.0.0.3:*']\npassword_file = '{}'\n",
+            secret.display()
+        )
+    };
+    let agent = sandbox.agent_with("db01", &collectors, &text(50)).await;
+    let id = format!("db01:{port}");
+    eventually(
+        "UP with the password of the rule",
+        || a.state(&id),
+        |s| s == "UP/OK",
+    )
+    .await;
+    assert_eq!(
+        a.instance(&id).await.unwrap().address,
+        format!("127.0.0.3:{port}")
+    );
+    // A hung one is not gone.
+    redis.process.signal(nix::sys::signal::Signal::SIGSTOP);
+    let hung = |s: &String| s == "DOWN/REPLY_TIMEOUT";
+    eventually("hung", || a.state(&id), hung).await;
+    holds_for(
+        "found all the same",
+        Duration::from_secs(3),
+        || a.state(&id),
+        hung,
+    )
+    .await;
+    redis.process.signal(nix::sys::signal::Signal::SIGCONT);
+    eventually("UP again", || a.state(&id), |s| s == "UP/OK").await;
+    // Settings of a reload reach it at once, and its guard counts it.
+    agent.write_config(&text(50).replace("processes = true", "processes = false"));
+    agent.process.signal(nix::sys::signal::Signal::SIGHUP);
+    let refused = || async { agent.metric("redkeeper_config_reloads_total{result=\"refused\"}") };
+    eventually("refused", refused, |n| *n == Some(1.0)).await;
+    assert_eq!(a.state(&id).await, "UP/OK");
+}
+
+/// In a network namespace of its own, as in a container whose network this host can reach.
+#[test]
+fn a_server_in_another_network_namespace_is_found_by_its_address_there() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("");
+    // The outer namespace is the host of this test.
+    let script = "ip link set lo up\n\
+        unshare --net sh -c 'ip link set lo up; echo $$ >\"$DIR/pid\"; exec redis-server --port 6399 --bind 0.0.0.0 \
+        --protected-mode no --save \"\" --dir \"$DIR\" >\"$DIR/log\" 2>&1' &\n\
+        for n in 1 2 3 4 5 6 7 8 9 10; do grep -q 'Ready to accept' \"$DIR/log\" && break; sleep 0.2; done\n\
+        inner=$(cat \"$DIR/pid\")\n\
+        ip link add outside type veth peer name inside netns $inner || exit 77\n\
+        ip addr add 192.0.2.1/24 dev outside; ip link set outside up\n\
+        nsenter --net=/proc/$inner/ns/net sh -c 'ip addr add 192.0.2.2/24 dev inside; ip link set inside up'\n\
+        \"$AGENT\" discover --explain\n";
+    let namespaces = std::process::Command::new("unshare")
+        .args(["--net", "--pid", "--fork", "true"])
+        .status();
+    if !namespaces.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: no network namespace can be made here; it needs root");
+        return;
+    }
+    let output = std::process::Command::new("unshare")
+        .args([
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            script,
+        ])
+        .env("AGENT", sandbox.command("redkeeper-agent").get_program())
+        .env("DIR", &folder)
+        .output()
+        .unwrap();
+    if output.status.code() == Some(77) {
+        eprintln!("SKIPPED: no virtual network can be made here");
+        return;
+    }
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        line(&table, "192.0.2.2:6399").contains(" yes "),
+        "{table}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

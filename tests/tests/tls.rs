@@ -99,7 +99,15 @@ async fn a_certificate_is_asked_for_and_given() {
 async fn certificates_are_checked_and_mistakes_are_told_apart() {
     let rig = Rig::new("good", "no").await;
     let (ca, other) = (rig.file("ca.crt"), rig.file("other.crt"));
-    is(&rig.probe(&["--tls-ca", &ca]), "UP", "OK", "REPLY");
+    let good = rig.probe(&["--tls-ca", &ca]);
+    is(&good, "UP", "OK", "REPLY");
+    let ends = humantime::parse_rfc3339(good["certificate_ends"].as_str().unwrap()).unwrap();
+    let left = ends
+        .duration_since(std::time::SystemTime::now())
+        .unwrap()
+        .as_secs_f64()
+        / 86_400.0;
+    assert!((1.9..2.1).contains(&left), "{left} days");
     is(
         &rig.probe(&["--tls-ca", &ca, "--tls-server-name", "localhost"]),
         "UP",
@@ -147,6 +155,18 @@ async fn an_agent_watches_through_tls_and_takes_renewed_files() {
     let agent = rig.sandbox.agent_with("db01", &collectors, &text).await;
     let id = format!("db01:{}", rig.tls.rsplit_once(':').unwrap().1);
     eventually("UP", || a.state(&id), |s| s == "UP/OK").await;
+    let ends = || async {
+        let time = a.instance(&id).await?.verdict?.certificate_end_time?;
+        Some(time.seconds)
+    };
+    let first = eventually("the certificate's end", ends, Option::is_some).await;
+    let metric = format!("redkeeper_certificate_end_timestamp_seconds{{instance=\"{id}\"}}");
+    assert_eq!(agent.metric(&metric), first.map(|s| s as f64));
+    assert!(
+        agent.process.log().contains("certificate ends in 1 days"),
+        "{}",
+        agent.process.log()
+    );
     // New files of another key; a new connection uses them.
     certificate(&rig.sandbox.path(""), "good", "ca", 2);
     rig.redis.ask("CLIENT KILL TYPE normal").ok();

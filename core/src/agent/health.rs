@@ -21,7 +21,7 @@ pub fn judge(info: &Info, cluster_info: Option<&str>) -> Option<Meaning> {
     } else if health.syncing {
         let text = "INFO says that the first synchronisation with the master is in progress";
         (Reason::ReplicaSyncing, text.to_owned())
-    } else if health.master_link_down {
+    } else if health.master_link_down && info.role == Some(Role::Replica) {
         link_down(info)
     } else if health.persistence_failed && info.role == Some(Role::Replica) {
         // A master that refuses writes for it says so to PING; one that says PONG was told to go on.
@@ -69,7 +69,7 @@ pub fn loading(info: &Info) -> String {
 }
 
 /// A replica without its master. From Redis 7 on PING says MASTERDOWN where stale reads are forbidden, so PONG
-/// means that they are served; before, it says nothing of it, and nothing better than no is known.
+/// means that they are served, as with Kvrocks and Dragonfly; before, it says nothing of it, and nothing better than no is known.
 fn link_down(info: &Info) -> (Reason, String) {
     let since = info.health.master_link_down_seconds;
     let since = since.map(|s| format!(" for {s} s")).unwrap_or_default();
@@ -78,7 +78,7 @@ fn link_down(info: &Info) -> (Reason, String) {
         .split('.')
         .next()
         .and_then(|text| text.parse::<u32>().ok());
-    if major.is_some_and(|major| major < 7) {
+    if major.is_some_and(|major| major < 7) && matches!(info.server, "redis" | "keydb") {
         let text = format!(
             "INFO says that the link to the master is down{since}; this version does not show whether stale data is served"
         );

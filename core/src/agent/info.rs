@@ -43,7 +43,7 @@ pub struct Health {
     pub master_link_down_seconds: Option<u64>,
     /// `master_sync_in_progress`.
     pub syncing: bool,
-    /// `rdb_last_bgsave_status:err` or `aof_last_write_status:err`.
+    /// `rdb_last_bgsave_status:err` (`last_bgsave_status` of Kvrocks) or `aof_last_write_status:err`.
     pub persistence_failed: bool,
     /// `used_memory`.
     pub used_memory: u64,
@@ -95,10 +95,14 @@ pub fn parse(text: &str) -> Info {
             "dragonfly_version" => (info.server, own_version) = ("dragonfly", value),
             "kvrocks_version" => (info.server, own_version) = ("kvrocks", value),
             "garnet_version" => (info.server, own_version) = ("garnet", value),
+            // KeyDB names itself nowhere; only it has this field.
+            "mvcc_depth" => info.server = "keydb",
             "role" if info.role != Some(Role::Sentinel) => {
                 info.role = match value {
                     "master" => Some(Role::Master),
                     "slave" | "replica" => Some(Role::Replica),
+                    // KeyDB: it replicates from others and takes writes of clients all the same.
+                    "active-replica" => Some(Role::Master),
                     _ => None,
                 }
             }
@@ -142,8 +146,11 @@ impl Health {
             "loading_eta_seconds" => self.loading_eta_seconds = value.parse().ok(),
             "master_link_status" => self.master_link_down = value == "down",
             "master_link_down_since_seconds" => self.master_link_down_seconds = value.parse().ok(),
-            "master_sync_in_progress" => self.syncing = value == "1",
-            "rdb_last_bgsave_status" | "aof_last_write_status" => self.persistence_failed |= value == "err",
+            // Garnet writes words.
+            "master_sync_in_progress" => self.syncing = matches!(value, "1" | "True"),
+            "rdb_last_bgsave_status" | "last_bgsave_status" | "aof_last_write_status" => {
+                self.persistence_failed |= value == "err"
+            }
             "used_memory" => self.used_memory = value.parse().unwrap_or(0),
             "mem_not_counted_for_evict" => self.not_counted = value.parse().unwrap_or(0),
             "maxmemory" => self.max_memory = value.parse().unwrap_or(0),

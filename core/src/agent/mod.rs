@@ -2,6 +2,8 @@
 //! finds the end of an answer, [`info`] reads INFO, [`schedule`] shares wake-ups, [`outbox`] decides what
 //! goes to one collector next, [`watchdog`] tells which worker has stopped.
 
+#[cfg(test)]
+mod flavours;
 pub mod health;
 pub mod info;
 pub mod outbox;

@@ -67,6 +67,8 @@ pub struct Prober {
     fresh_at: Mono,
     /// The last INFO, while CLUSTER INFO is awaited; and whether it is asked for.
     info: info::Info,
+    /// What the INFO before told.
+    uptime_seconds: Option<u64>,
     suspicion: suspicion::Suspicion,
     /// Quick reconnections made since a working connection was closed.
     quick: u32,
@@ -103,6 +105,7 @@ impl Prober {
                     .mul_f64(config.phase.as_secs_f64() / config.interval.as_secs_f64()),
             ),
             info: info::Info::default(),
+            uptime_seconds: None,
             suspicion: suspicion::Suspicion::default(),
             quick: QUICK_MAX,
             verdict: Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall),
@@ -149,6 +152,7 @@ impl Prober {
         match input {
             Input::Tick => self.tick(now, wall, out),
             Input::Connected => self.connected(now, out),
+            Input::Certificate(ends) => self.certified(ends, out),
             Input::ConnectFailed(failure) => self.connect_failed(now, wall, &failure, out),
             Input::Replied(reply) => self.replied(now, wall, &reply, out),
             Input::Closed(how) => self.closed(now, wall, &how, out),
@@ -367,9 +371,18 @@ impl Prober {
     }
 
     fn connect_failed(&mut self, now: Mono, wall: WallMs, failure: &ConnectFailure, out: &mut Vec<Effect>) {
-        let (reason, stage, hard, text) = failure.meaning();
-        if *failure == ConnectFailure::Reset && self.reconnect_quickly(now) {
+        let (mut reason, stage, hard, mut text) = failure.meaning();
+        // TLS was spoken here before, so this is no mismatch: as from a proxy whose server is gone.
+        let cut = matches!(failure, ConnectFailure::TlsEnded(_)) && self.verdict.certificate_ends.is_some();
+        if (cut || *failure == ConnectFailure::Reset) && self.reconnect_quickly(now) {
             return;
+        }
+        if cut {
+            reason = Reason::ConnectionReset;
+        }
+        if self.config.vanished && matches!(reason, Reason::ConnectionRefused | Reason::SocketMissing) {
+            reason = Reason::ProcessGone;
+            text.push_str("; no process of it is found any more");
         }
         self.quiet_since = now;
         if hard {

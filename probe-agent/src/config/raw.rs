@@ -19,6 +19,7 @@ pub(super) struct Raw {
     pub(super) log: Log,
     pub(super) probe: Probe,
     pub(super) discovery: Discovery,
+    pub(super) access: Vec<Access>,
     pub(super) instances: Option<Vec<Instance>>,
 }
 
@@ -33,6 +34,7 @@ impl Default for Raw {
             log: Log::default(),
             probe: Probe::default(),
             discovery: Discovery::default(),
+            access: Vec::new(),
             instances: None,
         }
     }
@@ -48,8 +50,7 @@ pub(super) struct Discovery {
     pub(super) interval: Duration,
     #[serde(with = "humantime_serde")]
     pub(super) forget_after: Duration,
-    pub(super) user: Option<String>,
-    pub(super) password_file: Option<String>,
+    pub(super) state_file: Option<String>,
 }
 
 impl Default for Discovery {
@@ -60,8 +61,7 @@ impl Default for Discovery {
             names: PROCESS_NAMES.map(str::to_owned).to_vec(),
             interval: Duration::from_secs(30),
             forget_after: Duration::from_secs(600),
-            user: None,
-            password_file: None,
+            state_file: None,
         }
     }
 }
@@ -114,10 +114,38 @@ pub(super) struct Instance {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) user: Option<String>,
     pub(super) password_file: Option<String>,
+    pub(super) password_credential: Option<String>,
     pub(super) tls: Option<RawTls>,
 }
 
-#[derive(Deserialize, Debug)]
+impl Instance {
+    /// An entry that says an address and nothing more.
+    pub(super) fn at(address: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+            name: None,
+            cluster: String::new(),
+            labels: BTreeMap::new(),
+            user: None,
+            password_file: None,
+            password_credential: None,
+            tls: None,
+        }
+    }
+}
+
+/// How to reach instances whose address matches, where they do not say it themselves.
+#[derive(Deserialize, Debug, Clone)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Access {
+    pub(super) addresses: Vec<String>,
+    pub(super) user: Option<String>,
+    pub(super) password_file: Option<String>,
+    pub(super) password_credential: Option<String>,
+    pub(super) tls: Option<RawTls>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTls {
     pub(super) ca_file: String,

@@ -72,8 +72,8 @@ impl Prober {
         self.judge(wall, Reason::ProcessGone, Stage::Command, &text, out);
     }
 
-    /// A fresh connection tells whether new clients get in. Only a full server is a verdict: other failures of
-    /// it are seen again, and with more evidence, on the lasting connection.
+    /// A fresh connection tells whether new clients get in. Only a full server is a verdict; another failure is told
+    /// in the evidence, and is mostly seen again on the lasting connection.
     pub(super) fn tried_fresh(
         &mut self,
         now: Mono,
@@ -81,6 +81,16 @@ impl Prober {
         answer: Result<Reply, String>,
         out: &mut Vec<Effect>,
     ) {
+        if self.verdict.reason == Reason::Ok {
+            // Such as a certificate that ended since the lasting connection was opened.
+            match &answer {
+                Err(why) => {
+                    let text = format!("PING answered \"PONG\", but a new connection failed: {why}");
+                    self.explain(&text, out);
+                }
+                Ok(reply) => self.explain(&reply::ping(reply).evidence, out),
+            }
+        }
         let meaning = answer.ok().map(|reply| reply::ping(&reply));
         self.fresh = meaning.filter(|meaning| meaning.reason == Reason::MaxClients);
         if let Some(full) = self.fresh.clone() {
@@ -94,6 +104,14 @@ impl Prober {
         }
     }
 
+    /// Seen on each new connection, so that a renewed certificate is told too.
+    pub(super) fn certified(&mut self, ends: WallMs, out: &mut Vec<Effect>) {
+        if self.verdict.certificate_ends != Some(ends) {
+            self.verdict.certificate_ends = Some(ends);
+            out.push(Effect::Verdict(self.verdict.clone()));
+        }
+    }
+
     pub(super) fn informed(&mut self, out: &mut Vec<Effect>) {
         let info = &self.info;
         let mut verdict = self.verdict.clone();
@@ -102,6 +120,11 @@ impl Prober {
             verdict.restarts += u64::from(known);
             verdict.run_id = info.run_id.as_str().into();
         }
+        // Dragonfly and Kvrocks have no run_id: there a restart is a younger process.
+        if info.run_id.is_empty() && info.uptime_seconds < self.uptime_seconds {
+            verdict.restarts += 1;
+        }
+        self.uptime_seconds = info.uptime_seconds;
         if *verdict.server_version != info.version {
             verdict.server_version = info.version.as_str().into();
         }

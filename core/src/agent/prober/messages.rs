@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     agent::reply::Reply,
     status::{Reason, Stage, Verdict},
+    time::WallMs,
 };
 
 /// How to probe one instance.
@@ -28,6 +29,8 @@ pub struct ProbeConfig {
     pub failures_before_down: u32,
     /// Whether AUTH comes first on each connection.
     pub authenticate: bool,
+    /// It was discovered, and its process is found no more: refused then means gone.
+    pub vanished: bool,
 }
 
 /// A command of the probe. Replies come in the order of the commands.
@@ -74,6 +77,8 @@ pub enum ConnectFailure {
     Resolve(String),
     /// The peer's certificate is not accepted, or it does not accept ours.
     TlsCertificate(String),
+    /// The peer ended the handshake without a word of TLS.
+    TlsEnded(String),
     /// One side speaks TLS and the other does not.
     TlsMismatch(String),
     /// A fault of the agent itself, such as EMFILE or an unreadable password file.
@@ -140,7 +145,9 @@ impl ConnectFailure {
                 format!("name cannot be resolved: {e}"),
             ),
             Self::TlsCertificate(e) => (Reason::TlsCertificate, Stage::Tls, false, format!("TLS: {e}")),
-            Self::TlsMismatch(e) => (Reason::TlsMismatch, Stage::Tls, false, format!("TLS: {e}")),
+            Self::TlsEnded(e) | Self::TlsMismatch(e) => {
+                (Reason::TlsMismatch, Stage::Tls, false, format!("TLS: {e}"))
+            }
             Self::Own(e) => (
                 Reason::AgentFault,
                 Stage::Connect,
@@ -158,6 +165,8 @@ pub enum Input {
     Tick,
     /// The connection is open.
     Connected,
+    /// The certificate that the server showed ends then.
+    Certificate(WallMs),
     /// The attempt failed.
     ConnectFailed(ConnectFailure),
     /// The next answer.

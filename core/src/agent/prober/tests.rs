@@ -17,6 +17,7 @@ fn config() -> ProbeConfig {
         successes_before_up: 2,
         failures_before_down: 3,
         authenticate: false,
+        vanished: false,
     }
 }
 

@@ -111,7 +111,47 @@ fn a_full_server_is_seen_by_a_fresh_connection_only() {
         b.answer();
     });
     assert_eq!(bench.reason(), Reason::Ok);
-    // That a fresh connection fails for another reason is no verdict.
-    bench.input(Input::Fresh(Err("refused".into())));
+    // That a fresh connection fails for another reason is no verdict, but it is told.
+    bench.input(Input::Fresh(Err("the certificate has expired".into())));
     assert_eq!(bench.reason(), Reason::Ok);
+    let evidence = |bench: &Bench| bench.prober.verdict().evidence.to_string();
+    assert!(evidence(&bench).ends_with("failed: the certificate has expired"));
+    bench.input(Input::Fresh(Ok(Reply::Text("PONG".into()))));
+    assert_eq!(evidence(&bench), "PING answered \"PONG\"");
+}
+
+#[test]
+fn a_handshake_that_ends_is_a_mismatch_only_where_tls_was_never_spoken() {
+    let ended = || Input::ConnectFailed(ConnectFailure::TlsEnded("EOF".into()));
+    let mut bench = Bench::new();
+    for _ in 0..4 {
+        bench.input(Input::Tick);
+        bench.input(ended());
+        bench.now = bench.prober.next_deadline();
+    }
+    assert_eq!(bench.reason(), Reason::TlsMismatch);
+    let mut bench = Bench::new();
+    bench.up();
+    bench.input(Input::Certificate(WallMs(1)));
+    bench.input(Input::Closed("EOF".into()));
+    for _ in 0..QUICK_MAX + 3 {
+        assert_eq!(bench.reason(), Reason::Ok);
+        bench.input(ended());
+        bench.now = bench.prober.next_deadline();
+        bench.input(Input::Tick);
+    }
+    assert_eq!(bench.reason(), Reason::ConnectionReset);
+}
+
+#[test]
+fn refused_means_gone_where_no_process_is_found() {
+    let config = ProbeConfig {
+        vanished: true,
+        ..config()
+    };
+    let mut bench = Bench::new();
+    bench.prober = Prober::new(bench.now, WallMs(0), config);
+    bench.input(Input::Tick);
+    bench.input(Input::ConnectFailed(ConnectFailure::Refused));
+    assert_eq!(bench.reason(), Reason::ProcessGone);
 }

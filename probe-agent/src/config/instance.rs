@@ -1,0 +1,237 @@
+//! How one instance is probed: its entry in the configuration, and the rules for addresses that match a pattern.
+
+use std::{path::PathBuf, sync::Arc};
+
+use glob::Pattern;
+use redkeeper_core::agent::{prober::ProbeConfig, schedule};
+use redkeeper_proto::convert;
+
+use super::{
+    InstanceConfig, host_port,
+    raw::{Access, Instance, Probe, RawTls},
+};
+use crate::{
+    redis::{Credentials, Target},
+    tls::Tls,
+};
+
+/// What holds for all instances of an agent.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    agent: String,
+    probe: Probe,
+    access: Vec<(Vec<Pattern>, Access)>,
+    credentials_directory: Option<PathBuf>,
+}
+
+impl Rules {
+    /// Checks the patterns.
+    pub(super) fn new(
+        agent: String,
+        probe: Probe,
+        access: Vec<Access>,
+        credentials_directory: Option<PathBuf>,
+        wrong: &mut impl FnMut(&str, String),
+    ) -> Self {
+        let mut rules = Self {
+            agent,
+            probe,
+            access: Vec::new(),
+            credentials_directory,
+        };
+        for (n, entry) in access.into_iter().enumerate() {
+            let at = |key: &str| format!("access.{n}.{key}");
+            if entry.addresses.is_empty() {
+                wrong(
+                    &at("addresses"),
+                    "is empty; name the addresses that are meant, such as \"10.0.0.*:*\"".to_owned(),
+                );
+            }
+            let mut patterns = Vec::new();
+            for (m, text) in entry.addresses.iter().enumerate() {
+                match Pattern::new(text) {
+                    Ok(pattern) => patterns.push(pattern),
+                    Err(e) => wrong(
+                        &at(&format!("addresses.{m}")),
+                        format!("{text:?} is no pattern: {e}"),
+                    ),
+                }
+            }
+            let said = (&entry.user, &entry.password_file, &entry.password_credential);
+            rules.credentials(said, &mut |key: &str, text| wrong(&at(key), text));
+            if let Some(raw) = entry.tls.clone() {
+                // Names are checked with the address of each instance.
+                tls(raw, "localhost:1", &mut |key: &str, text| wrong(&at(key), text));
+            }
+            rules.access.push((patterns, entry));
+        }
+        rules
+    }
+
+    /// How to probe what was found at an address; in words why not.
+    pub(super) fn discovered(&self, address: &str) -> Result<InstanceConfig, String> {
+        let socket = address.rsplit('/').next().filter(|_| address.starts_with('/'));
+        let entry = Instance {
+            name: socket.map(|name| format!("{}:{name}", self.agent)),
+            ..Instance::at(address)
+        };
+        let mut problems = Vec::new();
+        let found = self.instance(entry, &mut |_: &str, text| problems.push(text));
+        match found {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(problems.join("; ")),
+        }
+    }
+
+    /// The first rule for an address.
+    fn access(&self, address: &str) -> Option<&Access> {
+        let matches = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(address));
+        self.access
+            .iter()
+            .find(|(patterns, _)| matches(patterns))
+            .map(|(_, access)| access)
+    }
+
+    /// How to probe one instance.
+    pub(super) fn instance(
+        &self,
+        mut entry: Instance,
+        wrong: &mut impl FnMut(&str, String),
+    ) -> Option<InstanceConfig> {
+        let endpoint = match entry.address.strip_prefix('/') {
+            Some(_) => Ok(None),
+            None => host_port(&entry.address).map(Some),
+        };
+        let endpoint = endpoint.map_err(|e| wrong("address", e)).ok()?;
+        let id = match (&entry.name, endpoint) {
+            (Some(name), _) => name.clone(),
+            (None, Some((_, port))) => format!("{}:{port}", self.agent),
+            (None, None) => {
+                let text = "is missing; an instance behind a Unix socket needs a name";
+                wrong("name", text.to_owned());
+                return None;
+            }
+        };
+        let identity = convert::identity(&id, &entry.cluster, &entry.address, &entry.labels, &self.agent)
+            .map_err(|e| wrong(if e.field == "id" { "name" } else { &e.field }, e.problem))
+            .ok()?;
+        if let Some(access) = self.access(&entry.address) {
+            if entry.user.is_none() && entry.password_file.is_none() && entry.password_credential.is_none() {
+                entry.user.clone_from(&access.user);
+                entry.password_file.clone_from(&access.password_file);
+                entry.password_credential.clone_from(&access.password_credential);
+            }
+            let over_tcp = !entry.address.starts_with('/');
+            entry.tls = entry.tls.or_else(|| access.tls.clone().filter(|_| over_tcp));
+        }
+        let said = (&entry.user, &entry.password_file, &entry.password_credential);
+        let credentials = self.credentials(said, wrong);
+        let tls = entry.tls.and_then(|raw| tls(raw, &entry.address, wrong));
+        let probe = ProbeConfig {
+            interval: self.probe.interval,
+            phase: schedule::phase(&identity.id, self.probe.interval),
+            connect_timeout: self.probe.connect_timeout,
+            hang_after: self.probe.hang_after,
+            info_interval: self.probe.info_interval,
+            connect_interval: self.probe.connect_interval,
+            successes_before_up: self.probe.successes_before_up,
+            failures_before_down: self.probe.failures_before_down,
+            authenticate: credentials.is_some(),
+            vanished: false,
+        };
+        Some(InstanceConfig {
+            target: Arc::new(Target {
+                address: entry.address,
+                credentials,
+                tls,
+            }),
+            identity,
+            probe,
+        })
+    }
+
+    fn credentials(
+        &self,
+        (user, file, credential): (&Option<String>, &Option<String>, &Option<String>),
+        wrong: &mut impl FnMut(&str, String),
+    ) -> Option<Credentials> {
+        let (key, path) = match (file, credential) {
+            (Some(_), Some(_)) => {
+                wrong(
+                    "password_credential",
+                    "is named beside `password_file`; remove one of both".to_owned(),
+                );
+                return None;
+            }
+            (Some(file), None) => ("password_file", PathBuf::from(file)),
+            (None, Some(name)) => ("password_credential", self.credential(name, wrong)?),
+            (None, None) => {
+                if user.is_some() {
+                    wrong(
+                        "user",
+                        "needs a `password_file` or a `password_credential` too".to_owned(),
+                    );
+                }
+                return None;
+            }
+        };
+        let credentials = Credentials {
+            user: user.clone(),
+            password_file: path,
+        };
+        if let Err(e) = credentials.password() {
+            wrong(key, format!("{e}; make it readable for the agent's user"));
+        }
+        Some(credentials)
+    }
+
+    /// The file of a systemd credential.
+    fn credential(&self, name: &str, wrong: &mut impl FnMut(&str, String)) -> Option<PathBuf> {
+        let key = "password_credential";
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            wrong(
+                key,
+                format!("{name:?} is no name of a credential; name a file with `password_file`"),
+            );
+            return None;
+        }
+        let Some(folder) = &self.credentials_directory else {
+            let text = format!(
+                "systemd gave no credentials to this process; add `LoadCredential={name}:/path/to/file` to the unit"
+            );
+            wrong(key, text);
+            return None;
+        };
+        Some(folder.join(name))
+    }
+}
+
+fn tls(raw: RawTls, address: &str, wrong: &mut impl FnMut(&str, String)) -> Option<Tls> {
+    if address.starts_with('/') {
+        let text = "is not spoken over a Unix socket; remove one of both";
+        wrong("tls", text.to_owned());
+        return None;
+    }
+    if raw.cert_file.is_some() != raw.key_file.is_some() {
+        wrong("tls", "needs both of cert_file and key_file, or none".to_owned());
+        return None;
+    }
+    let tls = Tls {
+        ca_file: raw.ca_file.into(),
+        client: raw
+            .cert_file
+            .zip(raw.key_file)
+            .map(|(cert, key)| (cert.into(), key.into())),
+        server_name: raw.server_name,
+    };
+    if let Err(e) = tls.load() {
+        wrong(
+            "tls",
+            format!("{e}; make it a PEM file that the agent's user can read"),
+        );
+    }
+    if let Err(e) = tls.name(address) {
+        wrong("tls", e);
+    }
+    Some(tls)
+}

@@ -1,0 +1,87 @@
+//! Candidates from configuration files of servers. Reads files, nothing else.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use redkeeper_core::agent::server_conf::{Endpoint, ServerConf};
+
+use super::Candidate;
+
+/// Includes that are followed below one file.
+const INCLUDES_MAX: usize = 32;
+/// Largest configuration file that is read.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What the files of these patterns tell.
+pub(super) fn candidates(patterns: &[String]) -> Vec<Candidate> {
+    let mut found = Vec::new();
+    for pattern in patterns {
+        match glob::glob(pattern) {
+            Err(e) => found.push(Candidate::nowhere(pattern).left(format!("is no pattern: {e}"))),
+            Ok(paths) => found.extend(paths.filter_map(Result::ok).map(|path| by_file(&path))),
+        }
+    }
+    found
+}
+
+fn by_file(path: &Path) -> Candidate {
+    let source = format!("file {}", path.display());
+    let mut conf = ServerConf::default();
+    if let Err(e) = read_conf(path, &mut conf, &mut 0) {
+        return Candidate::nowhere(source).left(format!("cannot be read: {e}"));
+    }
+    if conf.sentinel {
+        return Candidate::nowhere(source).left("is a Sentinel, which holds no data");
+    }
+    match conf.endpoint() {
+        None => {
+            Candidate::nowhere(source).left("listens nowhere (port 0, and neither tls-port nor unixsocket)")
+        }
+        Some(Endpoint::Tls(address)) => Candidate {
+            tls: true,
+            ..Candidate::new(address, source)
+        },
+        Some(Endpoint::Plain(address) | Endpoint::Unix(address)) => Candidate::new(address, source),
+    }
+}
+
+/// Takes a file's directives, those of included files in their place, as the server does: the last one wins.
+fn read_conf(path: &Path, conf: &mut ServerConf, read: &mut usize) -> std::io::Result<()> {
+    let text = read_file(path)?;
+    let base = path.parent().unwrap_or(Path::new("/")).to_owned();
+    for line in text.lines() {
+        conf.read(line);
+        for included in conf.includes.drain(..).collect::<Vec<_>>() {
+            for file in expand(&base.join(included)) {
+                *read += 1;
+                // One that cannot be read may say another port, but mostly does not.
+                if *read <= INCLUDES_MAX
+                    && let Err(e) = read_conf(&file, conf, read)
+                {
+                    tracing::debug!(file = %file.display(), "include: {e}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn expand(path: &Path) -> Vec<PathBuf> {
+    let text = path.to_string_lossy();
+    glob::glob(&text)
+        .map(|paths| paths.filter_map(Result::ok).collect())
+        .unwrap_or_default()
+}
+
+fn read_file(path: &Path) -> std::io::Result<String> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("is no regular file"));
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(std::io::Error::other("is too large for a configuration file"));
+    }
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}

@@ -1,0 +1,263 @@
+//! Candidates from processes, joined with the listening sockets of their network namespace. Reads `/proc`, nothing
+//! else.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use glob::Pattern;
+
+use super::Candidate;
+use crate::process::listeners;
+
+/// A cluster node listens for its peers this much higher.
+const BUS_OFFSET: u16 = 10_000;
+
+/// What the processes with these names tell.
+pub(super) fn candidates(names: &[String]) -> Vec<Candidate> {
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let patterns: Vec<_> = names.iter().filter_map(|name| Pattern::new(name).ok()).collect();
+    let Ok(folders) = fs::read_dir("/proc") else {
+        return vec![Candidate::nowhere("/proc").left("cannot be read: no process is seen")];
+    };
+    let own_namespace = fs::read_link("/proc/self/ns/net").ok();
+    let mut pids: Vec<_> = folders
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .collect();
+    pids.sort_unstable();
+    let mut found = Vec::new();
+    for pid in pids {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let comm = comm.trim_end();
+        if !patterns.iter().any(|name| name.matches(comm)) {
+            continue;
+        }
+        let source = format!("process {pid} ({comm})");
+        let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let title = String::from_utf8_lossy(&title).replace('\0', " ");
+        let namespace = fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let elsewhere = namespace.is_some() && namespace != own_namespace;
+        if comm == "docker-proxy" {
+            found.push(forwarder(&source, &title));
+        } else if title.contains("[sentinel]") {
+            found.push(Candidate::nowhere(source).left("is a Sentinel, which holds no data"));
+        } else {
+            found.extend(of_process(pid, &source, &title, elsewhere));
+        }
+    }
+    found
+}
+
+/// What a process listens on: by its sockets where they may be seen, else by its title.
+fn of_process(pid: u32, source: &str, title: &str, elsewhere: bool) -> Vec<Candidate> {
+    let alive = |address: String, source: String| Candidate {
+        lives: true,
+        ..Candidate::new(address, source)
+    };
+    let Some(inodes) = sockets(pid) else {
+        let Some(address) = by_title(title) else {
+            let why = "its sockets cannot be seen without the right to, and its title tells no address";
+            return vec![Candidate::nowhere(source).left(why)];
+        };
+        return vec![alive(address, format!("{source}, by its title"))];
+    };
+    let mut ports = BTreeMap::<u16, BTreeSet<IpAddr>>::new();
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for (_, address) in listeners(&text).filter(|(inode, _)| inodes.contains(inode)) {
+            ports.entry(address.port()).or_default().insert(address.ip());
+        }
+    }
+    if ports.is_empty() {
+        return match by_title(title).filter(|address| address.starts_with('/')) {
+            Some(path) => vec![alive(path, source.to_owned())],
+            None => vec![Candidate::nowhere(source).left("listens on no TCP port")],
+        };
+    }
+    let outside = if elsewhere {
+        own_addresses(pid)
+    } else {
+        BTreeSet::new()
+    };
+    let one = |(port, ips): (&u16, &BTreeSet<IpAddr>)| {
+        let ip = if elsewhere {
+            from_outside(ips, &outside)
+        } else {
+            Some(from_here(ips))
+        };
+        let Some(ip) = ip else {
+            let why = format!("listens on port {port} of another network namespace, on its loopback only");
+            return Candidate::nowhere(source).left(why);
+        };
+        let candidate = alive(SocketAddr::new(ip, *port).to_string(), source.to_owned());
+        match port
+            .checked_sub(BUS_OFFSET)
+            .filter(|base| ports.contains_key(base))
+        {
+            Some(base) => candidate.left(format!("is the cluster bus of port {base}")),
+            None => candidate,
+        }
+    };
+    ports.iter().map(one).collect()
+}
+
+/// The best of a server's addresses for somebody on its host: the loopback, else what there is.
+fn from_here(ips: &BTreeSet<IpAddr>) -> IpAddr {
+    let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let has = |ip: IpAddr| ips.contains(&ip);
+    if has(v4) || has(Ipv4Addr::UNSPECIFIED.into()) {
+        return v4;
+    }
+    if has(v6) || has(Ipv6Addr::UNSPECIFIED.into()) {
+        return v6;
+    }
+    ips.first().copied().unwrap_or(v4)
+}
+
+/// An address of a server in another network namespace, that may be reached from this one.
+fn from_outside(ips: &BTreeSet<IpAddr>, own: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    match ips.iter().find(|ip| !ip.is_loopback() && !ip.is_unspecified()) {
+        Some(ip) => Some(*ip),
+        None if ips.iter().any(IpAddr::is_unspecified) => own.first().copied(),
+        None => None,
+    }
+}
+
+/// IPv4 addresses of the network namespace of a process, without the loopback.
+fn own_addresses(pid: u32) -> BTreeSet<IpAddr> {
+    let text = fs::read_to_string(format!("/proc/{pid}/net/fib_trie")).unwrap_or_default();
+    local_addresses(&text)
+}
+
+/// Addresses that are marked as the host's own in a `fib_trie`.
+fn local_addresses(fib_trie: &str) -> BTreeSet<IpAddr> {
+    let mut found = BTreeSet::new();
+    let mut last = None;
+    for line in fib_trie.lines() {
+        let line = line.trim();
+        if let Some(address) = line.strip_prefix("|-- ") {
+            last = address.parse::<Ipv4Addr>().ok();
+        } else if line.starts_with("/32 host LOCAL") {
+            found.extend(last.filter(|ip| !ip.is_loopback()).map(IpAddr::V4));
+        }
+    }
+    found
+}
+
+/// `docker-proxy -host-ip 0.0.0.0 -host-port 6379 -container-ip 172.17.0.2 -container-port 6379`.
+fn forwarder(source: &str, title: &str) -> Candidate {
+    let words: Vec<_> = title.split_whitespace().collect();
+    let value = |name: &str| {
+        let at = words.iter().position(|word| *word == name)?;
+        words.get(at + 1).copied()
+    };
+    let told = (
+        value("-host-port"),
+        value("-container-ip"),
+        value("-container-port"),
+    );
+    let (Some(host), Some(ip), Some(port)) = told else {
+        return Candidate::nowhere(source).left("forwards a port to a container");
+    };
+    let why = format!(
+        "forwards to {ip}:{port} in a container, whose server is found by its own process; name 127.0.0.1:{host} \
+         under [[instances]] to watch it through the forwarder"
+    );
+    Candidate::new(format!("127.0.0.1:{host}"), source).left(why)
+}
+
+/// Inodes of a process's sockets; `None` where they may not be seen.
+fn sockets(pid: u32) -> Option<BTreeSet<u64>> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let inode = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        link.to_str()?
+            .strip_prefix("socket:[")?
+            .strip_suffix(']')?
+            .parse()
+            .ok()
+    };
+    Some(descriptors.flatten().filter_map(inode).collect())
+}
+
+/// `redis-server *:6379 [cluster]`, or `... unixsocket:/path`.
+fn by_title(title: &str) -> Option<String> {
+    let word = title.split_whitespace().find(|word| word.contains(':'))?;
+    if let Some(path) = word.strip_prefix("unixsocket:") {
+        return Some(path.to_owned());
+    }
+    let (host, port) = word.rsplit_once(':')?;
+    let port: u16 = port.parse().ok().filter(|port| *port > 0)?;
+    let host = match host {
+        "*" | "0.0.0.0" => "127.0.0.1",
+        host => host,
+    };
+    Some(if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_tell_addresses() {
+        assert_eq!(
+            by_title("redis-server *:6379 [cluster]").as_deref(),
+            Some("127.0.0.1:6379")
+        );
+        assert_eq!(
+            by_title("redis-server 10.0.0.1:7000").as_deref(),
+            Some("10.0.0.1:7000")
+        );
+        assert_eq!(
+            by_title("redis-server unixsocket:/run/r.sock").as_deref(),
+            Some("/run/r.sock")
+        );
+        assert_eq!(by_title("redis-server ::1:6379").as_deref(), Some("[::1]:6379"));
+        assert_eq!(by_title("redis-server"), None);
+        assert_eq!(by_title("redis-server x:y"), None);
+    }
+
+    #[test]
+    fn the_nearest_address_is_taken() {
+        let ips = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|t| t.parse().unwrap())
+                .collect::<BTreeSet<IpAddr>>()
+        };
+        for (bound, taken) in [
+            (&["0.0.0.0", "::"][..], "127.0.0.1"),
+            (&["10.0.0.5", "127.0.0.1"], "127.0.0.1"),
+            (&["::"], "::1"),
+            (&["10.0.0.5"], "10.0.0.5"),
+        ] {
+            assert_eq!(from_here(&ips(bound)), taken.parse::<IpAddr>().unwrap());
+        }
+        let own = ips(&["172.17.0.2"]);
+        assert_eq!(from_outside(&ips(&["0.0.0.0"]), &own), own.first().copied());
+        assert_eq!(from_outside(&ips(&["127.0.0.1"]), &own), None);
+    }
+
+    #[test]
+    fn forwarders_and_addresses_are_read() {
+        let title = "/usr/bin/docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port 6380 -container-ip 172.17.0.2 \
+                     -container-port 6379 ";
+        let candidate = forwarder("process 1 (docker-proxy)", title);
+        assert_eq!(candidate.address, "127.0.0.1:6380");
+        assert!(candidate.left.unwrap().contains("172.17.0.2:6379"));
+        assert!(forwarder("p", "docker-proxy -host-port").left.is_some());
+        let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 172.17.0.0\n        \
+                    /16 link UNICAST\n     |-- 172.17.0.2\n        /32 host LOCAL\n";
+        assert_eq!(local_addresses(trie), ["172.17.0.2".parse().unwrap()].into());
+    }
+}
