@@ -15,7 +15,7 @@ use bytes::{Buf, BytesMut};
 use redkeeper_core::agent::{
     prober::{Command, ConnectFailure},
     reply::Reply,
-    resp::{Frame, frame},
+    resp::{Frame, frame, read},
 };
 use redkeeper_core::time::WallMs;
 use tokio::{
@@ -283,7 +283,7 @@ impl Connection {
                         // INFO is large and rare: an idle connection keeps no buffer.
                         self.buffer = BytesMut::new();
                     }
-                    return Received::Reply(parse(&bytes));
+                    return Received::Reply(read(&bytes));
                 }
                 // It may echo what was sent, the password included.
                 Frame::Invalid if self.auth.is_some() => return Received::Garbage("not shown".to_owned()),
@@ -323,28 +323,6 @@ impl Connection {
             Some(Mute::Plain(peer)) => Some(peer),
             _ => None,
         }
-    }
-}
-
-/// Reads one whole answer, as [`frame`] delimits it. Status, error and bulk are taken as they stand: the redis
-/// crate knows only some error words, and zeroes 8 KiB and copies for each INFO.
-fn parse(bytes: &[u8]) -> Reply {
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    let body = bytes.get(1..).unwrap_or_default();
-    let line = body.trim_ascii_end();
-    match bytes.first() {
-        Some(b'+') if line == b"PONG" => Reply::Text("PONG".into()),
-        Some(b'+') => Reply::Text(text(line).into()),
-        Some(b'-') => Reply::Error(text(line)),
-        Some(b'$') if !body.starts_with(b"-") => {
-            let start = body
-                .iter()
-                .position(|b| *b == b'\n')
-                .map_or(body.len(), |at| at + 1);
-            let bulk = &body[start..];
-            Reply::Text(text(bulk.strip_suffix(b"\r\n").unwrap_or(bulk)).into())
-        }
-        _ => Reply::Other,
     }
 }
 

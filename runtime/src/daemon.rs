@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, process::ExitCode, time::Duration};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -77,6 +78,10 @@ pub fn main<C: Configuration>(
         eprintln!("error: log.filter: {error}");
         return exit::config();
     }
+    match descriptors() {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(e) => tracing::warn!("the limit of file descriptors cannot be raised: {e}"),
+    }
     match run(config) {
         Ok(()) => exit::OK,
         Err(error) => {
@@ -84,6 +89,14 @@ pub fn main<C: Configuration>(
             exit::failure()
         }
     }
+}
+
+/// Raises the soft limit of file descriptors to the hard one: each instance and each stream takes one, and the
+/// usual soft limit of 1,024 is for programs that use `select`.
+fn descriptors() -> Result<u64, nix::errno::Errno> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
 }
 
 /// How it went, once everything has been asked to stop: `clean` where all tasks ended within `grace`.

@@ -14,5 +14,10 @@ pub mod sim;
 pub mod txnlog;
 pub mod wait;
 
+/// Whether the long runs are asked for (`./test --long`).
+pub fn long() -> bool {
+    std::env::var_os("REDKEEPER_LONG").is_some()
+}
+
 pub use sandbox::Sandbox;
 pub use wait::{eventually, holds_for};

@@ -1,5 +1,7 @@
 //! Where a RESP2 answer ends, so that only whole answers are parsed and no answer grows without bound.
 
+use crate::agent::reply::Reply;
+
 /// Result of looking at a buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame {
@@ -55,6 +57,28 @@ pub fn frame(buffer: &[u8]) -> Frame {
     }
 }
 
+/// Reads one whole answer, as [`frame()`] delimits it. Status, error and bulk are taken as they stand: the redis
+/// crate knows only some error words, and zeroes 8 KiB and copies for each INFO.
+pub fn read(bytes: &[u8]) -> Reply {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let body = bytes.get(1..).unwrap_or_default();
+    let line = body.trim_ascii_end();
+    match bytes.first() {
+        Some(b'+') if line == b"PONG" => Reply::Text("PONG".into()),
+        Some(b'+') => Reply::Text(text(line).into()),
+        Some(b'-') => Reply::Error(text(line)),
+        Some(b'$') if !body.starts_with(b"-") => {
+            let start = body
+                .iter()
+                .position(|b| *b == b'\n')
+                .map_or(body.len(), |at| at + 1);
+            let bulk = &body[start..];
+            Reply::Text(text(bulk.strip_suffix(b"\r\n").unwrap_or(bulk)).into())
+        }
+        _ => Reply::Other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,11 +95,23 @@ mod tests {
         assert_eq!(frame(b"HTTP/1.1 400 Bad Request\r\n"), Frame::Invalid);
     }
 
+    #[test]
+    fn reads_each_kind() {
+        let text = |text: &'static str| Reply::Text(text.into());
+        assert_eq!(read(b"+PONG\r\n"), text("PONG"));
+        assert_eq!(read(b"$5\r\na\r\nb \r\n"), text("a\r\nb "));
+        assert_eq!(read(b"$0\r\n\r\n"), text(""));
+        assert_eq!(read(b"-ERR x\r\n"), Reply::Error("ERR x".into()));
+        assert_eq!(read(b"$-1\r\n"), Reply::Other);
+        assert_eq!(read(b":1\r\n"), Reply::Other);
+    }
+
     proptest! {
         #[test]
         fn never_panics_and_never_overruns(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Frame::Complete(n) = frame(&bytes) {
                 prop_assert!(n <= bytes.len());
+                read(&bytes[..n]);
             }
         }
     }
