@@ -137,8 +137,18 @@ impl Sandbox {
         redis.answers().await;
     }
 
-    /// Starts a ZooKeeper and waits until it serves.
+    /// Starts a ZooKeeper and waits until it serves. It does not wait for the disk.
     pub async fn zookeeper(&self) -> ZooKeeper {
+        self.zookeeper_with(&["-Xmx256m", "-Dzookeeper.forceSync=no"])
+            .await
+    }
+
+    /// Starts a ZooKeeper that acknowledges what is on the disk only, as in production.
+    pub async fn durable_zookeeper(&self) -> ZooKeeper {
+        self.zookeeper_with(&["-Xmx512m"]).await
+    }
+
+    async fn zookeeper_with(&self, java: &'static [&'static str]) -> ZooKeeper {
         let port = port();
         let data = self.path("zookeeper-data");
         std::fs::create_dir_all(&data).expect("data folder");
@@ -149,8 +159,9 @@ impl Sandbox {
             port.number
         );
         let config = self.write("zoo.cfg", &text);
-        let process = self.zookeeper_process(&config);
+        let process = self.zookeeper_process(&config, java);
         let zookeeper = ZooKeeper {
+            java,
             process,
             port,
             data,
@@ -160,10 +171,10 @@ impl Sandbox {
         zookeeper
     }
 
-    fn zookeeper_process(&self, config: &Path) -> Process {
+    fn zookeeper_process(&self, config: &Path, java: &[&str]) -> Process {
         let mut command = Command::new("java");
         let jars = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-nop.jar";
-        command.args(["-Xmx256m", "-Dzookeeper.forceSync=no", "-cp", jars]);
+        command.args(java).args(["-cp", jars]);
         command
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(config);
@@ -173,13 +184,12 @@ impl Sandbox {
     /// Starts a stopped ZooKeeper again with its data.
     pub async fn restart_zookeeper(&self, zookeeper: &mut ZooKeeper) {
         zookeeper.process.kill();
-        zookeeper.process = self.zookeeper_process(&zookeeper.config);
+        zookeeper.process = self.zookeeper_process(&zookeeper.config, zookeeper.java);
         zookeeper.serves().await;
     }
 
     /// Starts a collector; `zookeeper` is `None` for a standalone one.
     pub async fn collector(&self, id: &str, zookeeper: Option<&ZooKeeper>) -> Collector {
-        let (grpc, http, admin) = (port(), port(), port());
         let store = match zookeeper {
             Some(zk) => format!(
                 "[zookeeper]\nservers = \"127.0.0.1:{}\"\nsession_timeout = \"2s\"\n",
@@ -187,9 +197,16 @@ impl Sandbox {
             ),
             None => "standalone = true\n".to_owned(),
         };
+        let text = format!("heartbeat_interval = \"200ms\"\nsilent_after = \"1s\"\n{store}");
+        self.collector_with(id, &text).await
+    }
+
+    /// Starts a collector with `text` as the rest of its configuration, and waits until it is alive.
+    pub async fn collector_with(&self, id: &str, text: &str) -> Collector {
+        let (grpc, http, admin) = (port(), port(), port());
         let text = format!(
             "id = \"{id}\"\ngrpc_listen = \"127.0.0.1:{}\"\nhttp_listen = \"127.0.0.1:{}\"\n\
-             admin_listen = \"127.0.0.1:{}\"\nheartbeat_interval = \"200ms\"\nsilent_after = \"1s\"\n{store}",
+             admin_listen = \"127.0.0.1:{}\"\n{text}",
             grpc.number, http.number, admin.number
         );
         let config = self.write(&format!("{id}.toml"), &text);

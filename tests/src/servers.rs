@@ -93,6 +93,7 @@ pub struct ZooKeeper {
     /// Its data, with the transaction log.
     pub data: PathBuf,
     pub(crate) config: PathBuf,
+    pub(crate) java: &'static [&'static str],
 }
 
 impl ZooKeeper {

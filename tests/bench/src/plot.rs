@@ -1,0 +1,112 @@
+//! Plots in `target/bench/`.
+
+use plotters::prelude::*;
+
+use crate::{report::folder, stats::Samples};
+
+type Failed = Box<dyn std::error::Error>;
+
+/// Share of samples below a time, for several sets, on a logarithmic axis.
+pub(crate) fn distributions(
+    file: &str,
+    title: &str,
+    unit: &str,
+    sets: &[(&str, &Samples)],
+) -> Option<String> {
+    let all = sets
+        .iter()
+        .flat_map(|(_, samples)| &samples.0)
+        .copied()
+        .filter(|x| *x > 0.0);
+    let (min, max) = all.fold((f64::MAX, 0.0f64), |(min, max), x| (min.min(x), max.max(x)));
+    if max == 0.0 {
+        return None;
+    }
+    let curves = sets.iter().map(|(name, samples)| {
+        let sorted = samples.sorted();
+        let count = sorted.len() as f64;
+        let points = sorted
+            .into_iter()
+            .enumerate()
+            .map(|(n, x)| (x, (n + 1) as f64 / count));
+        ((*name).to_owned(), points.collect::<Vec<_>>())
+    });
+    let curves: Vec<_> = curves.collect();
+    draw(
+        file,
+        title,
+        (unit, "share of samples"),
+        (min * 0.8, max * 1.2),
+        (0.0, 1.0),
+        &curves,
+    )
+}
+
+/// Lines over a number of things, on a logarithmic axis.
+pub(crate) fn growth(
+    file: &str,
+    title: &str,
+    axes: (&str, &str),
+    lines: &[(String, Vec<(f64, f64)>)],
+) -> Option<String> {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let high = points().map(|(_, y)| *y).fold(0.0, f64::max);
+    let (low, far) = points().fold((f64::MAX, 0.0f64), |(low, far), (x, _)| {
+        (low.min(*x), far.max(*x))
+    });
+    if far <= 0.0 || high <= 0.0 {
+        return None;
+    }
+    draw(
+        file,
+        title,
+        axes,
+        (low * 0.8, far * 1.2),
+        (0.0, high * 1.1),
+        lines,
+    )
+}
+
+fn draw(
+    file: &str,
+    title: &str,
+    (x_name, y_name): (&str, &str),
+    x: (f64, f64),
+    y: (f64, f64),
+    lines: &[(String, Vec<(f64, f64)>)],
+) -> Option<String> {
+    let path = folder().join(file);
+    let made = (|| -> Result<(), Failed> {
+        let area = SVGBackend::new(&path, (900, 540)).into_drawing_area();
+        area.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&area)
+            .caption(title, ("sans-serif", 20))
+            .margin(14)
+            .x_label_area_size(44)
+            .y_label_area_size(64)
+            .build_cartesian_2d((x.0..x.1).log_scale(), y.0..y.1)?;
+        chart.configure_mesh().x_desc(x_name).y_desc(y_name).draw()?;
+        for (n, (name, points)) in lines.iter().enumerate() {
+            let color = Palette99::pick(n).to_rgba();
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2)).point_size(2))?
+                .label(name.as_str())
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
+        area.present()?;
+        Ok(())
+    })();
+    match made {
+        Ok(()) => Some(format!("target/bench/{file}")),
+        Err(e) => {
+            eprintln!("{file} was not drawn: {e}");
+            None
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Servers of a scenario that the tests do not need: Sentinel, and what is told by it.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use redkeeper_tests::{
+    Sandbox,
+    ports::{Port, port},
+    process::Process,
+    servers::Redis,
+};
+
+/// A Sentinel that watches instances as masters `m0`, `m1`, ... with `down-after` of a second.
+pub(crate) struct Sentinel {
+    pub(crate) process: Process,
+    port: Port,
+}
+
+impl Sentinel {
+    pub(crate) fn start(sandbox: &Sandbox, instances: &[&Redis]) -> Result<Self, String> {
+        let port = port();
+        let mut text = format!(
+            "port {}\nbind 127.0.0.1\ndir {}\n",
+            port.number,
+            sandbox.path("").display()
+        );
+        for (n, redis) in instances.iter().enumerate() {
+            text.push_str(&format!(
+                "sentinel monitor m{n} 127.0.0.1 {} 1\nsentinel down-after-milliseconds m{n} 1000\n",
+                redis.port.number
+            ));
+        }
+        let config = sandbox.write("sentinel.conf", &text);
+        let mut command = Command::new("redis-sentinel");
+        command.arg(config);
+        let process = Process::start(command, &sandbox.path("sentinel.log"));
+        let sentinel = Self { process, port };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while sentinel.connect().is_err() {
+            if Instant::now() > deadline {
+                return Err(format!("Sentinel does not answer: {}", sentinel.process.log()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(sentinel)
+    }
+
+    fn connect(&self) -> std::io::Result<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port.number))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        Ok(stream)
+    }
+
+    /// Listens for an event; what came is told by the returned reader.
+    pub(crate) fn subscribe(&self, event: &str) -> Result<Events, String> {
+        let mut stream = self.connect().map_err(|e| format!("Sentinel: {e}"))?;
+        stream
+            .write_all(format!("SUBSCRIBE {event}\r\n").as_bytes())
+            .map_err(|e| format!("Sentinel: {e}"))?;
+        let mut events = Events(BufReader::new(stream));
+        // The answer to SUBSCRIBE ends with the number of subscriptions.
+        events.until(":1")?;
+        Ok(events)
+    }
+}
+
+/// Events of a Sentinel.
+pub(crate) struct Events(BufReader<TcpStream>);
+
+impl Events {
+    /// Waits for a line that starts like this, and says when it came.
+    pub(crate) fn until(&mut self, start: &str) -> Result<Instant, String> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = self
+                .0
+                .read_line(&mut line)
+                .map_err(|e| format!("Sentinel said no {start:?}: {e}"))?;
+            if read == 0 {
+                return Err("Sentinel hung up".to_owned());
+            }
+            if line.starts_with(start) {
+                return Ok(Instant::now());
+            }
+        }
+    }
+}
+
+/// A runtime of one thread for the bench's own work.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())
+}
