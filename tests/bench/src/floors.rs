@@ -1,9 +1,43 @@
 //! Floors: the same thing done as directly as it can be. Each runs as a process of its own, `bench floor-NAME`.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
+
+use redkeeper_tests::{Sandbox, process::Process};
+
+use crate::rig::runtime;
+
+mod chain;
+mod services;
+
+/// Starts a floor's process; its end is the caller's to make.
+pub(crate) fn start(sandbox: &Sandbox, name: &str, rest: &[String]) -> Process {
+    let mut command = sandbox.command("bench");
+    command.arg(format!("floor-{name}")).args(rest);
+    Process::start(command, &sandbox.path(&format!("floor-{name}.log")))
+}
 
 /// Runs a floor's process.
-pub(crate) fn main(name: &str, _rest: &[String]) -> ExitCode {
-    eprintln!("error: there is no floor {name:?}");
-    ExitCode::from(2)
+pub(crate) fn main(name: &str, rest: &[String]) -> ExitCode {
+    let words: Vec<_> = rest.iter().map(String::as_str).collect();
+    let ran = runtime().and_then(|runtime| {
+        runtime.block_on(async {
+            match (name, words.as_slice()) {
+                ("agent", [collector, instances @ ..]) => chain::agent(collector, instances).await,
+                ("collector", [listen, zookeeper]) => chain::collector(listen, zookeeper).await,
+                ("services", [listen]) => services::serve(listen).await,
+                ("fleet", [collector, agents, instances, every]) => {
+                    crate::fleet::report_for_ever(collector, agents, instances, every).await
+                }
+                _ => Err(format!("there is no floor {name:?} with {rest:?}")),
+            }
+        })
+    });
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let own = std::env::args().next().unwrap_or_default();
+            eprintln!("{}: {error}", Path::new(&own).display());
+            ExitCode::from(2)
+        }
+    }
 }

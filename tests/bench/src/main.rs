@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod fleet;
 mod floors;
 mod machine;
 mod plot;

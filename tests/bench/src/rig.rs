@@ -8,11 +8,12 @@ use std::{
 };
 
 use redkeeper_tests::{
-    Sandbox,
+    Sandbox, eventually,
     ports::{Port, port},
     process::Process,
     servers::Redis,
 };
+use tonic::transport::Endpoint;
 
 /// A Sentinel that watches instances as masters `m0`, `m1`, ... with `down-after` of a second.
 pub(crate) struct Sentinel {
@@ -97,4 +98,52 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
         .enable_all()
         .build()
         .map_err(|e| e.to_string())
+}
+
+/// A gRPC address, with the settings of the product's own clients.
+pub(crate) fn endpoint(address: &str) -> Result<Endpoint, String> {
+    let endpoint =
+        Endpoint::from_shared(format!("http://{address}")).map_err(|e| format!("{address}: {e}"))?;
+    Ok(endpoint.tcp_nodelay(true).connect_timeout(Duration::from_secs(5)))
+}
+
+/// Waits until somebody listens at `127.0.0.1:PORT`.
+pub(crate) async fn listens(port: u16) {
+    let try_it = || async { TcpStream::connect(("127.0.0.1", port)).is_ok() };
+    eventually("somebody listens", try_it, |listens| *listens).await;
+}
+
+/// A status znode as an application sees it: read, with a watch that tells of its next change.
+pub(crate) async fn watched(
+    client: &zookeeper_client::Client,
+    path: &str,
+    good: impl Fn(&str) -> bool,
+) -> Result<zookeeper_client::OneshotWatcher, String> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Ok((data, _, watcher)) = client.get_and_watch_data(path).await
+            && good(&String::from_utf8_lossy(&data))
+        {
+            return Ok(watcher);
+        }
+        if Instant::now() > deadline {
+            return Err(format!("{path} did not come into its first state"));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits for the change, and says when it was told.
+pub(crate) async fn told(watcher: zookeeper_client::OneshotWatcher) -> Result<Instant, String> {
+    let changed = tokio::time::timeout(Duration::from_secs(30), watcher.changed()).await;
+    changed.map_err(|_| "the watch did not fire within 30 s".to_owned())?;
+    Ok(Instant::now())
+}
+
+/// A JSON status with this state.
+pub(crate) fn says(state: &'static str) -> impl Fn(&str) -> bool {
+    move |text| {
+        let json = serde_json::from_str::<serde_json::Value>(text);
+        json.is_ok_and(|json| json["state"] == state)
+    }
 }

@@ -3,14 +3,54 @@
 use crate::report::Outcome;
 
 mod agent_cost;
+mod detect;
+mod detect_large;
+mod failover;
+mod hang;
+mod query;
+mod wan_writes;
+mod watch;
 
 type Run = fn(bool) -> Result<Outcome, String>;
 
-const SCENARIOS: &[(&str, &str, Run)] = &[(
-    "agent-cost",
-    "CPU and memory of an agent with 200 instances, beside Sentinel",
-    agent_cost::run,
-)];
+const SCENARIOS: &[(&str, &str, Run)] = &[
+    (
+        "detect",
+        "SIGKILL of a small Redis until a watcher of its znode is told",
+        detect::run,
+    ),
+    (
+        "detect-large",
+        "the same with a Redis of 4 GB, beside EOF on its connection",
+        detect_large::run,
+    ),
+    ("hang", "SIGSTOP until the znode says REPLY_TIMEOUT", hang::run),
+    (
+        "agent-cost",
+        "CPU and memory of an agent with 200 instances, beside Sentinel",
+        agent_cost::run,
+    ),
+    (
+        "query",
+        "GetInstance while 10,000 instances report, beside a bare unary call",
+        query::run,
+    ),
+    (
+        "watch",
+        "one transition to 1,000 watchers, beside a bare fan-out",
+        watch::run,
+    ),
+    (
+        "failover",
+        "the leader is killed or stopped until the next one writes",
+        failover::run,
+    ),
+    (
+        "wan-writes",
+        "what is written for 10,000 healthy instances",
+        wan_writes::run,
+    ),
+];
 
 /// Names, in the order in which `all` runs them.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {

@@ -1,0 +1,182 @@
+//! Agents that do not exist: they say over gRPC what a fleet would say.
+
+use std::time::Duration;
+
+use pbjson_types::Duration as WireDuration;
+use redkeeper_proto::v1::{
+    self, Changes, Heartbeat, InstanceReport, ReportStatusRequest, ReportStatusResponse, Snapshot,
+    agent_service_client::AgentServiceClient, report_status_request::Message,
+};
+use redkeeper_tests::fake_agent::{hello, message};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::rig::endpoint;
+
+/// Reports in one message.
+const REPORTS: usize = 64;
+
+/// What an agent says of one instance: alive, or refused.
+pub(crate) fn report(agent: &str, number: u32, up: bool) -> InstanceReport {
+    let (reason, evidence) = if up {
+        (v1::Reason::Ok, "PING answered \"PONG\"")
+    } else {
+        (
+            v1::Reason::ConnectionRefused,
+            "connection refused: nothing listens",
+        )
+    };
+    InstanceReport {
+        handle: number,
+        id: format!("{agent}:{number}"),
+        cluster: "bench".to_owned(),
+        address: format!("127.0.0.1:{number}"),
+        verdict: Some(v1::Verdict {
+            reason: reason.into(),
+            stage: v1::Stage::Reply.into(),
+            role: v1::Role::Master.into(),
+            run_id: "0123456789abcdef0123456789abcdef01234567".to_owned(),
+            server_version: "7.0.15".to_owned(),
+            evidence: evidence.to_owned(),
+            ..Default::default()
+        }),
+        probe_age: Some(WireDuration::default()),
+        freshness_limit: Some(WireDuration {
+            seconds: 600,
+            nanos: 0,
+        }),
+        ..Default::default()
+    }
+}
+
+/// The same as a collector would tell it.
+pub(crate) fn instance(report: &InstanceReport) -> v1::Instance {
+    let mut verdict = report.verdict.clone().unwrap_or_default();
+    verdict.state = v1::InstanceState::Up.into();
+    verdict.reads = v1::Ability::Yes.into();
+    verdict.writes = v1::Ability::Yes.into();
+    v1::Instance {
+        id: report.id.clone(),
+        cluster: report.cluster.clone(),
+        address: report.address.clone(),
+        agent_id: "agent-0".to_owned(),
+        verdict: Some(verdict),
+        revision: 1,
+        probe_age: Some(WireDuration::default()),
+        ..Default::default()
+    }
+}
+
+/// One agent with an open stream.
+pub(crate) struct Speaker {
+    name: String,
+    instances: u32,
+    sequence: u64,
+    sender: mpsc::Sender<ReportStatusRequest>,
+    answers: Option<Streaming<ReportStatusResponse>>,
+}
+
+impl Speaker {
+    /// Connects, says hello and sends the snapshot, in which all are UP. The answers must be drained.
+    pub(crate) async fn connect(collector: &str, name: String, instances: u32) -> Result<Self, String> {
+        let channel = endpoint(collector)?
+            .connect()
+            .await
+            .map_err(|e| format!("{collector}: {e}"))?;
+        let (sender, receiver) = mpsc::channel(256);
+        let mut speaker = Self {
+            name,
+            instances,
+            sequence: 0,
+            sender,
+            answers: None,
+        };
+        speaker.say(hello(&speaker.name, 1)).await?;
+        let mut client = AgentServiceClient::new(channel);
+        let call = client.report_status(ReceiverStream::new(receiver)).await;
+        speaker.answers = Some(call.map_err(|e| e.to_string())?.into_inner());
+        let all: Vec<_> = (1..=instances).collect();
+        let mut chunks = all.chunks(REPORTS).peekable();
+        while let Some(chunk) = chunks.next() {
+            let snapshot = Snapshot {
+                instances: chunk.iter().map(|n| report(&speaker.name, *n, true)).collect(),
+                last: chunks.peek().is_none(),
+            };
+            speaker.say(Message::Snapshot(snapshot)).await?;
+        }
+        Ok(speaker)
+    }
+
+    /// What the collector answers.
+    pub(crate) fn answers(&mut self) -> Option<Streaming<ReportStatusResponse>> {
+        self.answers.take()
+    }
+
+    /// Sends one message.
+    pub(crate) async fn say(&mut self, what: Message) -> Result<(), String> {
+        self.sequence += 1;
+        let sent = self.sender.send(message(self.sequence, what)).await;
+        sent.map_err(|_| format!("the stream of {} ended", self.name))
+    }
+
+    /// Proves that the agent lives, and that the first `probed` instances were probed just now.
+    pub(crate) async fn beat(&mut self, probed: u32) -> Result<(), String> {
+        let handles: Vec<_> = (1..=probed.min(self.instances)).collect();
+        let probe_ages_ms = vec![1; handles.len()];
+        self.say(Message::Heartbeat(Heartbeat {
+            handles,
+            probe_ages_ms,
+        }))
+        .await
+    }
+
+    /// Says that all instances from `from` to `to` are up, or are down.
+    pub(crate) async fn change(&mut self, from: u32, to: u32, up: bool) -> Result<(), String> {
+        let numbers: Vec<_> = (from..=to).collect();
+        for chunk in numbers.chunks(REPORTS) {
+            let instances = chunk.iter().map(|n| report(&self.name, *n, up)).collect();
+            self.say(Message::Changes(Changes { instances })).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads and drops the answers, so that the stream flows.
+#[allow(clippy::disallowed_methods)] // It ends with its stream.
+pub(crate) fn drain(speaker: &mut Speaker) {
+    if let Some(mut answers) = speaker.answers() {
+        tokio::spawn(async move { while let Ok(Some(_)) = answers.message().await {} });
+    }
+}
+
+/// A process that is `agents` agents with `instances` each; each sends a heartbeat `every` so many milliseconds.
+#[allow(clippy::disallowed_methods)] // They end with the process.
+pub(crate) async fn report_for_ever(
+    collector: &str,
+    agents: &str,
+    instances: &str,
+    every: &str,
+) -> Result<(), String> {
+    let read = |text: &str| text.parse::<u32>().map_err(|e| format!("{text:?}: {e}"));
+    let (agents, instances, every) = (read(agents)?, read(instances)?, u64::from(read(every)?));
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..agents {
+        let mut speaker = Speaker::connect(collector, format!("agent-{n}"), instances).await?;
+        drain(&mut speaker);
+        let phase = Duration::from_micros(every * 1_000 * u64::from(n) / u64::from(agents));
+        tasks.spawn(async move {
+            tokio::time::sleep(phase).await;
+            let mut ticks = tokio::time::interval(Duration::from_millis(every));
+            loop {
+                ticks.tick().await;
+                speaker.beat(instances).await?;
+            }
+        });
+    }
+    match tasks.join_next().await {
+        Some(Ok(Err::<(), _>(e))) => Err(e),
+        Some(Err(e)) => Err(e.to_string()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,153 @@
+//! P1: SIGKILL of a small Redis until a watcher of its znode is told, beside the bare chain and Sentinel.
+
+use std::time::{Duration, Instant};
+
+use redkeeper_tests::{
+    Sandbox, ports,
+    servers::{Redis, ZooKeeper, status_path},
+};
+
+use crate::{
+    floors, plot,
+    report::Outcome,
+    rig::{Sentinel, listens, runtime, says, told, watched},
+    stats::Samples,
+};
+
+/// Servers that each chain takes turns with: none dies often enough to be taken for a flapping one, whose writes
+/// are limited until it was quiet for 10 s.
+const POOL: usize = 40;
+/// The same for Sentinel, which has no such limit.
+const PEERS: usize = 4;
+
+pub(super) fn run(quick: bool) -> Result<Outcome, String> {
+    runtime()?.block_on(measure(quick))
+}
+
+async fn pool(sandbox: &Sandbox, size: usize) -> Vec<Redis> {
+    let mut servers = Vec::new();
+    for _ in 0..size {
+        servers.push(sandbox.redis().await);
+    }
+    servers
+}
+
+/// Kills the server and says how long its watcher took to be told.
+async fn killed(
+    sandbox: &Sandbox,
+    client: &zookeeper_client::Client,
+    redis: &mut Redis,
+    path: &str,
+    up: impl Fn(&str) -> bool,
+    down: impl Fn(&str) -> bool,
+) -> Result<Duration, String> {
+    let watcher = watched(client, path, up).await?;
+    tokio::time::sleep(Duration::from_micros(fastrand::u64(5_000..15_000))).await;
+    let start = Instant::now();
+    redis.process.signal(nix::sys::signal::Signal::SIGKILL);
+    let told = told(watcher).await?;
+    let (data, _) = client.get_data(path).await.map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&data).into_owned();
+    if !down(&text) {
+        return Err(format!("{path} says {text}"));
+    }
+    sandbox.restart(redis).await;
+    Ok(told - start)
+}
+
+async fn floor(
+    sandbox: &Sandbox,
+    zookeeper: &ZooKeeper,
+    servers: &[Redis],
+) -> Result<impl Sized + use<>, String> {
+    let client = zookeeper.client().await;
+    let options = zookeeper_client::CreateMode::Persistent.with_acls(zookeeper_client::Acls::anyone_all());
+    for path in ["/floor".to_owned()]
+        .into_iter()
+        .chain((0..POOL).map(|n| format!("/floor/{n}")))
+    {
+        client
+            .create(&path, b"", &options)
+            .await
+            .map_err(|e| format!("{path}: {e}"))?;
+    }
+    let port = ports::port();
+    let listen = format!("127.0.0.1:{}", port.number);
+    let store = format!("127.0.0.1:{}", zookeeper.port.number);
+    let collector = floors::start(sandbox, "collector", &[listen.clone(), store]);
+    listens(port.number).await;
+    let addresses = servers
+        .iter()
+        .map(|redis| format!("127.0.0.1:{}", redis.port.number));
+    let words: Vec<_> = [listen].into_iter().chain(addresses).collect();
+    let agent = floors::start(sandbox, "agent", &words);
+    Ok((collector, agent, port))
+}
+
+async fn measure(quick: bool) -> Result<Outcome, String> {
+    let (pairs, warm_up, deaths) = if quick { (50, 5, 4) } else { (300, 20, 20) };
+    let sandbox = Sandbox::new();
+    let zookeeper = sandbox.durable_zookeeper().await;
+    let store = format!("[zookeeper]\nservers = '127.0.0.1:{}'\n", zookeeper.port.number);
+    let collector = sandbox.collector_with("a", &store).await;
+    let (mut ours, mut bare) = (pool(&sandbox, POOL).await, pool(&sandbox, POOL).await);
+    let mut theirs = pool(&sandbox, PEERS).await;
+    let mut text = String::new();
+    for redis in &ours {
+        text.push_str(&format!(
+            "[[instances]]\naddress = '127.0.0.1:{}'\n",
+            redis.port.number
+        ));
+    }
+    let collectors = [format!("'127.0.0.1:{}'", collector.grpc.number)];
+    let _agent = sandbox.agent_with("db01", &collectors, &text).await;
+    let _floor = floor(&sandbox, &zookeeper, &bare).await?;
+    let client = zookeeper.client().await;
+
+    let (mut product, mut chain, mut sentinel) = (Samples::default(), Samples::default(), Samples::default());
+    for n in 0..warm_up + pairs {
+        let redis = &mut ours[n % POOL];
+        let path = status_path(&format!("db01:{}", redis.port.number));
+        let a = killed(&sandbox, &client, redis, &path, says("UP"), says("DOWN")).await?;
+        let path = format!("/floor/{}", n % POOL);
+        let starts = |word: &'static str| move |text: &str| text.starts_with(word);
+        let redis = &mut bare[n % POOL];
+        let b = killed(&sandbox, &client, redis, &path, starts("up"), starts("down")).await?;
+        if n >= warm_up {
+            product.push_ms(a);
+            chain.push_ms(b);
+        }
+    }
+    let watcher = Sentinel::start(&sandbox, &theirs.iter().collect::<Vec<_>>())?;
+    let mut events = watcher.subscribe("+sdown")?;
+    for n in 0..deaths {
+        let redis = &mut theirs[n % PEERS];
+        // It asks once a second, and must have heard from this one lately.
+        tokio::time::sleep(Duration::from_millis(1_200 + fastrand::u64(0..500))).await;
+        let start = Instant::now();
+        redis.process.signal(nix::sys::signal::Signal::SIGKILL);
+        let told = events.until(&format!("master m{}", n % PEERS))?;
+        sentinel.push_ms(told - start);
+        sandbox.restart(redis).await;
+    }
+    let mut outcome = Outcome::default();
+    outcome.sample("redkeeper", "ms", &product);
+    outcome.sample("floor: EOF, one gRPC hop, set_data, watch", "ms", &chain);
+    outcome.sample("Sentinel, down-after 1000", "ms", &sentinel);
+    let over = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
+    outcome.ratio("to_floor_p50", over(product.median(), chain.median()));
+    outcome.ratio("to_floor_p99", over(product.p99(), chain.p99()));
+    outcome.ratio(
+        "times_faster_than_sentinel",
+        over(sentinel.median(), product.median()),
+    );
+    let sets = [
+        ("redkeeper", &product),
+        ("floor", &chain),
+        ("Sentinel", &sentinel),
+    ];
+    let plot = plot::distributions("detect.svg", "SIGKILL until a watcher is told", "ms", &sets);
+    outcome.plots.extend(plot);
+    outcome.notes.push("one ZooKeeper with fsync; probe settings are the defaults; a watcher is told by its own ZooKeeper session".to_owned());
+    Ok(outcome)
+}

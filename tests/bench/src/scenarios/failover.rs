@@ -1,0 +1,96 @@
+//! P9: the leader is killed, or stopped cleanly, until the next one has written; beside ZooKeeper's session time-out.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use redkeeper_tests::{Sandbox, daemons::Collector, eventually, servers::ZooKeeper};
+
+use crate::{plot, report::Outcome, rig::runtime, stats::Samples};
+
+/// Asked for; the server grants it.
+const SESSION: Duration = Duration::from_secs(3);
+
+pub(super) fn run(quick: bool) -> Result<Outcome, String> {
+    runtime()?.block_on(measure(quick))
+}
+
+async fn leader(zookeeper: &ZooKeeper, client: &zookeeper_client::Client) -> String {
+    let live = || async {
+        let publisher = zookeeper.json(client, "/redkeeper/publisher").await?;
+        let epoch = zookeeper.json(client, "/redkeeper/epoch").await?;
+        (publisher["phase"] == "live").then(|| epoch["holder"].as_str().unwrap_or_default().to_owned())
+    };
+    let holder = eventually("a live leader", live, Option::is_some).await;
+    holder.unwrap_or_default()
+}
+
+async fn measure(quick: bool) -> Result<Outcome, String> {
+    let rounds = if quick { 3 } else { 10 };
+    let sandbox = Sandbox::new();
+    let zookeeper = sandbox.durable_zookeeper().await;
+    let text = format!(
+        "[zookeeper]\nservers = '127.0.0.1:{}'\nsession_timeout = '{}s'\n",
+        zookeeper.port.number,
+        SESSION.as_secs()
+    );
+    let mut collectors: Vec<Collector> = Vec::new();
+    for id in ["a", "b", "c"] {
+        collectors.push(sandbox.collector_with(id, &text).await);
+    }
+    let client = zookeeper.client().await;
+    let (mut kill, mut clean, mut session) = (Samples::default(), Samples::default(), Samples::default());
+    for n in 0..2 * (rounds + 1) {
+        let signal = if n % 2 == 0 {
+            Signal::SIGKILL
+        } else {
+            Signal::SIGTERM
+        };
+        let holder = leader(&zookeeper, &client).await;
+        let watch = client.get_and_watch_data("/redkeeper/epoch").await;
+        let (_, _, watcher) = watch.map_err(|e| e.to_string())?;
+        let old = collectors.iter_mut().find(|c| c.id == holder);
+        let old = old.ok_or_else(|| format!("the leader is {holder:?}"))?;
+        let start = Instant::now();
+        old.process.signal(signal);
+        // The claim of the next one is its first write.
+        tokio::time::timeout(SESSION * 4, watcher.changed())
+            .await
+            .map_err(|_| format!("nobody took over after {signal}"))?;
+        let took = start.elapsed();
+        if n >= 2 {
+            if signal == Signal::SIGKILL {
+                kill.push_ms(took);
+                session.push_ms(SESSION);
+            } else {
+                clean.push_ms(took);
+            }
+        }
+        sandbox.restart_collector(old);
+        let port = old.admin.number;
+        let alive = || async { redkeeper_tests::daemons::http_get(port, "/livez").is_ok() };
+        eventually("it is back", alive, |alive| *alive).await;
+        // A candidate again, before the next one ends.
+        let members = || async {
+            client
+                .list_children("/redkeeper/collectors")
+                .await
+                .map_or(0, |c| c.len())
+        };
+        eventually("three members", members, |n| *n == 3).await;
+    }
+    let mut outcome = Outcome::default();
+    outcome.sample("kill -9 -> first write of the next", "ms", &kill);
+    outcome.sample("SIGTERM -> first write of the next", "ms", &clean);
+    outcome.sample("session time-out", "ms", &session);
+    outcome.value("kill_ms", kill.median());
+    outcome.value("clean_ms", clean.median());
+    outcome.ratio("times_faster_than_session", session.ratio(&kill));
+    let sets = [("killed", &kill), ("stopped", &clean)];
+    outcome.plots.extend(plot::distributions(
+        "failover.svg",
+        "Until the next leader writes",
+        "ms",
+        &sets,
+    ));
+    Ok(outcome)
+}
