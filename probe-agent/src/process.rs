@@ -146,7 +146,8 @@ impl Process {
         };
         match stat.state {
             _ if stat.start != self.start => Sight::Gone,
-            'Z' | 'X' => Sight::Gone,
+            'Z' => Sight::Zombie,
+            'X' => Sight::Gone,
             _ if stat.flags & PF_EXITING != 0 => Sight::Exiting,
             'T' | 't' => Sight::Stopped,
             'D' => Sight::Uninterruptible,

@@ -154,7 +154,7 @@ impl Worker {
         let same = number.is_none() || number == beside.told;
         let lives = |process: &Process| {
             // On one connection a number does not change hands; each look checks the start time anyway.
-            !beside.former || process.inspect() != Sight::Gone
+            !beside.former || !matches!(process.inspect(), Sight::Gone | Sight::Zombie)
         };
         let known = beside.process.filter(|process| same && lives(process));
         (beside.former, beside.told) = (false, number.or(beside.told));
@@ -182,7 +182,7 @@ impl Worker {
             Effect::Inspect => {
                 let sight = match beside.process.map(|process| process.inspect()) {
                     None => Sight::NotLocal,
-                    Some(Sight::Gone) if beside.former => Sight::NotLocal,
+                    Some(Sight::Gone | Sight::Zombie) if beside.former => Sight::NotLocal,
                     Some(sight) => sight,
                 };
                 inputs.push_back(Input::Inspected(sight));

@@ -78,7 +78,7 @@ pub fn main<C: Configuration>(
         eprintln!("error: log.filter: {error}");
         return exit::config();
     }
-    match descriptors() {
+    match raise_descriptor_limit() {
         Ok(limit) => tracing::debug!(limit, "file descriptors"),
         Err(e) => tracing::warn!("the limit of file descriptors cannot be raised: {e}"),
     }
@@ -93,7 +93,10 @@ pub fn main<C: Configuration>(
 
 /// Raises the soft limit of file descriptors to the hard one: each instance and each stream takes one, and the
 /// usual soft limit of 1,024 is for programs that use `select`.
-fn descriptors() -> Result<u64, nix::errno::Errno> {
+///
+/// # Errors
+/// What the kernel said.
+pub fn raise_descriptor_limit() -> Result<u64, nix::errno::Errno> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)

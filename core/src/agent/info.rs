@@ -45,6 +45,8 @@ pub struct Health {
     pub syncing: bool,
     /// `rdb_last_bgsave_status:err` (`last_bgsave_status` of Kvrocks) or `aof_last_write_status:err`.
     pub persistence_failed: bool,
+    /// `used_memory_rss`: what the kernel has to free when the process dies.
+    pub resident: u64,
     /// `used_memory`.
     pub used_memory: u64,
     /// `mem_not_counted_for_evict`: buffers of replicas and of the AOF.
@@ -151,6 +153,7 @@ impl Health {
             "rdb_last_bgsave_status" | "last_bgsave_status" | "aof_last_write_status" => {
                 self.persistence_failed |= value == "err"
             }
+            "used_memory_rss" => self.resident = value.parse().unwrap_or(0),
             "used_memory" => self.used_memory = value.parse().unwrap_or(0),
             "mem_not_counted_for_evict" => self.not_counted = value.parse().unwrap_or(0),
             "maxmemory" => self.max_memory = value.parse().unwrap_or(0),

@@ -70,6 +70,8 @@ pub struct Prober {
     /// What the INFO before told.
     uptime_seconds: Option<u64>,
     suspicion: suspicion::Suspicion,
+    /// When the process is looked at next while no answer is awaited.
+    patrol_at: Mono,
     /// Quick reconnections made since a working connection was closed.
     quick: u32,
     verdict: Verdict,
@@ -107,6 +109,7 @@ impl Prober {
             info: info::Info::default(),
             uptime_seconds: None,
             suspicion: suspicion::Suspicion::default(),
+            patrol_at: suspicion::NEVER,
             quick: QUICK_MAX,
             verdict: Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall),
             promised: now,
@@ -137,7 +140,7 @@ impl Prober {
         match self.link {
             Link::Closed { retry_at } => retry_at,
             Link::Connecting { give_up_at } => give_up_at.min(self.ping_at),
-            Link::Open if self.waiting.is_empty() => self.ping_at,
+            Link::Open if self.waiting.is_empty() => self.ping_at.min(self.patrol_at),
             Link::Open => self.hang_at().min(self.ping_at).min(self.suspicion.look_at()),
         }
     }
@@ -156,7 +159,7 @@ impl Prober {
             Input::ConnectFailed(failure) => self.connect_failed(now, wall, &failure, out),
             Input::Replied(reply) => self.replied(now, wall, &reply, out),
             Input::Closed(how) => self.closed(now, wall, &how, out),
-            Input::Inspected(sight) => self.inspected(wall, sight, out),
+            Input::Inspected(sight) => self.inspected(now, wall, sight, out),
             Input::Fresh(answer) => self.tried_fresh(now, wall, answer, out),
             Input::Garbage(what) => {
                 let text = format!("answered with something that is not RESP: {what}");
@@ -210,6 +213,10 @@ impl Prober {
                 self.still_waiting(now, out);
             }
             Link::Open if now >= self.ping_at => self.send(now, out),
+            Link::Open if now >= self.patrol_at => {
+                self.patrol_from(now);
+                out.push(Effect::Inspect);
+            }
             Link::Open => {}
         }
     }
@@ -229,6 +236,7 @@ impl Prober {
         self.auth_error = None;
         self.restriction = None;
         self.suspicion.forget();
+        self.patrol_at = suspicion::NEVER;
         self.link = Link::Connecting {
             give_up_at: now + self.config.connect_timeout,
         };
@@ -310,6 +318,7 @@ impl Prober {
                     Reply::Text(text) => {
                         self.info = info::parse(text);
                         self.informed(out);
+                        self.patrol_from(now);
                         out.push(Effect::Locate(self.info.process_id.zip(self.info.uptime_seconds)));
                     }
                     // Without the permission to ask, the process may still be found by its socket.

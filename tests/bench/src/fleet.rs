@@ -1,13 +1,22 @@
 //! Agents that do not exist: they say over gRPC what a fleet would say.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use pbjson_types::Duration as WireDuration;
 use redkeeper_proto::v1::{
     self, Changes, Heartbeat, InstanceReport, ReportStatusRequest, ReportStatusResponse, Snapshot,
     agent_service_client::AgentServiceClient, report_status_request::Message,
 };
-use redkeeper_tests::fake_agent::{hello, message};
+use redkeeper_tests::{
+    fake_agent::{hello, message},
+    process::Process,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -150,7 +159,8 @@ pub(crate) fn drain(speaker: &mut Speaker) {
     }
 }
 
-/// A process that is `agents` agents with `instances` each; each sends a heartbeat `every` so many milliseconds.
+/// A process that is `agents` agents with `instances` each; each sends a heartbeat `every` so many milliseconds, or
+/// as fast as it is taken for 0. Prints once a second how many messages it sent.
 #[allow(clippy::disallowed_methods)] // They end with the process.
 pub(crate) async fn report_for_ever(
     collector: &str,
@@ -160,23 +170,43 @@ pub(crate) async fn report_for_ever(
 ) -> Result<(), String> {
     let read = |text: &str| text.parse::<u32>().map_err(|e| format!("{text:?}: {e}"));
     let (agents, instances, every) = (read(agents)?, read(instances)?, u64::from(read(every)?));
+    let sent = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..agents {
         let mut speaker = Speaker::connect(collector, format!("agent-{n}"), instances).await?;
         drain(&mut speaker);
         let phase = Duration::from_micros(every * 1_000 * u64::from(n) / u64::from(agents));
+        let sent = Arc::clone(&sent);
         tasks.spawn(async move {
             tokio::time::sleep(phase).await;
-            let mut ticks = tokio::time::interval(Duration::from_millis(every));
+            let mut ticks = tokio::time::interval(Duration::from_millis(every.max(1)));
             loop {
-                ticks.tick().await;
+                if every > 0 {
+                    ticks.tick().await;
+                }
                 speaker.beat(instances).await?;
+                sent.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
-    match tasks.join_next().await {
-        Some(Ok(Err::<(), _>(e))) => Err(e),
-        Some(Err(e)) => Err(e.to_string()),
-        _ => Ok(()),
+    println!("ready");
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            ended = tasks.join_next() => return match ended {
+                Some(Ok(Err::<(), _>(e))) => Err(e),
+                Some(Err(e)) => Err(e.to_string()),
+                _ => Ok(()),
+            },
+            _ = ticks.tick() => println!("sent {}", sent.load(Ordering::Relaxed)),
+        }
     }
+}
+
+/// How many messages such a process has sent, as it prints; `None` before it is ready.
+pub(crate) fn sent(process: &Process) -> Option<f64> {
+    let log = process.log();
+    // The last line may be half of one.
+    let whole = &log[..log.rfind('\n')?];
+    whole.lines().last()?.strip_prefix("sent ")?.parse().ok()
 }

@@ -30,6 +30,10 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Thousands of connections.
+    if let Err(e) = redkeeper_runtime::daemon::raise_descriptor_limit() {
+        eprintln!("the limit of file descriptors cannot be raised: {e}");
+    }
     let Some(name) = cli.scenario else {
         print!("{}", scenarios::list());
         return ExitCode::SUCCESS;

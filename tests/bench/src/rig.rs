@@ -121,13 +121,16 @@ pub(crate) async fn watched(
 ) -> Result<zookeeper_client::OneshotWatcher, String> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        if let Ok((data, _, watcher)) = client.get_and_watch_data(path).await
-            && good(&String::from_utf8_lossy(&data))
-        {
-            return Ok(watcher);
-        }
+        let read = client.get_and_watch_data(path).await;
+        let last = match read {
+            Ok((data, _, watcher)) if good(&String::from_utf8_lossy(&data)) => return Ok(watcher),
+            Ok((data, ..)) => String::from_utf8_lossy(&data).into_owned(),
+            Err(e) => e.to_string(),
+        };
         if Instant::now() > deadline {
-            return Err(format!("{path} did not come into its first state"));
+            return Err(format!(
+                "{path} did not come into its first state within 30 s: {last}"
+            ));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -6,8 +6,11 @@ mod agent_cost;
 mod detect;
 mod detect_large;
 mod failover;
+mod fan_in;
 mod hang;
+mod publish;
 mod query;
+mod soak;
 mod wan_writes;
 mod watch;
 
@@ -31,6 +34,16 @@ const SCENARIOS: &[(&str, &str, Run)] = &[
         agent_cost::run,
     ),
     (
+        "fan-in",
+        "what a message of an agent costs a collector, beside a bare sink",
+        fan_in::run,
+    ),
+    (
+        "publish",
+        "10,000 transitions at once into ZooKeeper, beside plain sets",
+        publish::run,
+    ),
+    (
         "query",
         "GetInstance while 10,000 instances report, beside a bare unary call",
         query::run,
@@ -50,6 +63,7 @@ const SCENARIOS: &[(&str, &str, Run)] = &[
         "what is written for 10,000 healthy instances",
         wan_writes::run,
     ),
+    ("soak", "what streams and probes leave behind", soak::run),
 ];
 
 /// Names, in the order in which `all` runs them.

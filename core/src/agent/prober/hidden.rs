@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Effect, Prober, Sight};
+use super::{Effect, Link, Prober, Sight, suspicion};
 use crate::{
     agent::{
         health,
         reply::{self, Reply},
+        schedule,
     },
     status::{Reason, Role, Stage, State},
     time::{Mono, WallMs},
@@ -62,13 +63,36 @@ impl Prober {
         }
     }
 
-    pub(super) fn inspected(&mut self, wall: WallMs, sight: Sight, out: &mut Vec<Effect>) {
+    /// From now on a large process is looked at between its PINGs.
+    pub(super) fn patrol_from(&mut self, now: Mono) {
+        let every = suspicion::patrol(self.info.health.resident);
+        // Common multiples, so that the looks of several instances share a wake-up.
+        self.patrol_at = every.map_or(suspicion::NEVER, |every| {
+            schedule::next(now, every, Duration::ZERO)
+        });
+    }
+
+    pub(super) fn inspected(&mut self, now: Mono, wall: WallMs, sight: Sight, out: &mut Vec<Effect>) {
         self.suspicion.seen(sight);
-        if self.waiting.is_empty() || !matches!(sight, Sight::Exiting | Sight::Gone) {
+        if self.link != Link::Open {
             return;
         }
-        let text = format!("no reply, and {}", self.suspicion.words());
+        let text = match sight {
+            Sight::Exiting | Sight::Zombie => self.suspicion.words().to_owned(),
+            Sight::Gone if !self.waiting.is_empty() => self.suspicion.words().to_owned(),
+            Sight::NotLocal | Sight::Gone => {
+                // There is nothing to look at, until INFO tells of a process again.
+                self.patrol_at = suspicion::NEVER;
+                return;
+            }
+            Sight::Running | Sight::Stopped | Sight::Uninterruptible => return,
+        };
+        self.patrol_at = suspicion::NEVER;
         self.successes = 0;
+        let text = match self.waiting.front() {
+            Some((_, sent)) => format!("no reply for {:?}, and {text}", now.since(*sent)),
+            None => text,
+        };
         self.judge(wall, Reason::ProcessGone, Stage::Command, &text, out);
     }
 
@@ -134,7 +158,11 @@ impl Prober {
         }
         if verdict != self.verdict {
             self.verdict = verdict.clone();
-            out.push(Effect::Verdict(verdict));
+            // A server that has just answered will be UP with the next reply, and that tells this too: one change less.
+            let soon = self.successes > 0 && matches!(verdict.state(), State::Down | State::Unknown);
+            if !soon {
+                out.push(Effect::Verdict(verdict));
+            }
         }
     }
 }

@@ -56,6 +56,8 @@ pub enum Sight {
     Uninterruptible,
     /// Its end has begun (`PF_EXITING`).
     Exiting,
+    /// A zombie: its first thread has ended, while others may still free its memory.
+    Zombie,
     /// It has ended, or another process has its number now.
     Gone,
 }
@@ -94,6 +96,7 @@ impl Sight {
             Self::Stopped => "stopped",
             Self::Uninterruptible => "uninterruptible",
             Self::Exiting => "exiting",
+            Self::Zombie => "zombie",
             Self::Gone => "gone",
         }
     }

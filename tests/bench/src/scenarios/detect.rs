@@ -16,7 +16,7 @@ use crate::{
 
 /// Servers that each chain takes turns with: none dies often enough to be taken for a flapping one, whose writes
 /// are limited until it was quiet for 10 s.
-const POOL: usize = 40;
+const POOL: usize = 60;
 /// The same for Sentinel, which has no such limit.
 const PEERS: usize = 4;
 

@@ -22,6 +22,37 @@ fn an_ending_process_is_down_before_its_connection_closes() {
 }
 
 #[test]
+fn a_large_process_is_looked_at_between_its_pings() {
+    let mut bench = Bench::new();
+    bench.info = "used_memory_rss:4831838208\r\n";
+    bench.up();
+    bench.run(bench.now + 11_000 * MS, |b| {
+        b.accept();
+        b.answer();
+    });
+    let before = bench.inspected;
+    bench.run(bench.now + 1_000 * MS, Bench::answer);
+    // 4 whole GB: each 30 ms.
+    let looks = bench.inspected - before;
+    assert!((30..=36).contains(&looks), "{looks}");
+    bench.input(Input::Inspected(Sight::Running));
+    assert_eq!(bench.reason(), Reason::Ok);
+    // That it is not found proves nothing while nothing is awaited, and it is not looked for any more.
+    bench.input(Input::Inspected(Sight::Gone));
+    let before = bench.inspected;
+    bench.run(bench.now + 1_000 * MS, Bench::answer);
+    assert_eq!((bench.reason(), bench.inspected), (Reason::Ok, before));
+    bench.run(bench.now + 11_000 * MS, Bench::answer);
+    assert!(bench.inspected > before, "INFO tells of it again");
+    bench.input(Input::Inspected(Sight::Exiting));
+    assert_eq!(bench.reason(), Reason::ProcessGone);
+    assert!(bench.prober.verdict().evidence.contains("PF_EXITING"));
+    // Should it answer all the same, it is believed.
+    bench.run(bench.now + 2_000 * MS, Bench::answer);
+    assert_eq!(bench.reason(), Reason::Ok);
+}
+
+#[test]
 fn looks_become_rarer_and_a_late_answer_ends_them() {
     let mut bench = Bench::new();
     bench.up();
