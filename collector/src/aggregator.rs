@@ -1,13 +1,17 @@
 //! The task that owns `core::fleet`. Streams and the coordinator send it commands through one bounded
 //! channel; it publishes a new [`View`] after each batch of commands.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use redkeeper_core::{
     dedupe::{Arrival, Origin},
     fleet::{Effect, Fleet, Greeting, Input, Message},
     ids::{AgentId, BootId, InstanceId, Revision, Seq},
     status::Status,
+    time::Mono,
 };
 use redkeeper_runtime::clock::Clock;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -15,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
-    view::{AgentEntry, Change, Entry, LOG_MAX, Replacer, View},
+    view::{AgentEntry, Change, Entry, LOG_MAX, Live, Replacer, View},
 };
 
 /// Commands that may wait: one message of each of 2,000 agents, twice. Senders wait when it is full, which
@@ -146,7 +150,6 @@ impl Aggregator {
         self.fleet
             .step(self.clock.now(), self.clock.wall(), input, effects);
         for effect in effects.drain(..) {
-            self.touched = true;
             match effect {
                 Effect::Changed(id) => self.changed(&id),
                 Effect::Removed(id) => self.removed(&id),
@@ -204,6 +207,7 @@ impl Aggregator {
                 .get_or_create(&[("reason", verdict.reason.as_str())])
                 .inc();
         }
+        self.touched = true;
         self.view.revision.0 += 1;
         let revision = self.view.revision;
         self.view.instances.insert(
@@ -228,6 +232,7 @@ impl Aggregator {
             return;
         };
         tracing::info!(instance = %id, "removed: its agent no longer has it");
+        self.touched = true;
         self.view.revision = Revision(self.view.revision.0 + 1);
         self.log(Change {
             revision: self.view.revision,
@@ -245,24 +250,42 @@ impl Aggregator {
         self.view.log.push_back(change);
     }
 
+    /// What an agent says of itself; most messages move its live numbers only.
     fn agent(&mut self, name: &AgentId) {
         let Some(agent) = self.fleet.agents().get(name) else {
             self.view.agents.remove(name);
+            self.touched = true;
             return;
         };
-        let progress = agent
-            .instances()
-            .iter()
-            .filter_map(|id| Some((id.clone(), self.fleet.instance(id)?.progress)));
+        let sequence = agent.order.as_ref().map_or(0, |order| order.highest().0);
+        let progress = agent.instances().iter().map(|id| {
+            let instance = self.fleet.instance(id);
+            instance.map_or(Mono(0), |instance| instance.progress)
+        });
+        if sequence > 0 {
+            self.view.heard.fetch_max(agent.heard.0, Ordering::Relaxed);
+        }
+        let same = |entry: &&Arc<AgentEntry>| {
+            (entry.silent, entry.complete, entry.connected) == (agent.silent, agent.complete, agent.connected)
+                && entry.greeting == agent.greeting
+                && entry.ids.len() == agent.instances().len()
+                && entry.ids.iter().eq(agent.instances())
+        };
+        if let Some(entry) = self.view.agents.get(name).filter(same) {
+            entry.live.set(sequence, agent.heard, progress);
+            return;
+        }
+        let live = Live::new(agent.instances().len());
+        live.set(sequence, agent.heard, progress);
         let entry = AgentEntry {
             greeting: agent.greeting.clone(),
-            sequence: agent.order.as_ref().map_or(0, |order| order.highest().0),
-            heard: agent.heard,
             silent: agent.silent,
             complete: agent.complete,
             connected: agent.connected,
-            progress: progress.collect(),
+            ids: agent.instances().iter().cloned().collect(),
+            live: Arc::new(live),
         };
         self.view.agents.insert(name.clone(), Arc::new(entry));
+        self.touched = true;
     }
 }

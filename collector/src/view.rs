@@ -1,7 +1,13 @@
 //! The view: an immutable picture of the fleet that the aggregator replaces and everybody reads without
 //! locks. Maps share their structure, so a new picture costs what changed, not what is there.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use imbl::{OrdMap, Vector};
@@ -48,18 +54,55 @@ pub struct Change {
 pub struct AgentEntry {
     /// Boot, version and host, where it was heard.
     pub greeting: Option<redkeeper_core::fleet::Greeting>,
-    /// Highest sequence heard.
-    pub sequence: u64,
-    /// When it was last heard.
-    pub heard: Mono,
     /// Nothing heard for `silent_after`.
     pub silent: bool,
     /// It has said what it has: what it did not mention is gone.
     pub complete: bool,
     /// When its stream began.
     pub connected: WallMs,
-    /// Last completed probe round of each of its instances.
-    pub progress: Vec<(InstanceId, Mono)>,
+    /// Its instances, in order.
+    pub ids: Vec<InstanceId>,
+    /// What moves with each message.
+    pub live: Arc<Live>,
+}
+
+/// What each message of an agent moves. Views share it and the aggregator writes it in place, so that a heartbeat
+/// that changes no status makes no new view. Each number is right by itself.
+#[derive(Debug, Default)]
+pub struct Live {
+    sequence: AtomicU64,
+    heard: AtomicU64,
+    /// By the places of [`AgentEntry::ids`].
+    progress: Vec<AtomicU64>,
+}
+
+impl Live {
+    /// For so many instances.
+    pub fn new(instances: usize) -> Self {
+        Self {
+            progress: (0..instances).map(|_| AtomicU64::new(0)).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes what was heard, with the progress of each instance.
+    pub fn set(&self, sequence: u64, heard: Mono, progress: impl Iterator<Item = Mono>) {
+        self.sequence.store(sequence, Ordering::Relaxed);
+        self.heard.store(heard.0, Ordering::Relaxed);
+        for (place, at) in self.progress.iter().zip(progress) {
+            place.store(at.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Highest sequence heard.
+    pub fn sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Relaxed)
+    }
+
+    /// When the agent was last heard.
+    pub fn heard(&self) -> Mono {
+        Mono(self.heard.load(Ordering::Relaxed))
+    }
 }
 
 /// The picture.
@@ -73,6 +116,8 @@ pub struct View {
     pub agents: OrdMap<AgentId, Arc<AgentEntry>>,
     /// The newest changes, oldest first.
     pub log: Vector<Change>,
+    /// When any agent was last heard, in microseconds; 0 before.
+    pub heard: Arc<AtomicU64>,
 }
 
 /// Changes after a revision are no longer kept.
@@ -98,21 +143,16 @@ impl View {
 
     /// Age of the newest message from any agent.
     pub fn data_age(&self, now: Mono) -> Option<Duration> {
-        self.agents
-            .values()
-            .filter(|agent| agent.sequence > 0)
-            .map(|agent| now.since(agent.heard))
-            .min()
+        let heard = self.heard.load(Ordering::Relaxed);
+        (heard > 0).then(|| now.since(Mono(heard)))
     }
 
     /// When an instance last completed a probe round.
     pub fn progress(&self, status: &Status) -> Option<Mono> {
         let agent = self.agents.get(&status.agent)?;
-        let place = agent
-            .progress
-            .binary_search_by(|(id, _)| id.cmp(&status.identity.id))
-            .ok()?;
-        agent.progress.get(place).map(|(_, at)| *at)
+        let place = agent.ids.binary_search(&status.identity.id).ok()?;
+        let at = agent.live.progress.get(place)?.load(Ordering::Relaxed);
+        Some(Mono(at))
     }
 }
 

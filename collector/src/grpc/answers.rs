@@ -123,9 +123,9 @@ pub(super) fn agent(id: &AgentId, entry: &AgentEntry, now: Mono) -> v1::Agent {
         version: greeting.map(|g| g.version.clone()).unwrap_or_default(),
         host: greeting.map(|g| g.host.clone()).unwrap_or_default(),
         silent: entry.silent,
-        heard_age: greeting.map(|_| convert::duration_to_wire(now.since(entry.heard))),
-        sequence: entry.sequence,
-        instances: count(entry.progress.len()),
+        heard_age: greeting.map(|_| convert::duration_to_wire(now.since(entry.live.heard()))),
+        sequence: entry.live.sequence(),
+        instances: count(entry.ids.len()),
         connected_time: convert::time_to_wire(entry.connected),
     }
 }

@@ -147,7 +147,9 @@ impl StatusService for Queries {
             "" => None,
             token => Some(self.resume(token)?),
         };
-        let (sender, receiver) = mpsc::channel(WATCH_QUEUE_MAX);
+        // One place is kept for the reason of the end, however slowly the reader reads.
+        let (sender, receiver) = mpsc::channel(WATCH_QUEUE_MAX + 1);
+        let last_word = sender.clone().try_reserve_owned();
         let queries = self.clone();
         let _owned_by_supervisor = self.supervisor.spawn(WATCH, peer, async move {
             queries.metrics.watchers.inc();
@@ -155,8 +157,10 @@ impl StatusService for Queries {
                 if failure == Failure::RevisionCompacted {
                     queries.metrics.watch_lagged.inc();
                 }
-                // The reader may be gone; then there is nobody to tell.
-                drop(sender.try_send(Err(failure.into())));
+                // A new queue has room; if the reader is gone, nobody is told.
+                if let Ok(permit) = last_word {
+                    drop(permit.send(Err(failure.into())));
+                }
             }
             queries.metrics.watchers.dec();
         });
