@@ -53,7 +53,10 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     for n in 0..rounds {
         let answers = || async { redis.ask("PING").is_ok() };
         eventually("an answer", answers, |answers| *answers).await;
-        populate(redis.port.number, keys)?;
+        let port = redis.port.number;
+        // Beside this thread, on which the ZooKeeper session is kept.
+        let filled = tokio::task::spawn_blocking(move || populate(port, keys)).await;
+        filled.map_err(|e| e.to_string())??;
         let bytes = resident(redis.process.pid());
         let mut connection = open(redis.port.number).map_err(|e| format!("a connection: {e}"))?;
         // The next INFO tells the agent how large it is, and its last death is forgotten: writes of a flapping
@@ -106,7 +109,7 @@ fn open(port: u16) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Fills it; that takes seconds, in which the bench has nothing else to do.
+/// Fills it; that takes seconds.
 fn populate(port: u16, keys: u64) -> Result<(), String> {
     let fill = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
