@@ -62,10 +62,8 @@ async fn cycle(address: &str, n: u64) -> Result<(), String> {
     let stream = ReceiverStream::new(receiver);
     let call = AgentServiceClient::new(channel).report_status(stream).await;
     let mut answers = call.map_err(|e| e.to_string())?.into_inner();
-    // The Welcome, then the acknowledgement of the snapshot; with the sender the stream ends.
-    for _ in 0..2 {
-        answers.message().await.map_err(|e| e.to_string())?;
-    }
+    // The Welcome; with the sender the stream ends.
+    answers.message().await.map_err(|e| e.to_string())?;
     Ok(())
 }
 
