@@ -5,8 +5,8 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 need_rust() {
   command -v cargo >/dev/null || die "cargo is missing; install Rust (rustup is the usual way) and try again"
-  # Rust links with the C compiler; on a bare machine there is none.
-  need_packages gcc:cc libc6-dev:/usr/include/stdio.h
+  # Rust links with the C compiler, and the allocator is built with make; on a bare machine there is none.
+  need_packages gcc:cc libc6-dev:/usr/include/stdio.h make:make
 }
 
 # need_packages PACKAGE:WITNESS...   A witness is a command or, with a slash, a file that the package brings.

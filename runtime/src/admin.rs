@@ -18,7 +18,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::supervise::Supervisor;
+use crate::{
+    memory::{self, MemoryMetrics},
+    supervise::Supervisor,
+    telemetry::LogMetrics,
+};
 
 /// The main runtime counts as stuck when its pulse is older than this.
 pub const PULSE_MAX_AGE: Duration = Duration::from_secs(5);
@@ -56,6 +60,8 @@ impl Admin {
         detail: Page,
     ) -> Self {
         registry.register_collector(Box::new(TaskMetrics(supervisor.clone())));
+        registry.register_collector(Box::new(MemoryMetrics));
+        registry.register_collector(Box::new(LogMetrics));
         let inner = Arc::new(Inner {
             title,
             started: Instant::now(),
@@ -210,6 +216,13 @@ async fn tasks(State(admin): State<Admin>) -> String {
             task.kind,
             task.name,
             task.started.elapsed()
+        ));
+    }
+    if let Some(memory) = memory::allocated() {
+        let [allocated, resident] =
+            [memory.allocated, memory.resident].map(|bytes| bytes as f64 / 1_048_576.0);
+        text.push_str(&format!(
+            "\n{allocated:.1} MiB allocated, {resident:.1} MiB resident\n"
         ));
     }
     text.push_str(&(admin.inner.detail)());

@@ -78,6 +78,7 @@ pub fn main<C: Configuration>(
         eprintln!("error: log.filter: {error}");
         return exit::config();
     }
+    let _last_lines = telemetry::Finish;
     match raise_descriptor_limit() {
         Ok(limit) => tracing::debug!(limit, "file descriptors"),
         Err(e) => tracing::warn!("the limit of file descriptors cannot be raised: {e}"),

@@ -3,6 +3,7 @@
 //! * [`supervise`]: every task has a name and an owner, and its exit or panic is seen.
 //! * [`admin`]: `/livez`, `/readyz`, `/metrics`, `/debug/tasks` on a thread of their own.
 //! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their place.
+//! * [`memory`]: the allocator, and what it holds.
 //! * [`daemon`]: what starting and stopping is for both.
 //! * [`telemetry`], [`signals`], [`clock`], [`errors`], [`exit`]: logs, shutdown requests, time, error
 //!   texts, exit codes.
@@ -13,6 +14,7 @@ pub mod config;
 pub mod daemon;
 pub mod errors;
 pub mod exit;
+pub mod memory;
 pub mod signals;
 pub mod supervise;
 pub mod telemetry;

@@ -3,6 +3,8 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry;
+
 /// Cancels `stop` on the first SIGTERM or ctrl-c and ends the process at once on the second.
 ///
 /// # Errors
@@ -19,6 +21,7 @@ pub fn listen(stop: CancellationToken) -> std::io::Result<impl Future<Output = (
         stop.cancel();
         tokio::select! { _ = term.recv() => (), _ = int.recv() => () };
         tracing::warn!("second signal: exiting at once");
+        telemetry::finish();
         std::process::exit(1);
     })
 }

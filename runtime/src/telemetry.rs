@@ -1,6 +1,26 @@
-//! Logs, on standard error.
+//! Logs, on standard error, written by a thread of their own: who reads them may be slow or stuck, and then lines are
+//! lost and counted, while everything else goes on.
 
+use std::{
+    io::BufWriter,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter},
+};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt};
+
+/// Lines that wait for standard error: those of 10,000 transitions at once, some 3 MB.
+const LINES_MAX: usize = 16_384;
+
+static LOST: OnceLock<ErrorCounter> = OnceLock::new();
+/// Writes what waits when it is dropped.
+static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize, serde::Serialize)]
@@ -13,15 +33,22 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging with a filter such as `info` or `info,redkeeper_collector=debug`. Panics are logged too.
+/// Starts logging with a filter such as `info` or `info,redkeeper_collector=debug`. Panics are logged too. The last
+/// lines are written by [`finish`].
 ///
 /// # Errors
 /// When the filter cannot be parsed.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|e| format!("{filter:?} is no log filter: {e}"))?;
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LINES_MAX)
+        .thread_name("log")
+        .finish(BufWriter::new(std::io::stderr()));
+    LOST.get_or_init(|| writer.error_counter());
+    *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
     let builder = fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_target(true);
     match format {
         LogFormat::Text => builder
@@ -36,4 +63,47 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
         );
     }));
     Ok(())
+}
+
+/// How long the last lines may take.
+const FINISH_TIMEOUT: Duration = Duration::from_millis(1_200);
+
+/// Writes what waits, within about a second, and ends logging: the last thing before the end of the process.
+pub fn finish() {
+    let guard = WRITER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    // The library's guard complains on standard output, which may be stuck too.
+    let dropping = std::thread::Builder::new()
+        .name("log-end".to_owned())
+        .spawn(move || {
+            drop(guard);
+            drop(done);
+        });
+    if dropping.is_ok() {
+        // An error means either that it is done or that it takes too long.
+        ended.recv_timeout(FINISH_TIMEOUT).ok();
+    }
+}
+
+/// Finishes when it is dropped, also by a panic.
+pub(crate) struct Finish;
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        finish();
+    }
+}
+
+/// Lines that were lost.
+#[derive(Debug)]
+pub(crate) struct LogMetrics;
+
+impl Collector for LogMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let lost = LOST.get().map_or(0, ErrorCounter::dropped_lines);
+        let help = "Log lines that were lost because nobody read them in time";
+        let metric =
+            encoder.encode_descriptor("redkeeper_log_lines_lost", help, None, MetricType::Counter)?;
+        ConstCounter::new(u64::try_from(lost).unwrap_or(u64::MAX)).encode(metric)
+    }
 }

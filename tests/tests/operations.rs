@@ -1,10 +1,22 @@
 //! What operators and their tools rely on beside the statuses: health, reflection, and a way to stop at once.
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::{
+    fs::File,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
-use redkeeper_tests::{Sandbox, daemons::Collector, eventually};
+use redkeeper_proto::v1::{
+    self, Snapshot, agent_service_client::AgentServiceClient, report_status_request::Message,
+};
+use redkeeper_tests::{
+    Sandbox,
+    daemons::Collector,
+    eventually,
+    fake_agent::{hello, message, report},
+};
+use tokio_stream::StreamExt;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -118,4 +130,37 @@ async fn a_second_signal_ends_a_collector_that_takes_long_to_stop() {
     );
     assert!(a.process.log().contains("second signal: exiting at once"));
     zookeeper.process.signal(Signal::SIGCONT);
+}
+
+/// Standard error is a pipe that is full, as when the log daemon hangs.
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_nothing_up() {
+    let sandbox = Sandbox::new();
+    let log = sandbox.path("collector-a.log");
+    let made = std::process::Command::new("mkfifo").arg(&log).status();
+    assert!(made.unwrap().success());
+    let _never_read = File::options().read(true).write(true).open(&log).unwrap();
+    let mut a = sandbox.collector("a", None).await;
+    std::fs::remove_file(&log).unwrap();
+
+    // Each new instance is a line; the pipe takes 64 KiB.
+    let instances = (1..=1_000).map(|n| report("db01", n, v1::Reason::Ok));
+    let instances: Vec<_> = instances.collect();
+    let parts = instances.chunks(64).map(|part| Snapshot {
+        instances: part.to_vec(),
+        last: part.last() == instances.last(),
+    });
+    let messages = [hello("db01", 1)].into_iter().chain(parts.map(Message::Snapshot));
+    let messages: Vec<_> = (1..).zip(messages).map(|(n, m)| message(n, m)).collect();
+    let stream = tokio_stream::iter(messages).chain(tokio_stream::pending());
+    let mut client = AgentServiceClient::new(a.channel().await.unwrap());
+    let _answers = client.report_status(stream).await.unwrap();
+
+    let up = || async { a.metric("redkeeper_instances{state=\"UP\",reason=\"OK\"}") };
+    eventually("all are UP", up, |n| *n == Some(1_000.0)).await;
+    assert_eq!(a.state("db01:1000").await, "UP/OK");
+    assert_eq!(a.metric("redkeeper_log_lines_lost_total"), Some(0.0));
+    a.process.signal(Signal::SIGTERM);
+    let status = a.process.ends_within(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(0));
 }

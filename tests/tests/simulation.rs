@@ -16,6 +16,7 @@ fn seeds_hold_the_invariants() {
             let filter = std::env::var("REDKEEPER_SIM_FILTER").unwrap_or_else(|_| "warn".to_owned());
             redkeeper_runtime::telemetry::init(&filter, Default::default()).unwrap();
             sim::run_all(seed..seed + 1);
+            redkeeper_runtime::telemetry::finish();
         }
         None => sim::run_all(0..number("REDKEEPER_SIM_SEEDS").unwrap_or(100)),
     }

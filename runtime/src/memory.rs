@@ -1,0 +1,73 @@
+//! The allocator of the daemons, which can tell what is allocated: resident memory alone cannot tell a leak from free
+//! memory that was not given back.
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+};
+use tikv_jemalloc_ctl::{epoch, stats};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// What the allocator holds, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allocated {
+    /// Asked for by the program and not given back.
+    pub allocated: usize,
+    /// Taken from the system for it.
+    pub resident: usize,
+}
+
+/// Reads what is allocated now; `None` where the allocator does not tell.
+pub fn allocated() -> Option<Allocated> {
+    // Its figures are those of the last epoch.
+    epoch::advance().ok()?;
+    Some(Allocated {
+        allocated: stats::allocated::read().ok()?,
+        resident: stats::resident::read().ok()?,
+    })
+}
+
+/// The same as metrics.
+#[derive(Debug)]
+pub(crate) struct MemoryMetrics;
+
+impl Collector for MemoryMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(now) = allocated() else {
+            return Ok(());
+        };
+        let mut gauge = |name, help, bytes: usize| {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX)).encode(metric)
+        };
+        gauge(
+            "redkeeper_memory_allocated_bytes",
+            "Memory in use by the program",
+            now.allocated,
+        )?;
+        gauge(
+            "redkeeper_memory_resident_bytes",
+            "Memory that the allocator took from the system",
+            now.resident,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_and_given_back_is_seen() {
+        let before = allocated().unwrap().allocated;
+        let block = vec![1u8; 64 << 20];
+        let with = allocated().unwrap().allocated;
+        assert!(with >= before + (63 << 20), "{before} {with}");
+        drop(block);
+        // Other tests of this process may hold some.
+        assert!(allocated().unwrap().allocated < with - (32 << 20));
+    }
+}
