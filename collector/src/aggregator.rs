@@ -11,13 +11,13 @@ use redkeeper_core::{
     fleet::{Effect, Fleet, Greeting, Input, Message},
     ids::{AgentId, BootId, InstanceId, Revision, Seq},
     status::Status,
-    time::Mono,
 };
 use redkeeper_runtime::clock::Clock;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    feedback::{End, Feedback},
     metrics::Metrics,
     view::{AgentEntry, Change, Entry, LOG_MAX, Live, Replacer, View},
 };
@@ -28,36 +28,16 @@ pub const COMMANDS_MAX: usize = 4_096;
 /// Commands applied before the view is published: bounds how stale it may be under load.
 const BATCH_MAX: usize = 256;
 
-/// What a stream is told.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct StreamState {
-    /// Everything up to here is applied.
-    pub acked: u64,
-    /// Why the stream must end.
-    pub end: Option<End>,
-}
-
-/// Why a stream must end.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum End {
-    /// A newer boot of the agent was heard.
-    Superseded,
-    /// A report that was refused would be taken now.
-    Resend,
-    /// A bound is reached.
-    Full(&'static str),
-}
-
 /// What others ask of the aggregator.
 pub enum Command {
     /// A stream began.
-    Hello(u64, Greeting, watch::Sender<StreamState>),
+    Hello(u64, Greeting, Feedback),
     /// A message of a stream.
     Message(u64, AgentId, BootId, Seq, Message),
     /// A stream ended.
     Bye(u64),
     /// Statuses found in ZooKeeper, and whether another collector led until now. Answered when they are in the view.
-    Adopt(Vec<(Status, Origin)>, bool, oneshot::Sender<()>),
+    Adopt(Vec<(Arc<Status>, Origin)>, bool, oneshot::Sender<()>),
 }
 
 /// The aggregator.
@@ -68,7 +48,7 @@ pub struct Aggregator {
     touched: bool,
     replacer: Replacer,
     commands: mpsc::Receiver<Command>,
-    streams: BTreeMap<u64, watch::Sender<StreamState>>,
+    streams: BTreeMap<u64, Feedback>,
     clock: Clock,
     metrics: Metrics,
     stop: CancellationToken,
@@ -100,17 +80,24 @@ impl Aggregator {
     /// Runs until asked to stop.
     pub async fn run(mut self) {
         let (mut batch, mut effects) = (Vec::with_capacity(BATCH_MAX), Vec::new());
+        let (mut acks, mut adopted) = (Vec::with_capacity(BATCH_MAX), Vec::new());
+        let stop = self.stop.clone();
+        let mut stopped = std::pin::pin!(stop.cancelled());
+        let mut timer = std::pin::pin!(tokio::time::sleep(std::time::Duration::ZERO));
         loop {
+            // Moved only where it would come too late, because most deadlines move on before they are there.
             let deadline = self.clock.instant(self.fleet.next_deadline());
+            if timer.is_elapsed() || deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
+            }
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return,
+                () = &mut stopped => return,
                 received = self.commands.recv_many(&mut batch, BATCH_MAX) => if received == 0 { return },
-                () = tokio::time::sleep_until(deadline) => (),
+                () = &mut timer => (),
             }
             // Time first: a pause of this process must be known before anything is judged.
             self.step(Input::Tick, &mut effects);
-            let (mut acks, mut adopted) = (BTreeMap::new(), Vec::new());
             for command in batch.drain(..) {
                 match command {
                     Command::Hello(stream, greeting, state) => {
@@ -118,7 +105,7 @@ impl Aggregator {
                         self.step(Input::Hello(stream, greeting), &mut effects);
                     }
                     Command::Message(stream, agent, boot, seq, message) => {
-                        acks.insert(stream, seq.0);
+                        acks.push((stream, seq));
                         self.step(Input::Message(stream, agent, boot, seq, message), &mut effects);
                     }
                     Command::Bye(stream) => {
@@ -134,12 +121,12 @@ impl Aggregator {
             if std::mem::take(&mut self.touched) {
                 self.replacer.replace(self.view.clone());
             }
-            for (stream, seq) in acks {
-                if let Some(state) = self.streams.get(&stream) {
-                    state.send_modify(|state| state.acked = seq);
+            for (stream, seq) in acks.drain(..) {
+                if let Some(feedback) = self.streams.get(&stream) {
+                    feedback.applied(seq);
                 }
             }
-            for done in adopted {
+            for done in adopted.drain(..) {
                 // Who asked may be gone by now; the statuses are adopted all the same.
                 done.send(()).ok();
             }
@@ -180,9 +167,9 @@ impl Aggregator {
         }
     }
 
-    fn end(&self, stream: u64, end: End) {
-        if let Some(state) = self.streams.get(&stream) {
-            state.send_modify(|state| state.end = Some(end));
+    fn end(&mut self, stream: u64, why: End) {
+        if let Some(feedback) = self.streams.get_mut(&stream) {
+            feedback.end(why);
         }
     }
 
@@ -258,31 +245,28 @@ impl Aggregator {
             return;
         };
         let sequence = agent.order.as_ref().map_or(0, |order| order.highest().0);
-        let progress = agent.instances().iter().map(|id| {
-            let instance = self.fleet.instance(id);
-            instance.map_or(Mono(0), |instance| instance.progress)
-        });
+        let progress = agent.members.iter().map(|member| member.progress);
         if sequence > 0 {
             self.view.heard.fetch_max(agent.heard.0, Ordering::Relaxed);
         }
         let same = |entry: &&Arc<AgentEntry>| {
             (entry.silent, entry.complete, entry.connected) == (agent.silent, agent.complete, agent.connected)
+                && entry.version == agent.members.version()
                 && entry.greeting == agent.greeting
-                && entry.ids.len() == agent.instances().len()
-                && entry.ids.iter().eq(agent.instances())
         };
         if let Some(entry) = self.view.agents.get(name).filter(same) {
             entry.live.set(sequence, agent.heard, progress);
             return;
         }
-        let live = Live::new(agent.instances().len());
+        let live = Live::new(agent.members.len());
         live.set(sequence, agent.heard, progress);
         let entry = AgentEntry {
             greeting: agent.greeting.clone(),
             silent: agent.silent,
             complete: agent.complete,
             connected: agent.connected,
-            ids: agent.instances().iter().cloned().collect(),
+            ids: agent.members.iter().map(|member| member.id.clone()).collect(),
+            version: agent.members.version(),
             live: Arc::new(live),
         };
         self.view.agents.insert(name.clone(), Arc::new(entry));

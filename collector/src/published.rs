@@ -112,7 +112,8 @@ pub(crate) async fn adopt(
 ) -> Result<(), StoreError> {
     let (done, adopted) = oneshot::channel();
     let gone = |_| StoreError::Lost("the aggregator has stopped".to_owned());
-    let statuses = records.map(|record| (record.status(), record.origin)).collect();
+    let statuses = records.map(|record| (Arc::clone(&record.status), record.origin));
+    let statuses = statuses.collect();
     commands
         .send(Command::Adopt(statuses, grace, done))
         .await

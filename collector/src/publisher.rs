@@ -427,7 +427,11 @@ impl<S: Store> Publishing<S> {
 /// Whether the agent of a status, which is heard, has told, since its start, what it has, and this is not among it.
 fn abandoned(held: &Record, view: &View) -> bool {
     let heard = |agent: &crate::view::AgentEntry| agent.complete && !agent.silent;
-    !view.instances.contains_key(&held.id) && view.agents.get(&held.agent).is_some_and(|agent| heard(agent))
+    !view.instances.contains_key(held.id())
+        && view
+            .agents
+            .get(&held.status.agent)
+            .is_some_and(|agent| heard(agent))
 }
 
 async fn pending<T>(request: &mut Option<Request<T>>) -> T {
@@ -477,8 +481,8 @@ fn commit<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, batc
 
 fn write(layout: &Layout, term: Term, op: &Op) -> Write {
     match op {
-        Op::Put(record, true) => Write::Create(layout.instance(&record.id), znode::status(record), false),
-        Op::Put(record, false) => Write::Set(layout.instance(&record.id), znode::status(record), None),
+        Op::Put(record, true) => Write::Create(layout.instance(record.id()), znode::status(record), false),
+        Op::Put(record, false) => Write::Set(layout.instance(record.id()), znode::status(record), None),
         Op::Delete(id) => Write::Delete(layout.instance(id)),
         Op::Bucket(bucket, data, true) => {
             Write::Create(layout.bucket(*bucket), znode::bucket(*data, term.epoch), false)

@@ -62,6 +62,8 @@ pub struct AgentEntry {
     pub connected: WallMs,
     /// Its instances, in order.
     pub ids: Vec<InstanceId>,
+    /// Changes with them.
+    pub version: u64,
     /// What moves with each message.
     pub live: Arc<Live>,
 }
@@ -129,7 +131,7 @@ impl View {
     ///
     /// # Errors
     /// When some of them are no longer kept.
-    pub fn changes_after(&self, revision: Revision) -> Result<Vector<Change>, Compacted> {
+    pub fn changes_after(&self, revision: Revision) -> Result<impl Iterator<Item = &Change>, Compacted> {
         let oldest = self
             .log
             .front()
@@ -138,7 +140,7 @@ impl View {
             return Err(Compacted);
         }
         let skip = usize::try_from(revision.0 + 1 - oldest).unwrap_or(usize::MAX);
-        Ok(self.log.skip(skip.min(self.log.len())))
+        Ok((skip..self.log.len()).filter_map(|place| self.log.get(place)))
     }
 
     /// Age of the newest message from any agent.
@@ -242,7 +244,7 @@ mod tests {
         let view = view(5..=9);
         let after = |n| {
             view.changes_after(Revision(n))
-                .map(|c| c.into_iter().map(|c| c.revision.0).collect::<Vec<_>>())
+                .map(|c| c.map(|c| c.revision.0).collect::<Vec<_>>())
         };
         assert_eq!(after(9), Ok(vec![]));
         assert_eq!(after(6), Ok(vec![7, 8, 9]));

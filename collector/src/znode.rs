@@ -1,11 +1,13 @@
 //! What stands in the znodes. Consumers rely on these formats; fields are only ever added.
 
+use std::sync::Arc;
+
 use redkeeper_core::{
     dedupe::Origin,
     ids::{AgentId, BootTag, ClusterName, Epoch, InstanceId, Seq},
     limits::{RUN_ID_BYTES_MAX, STATUS_JSON_BYTES_MAX},
     publish::{BucketData, Held, Record},
-    status::{Reason, Role, cut},
+    status::{Reason, Role, Stage, Status, Verdict, cut},
     time::WallMs,
 };
 use serde::{Deserialize, Serialize};
@@ -59,21 +61,26 @@ struct StatusIn {
 
 /// Status JSON, at most [`STATUS_JSON_BYTES_MAX`] bytes.
 pub fn status(record: &Record) -> Vec<u8> {
-    let (reads, writes) = record.abilities();
-    let since = std::time::UNIX_EPOCH + std::time::Duration::from_millis(record.since.0);
+    let Status {
+        identity,
+        agent,
+        verdict,
+    } = &*record.status;
+    let (reads, writes) = verdict.abilities();
+    let since = std::time::UNIX_EPOCH + std::time::Duration::from_millis(verdict.since.0);
     let out = StatusOut {
         v: STATUS_VERSION,
-        id: record.id.as_str(),
-        cluster: record.cluster.as_ref().map_or("", ClusterName::as_str),
-        addr: &record.address,
-        state: record.reason.state().as_str(),
-        reason: record.reason.as_str(),
+        id: identity.id.as_str(),
+        cluster: identity.cluster.as_ref().map_or("", ClusterName::as_str),
+        addr: &identity.address,
+        state: verdict.state().as_str(),
+        reason: verdict.reason.as_str(),
         reads: reads.as_str(),
         writes: writes.as_str(),
-        role: record.role.as_str(),
+        role: verdict.role.as_str(),
         since: humantime::format_rfc3339_millis(since).to_string(),
-        run_id: &record.run_id,
-        agent: record.agent.as_str(),
+        run_id: &verdict.run_id,
+        agent: agent.as_str(),
         boot: format!("{:08x}", record.origin.boot.0),
         seq: record.origin.seq.0,
         epoch: record.epoch.0,
@@ -111,20 +118,22 @@ fn parse(id: &InstanceId, bytes: &[u8]) -> Option<Record> {
         &Default::default(),
         &wire.agent,
     );
-    let identity = checked.ok()?;
-    Some(Record {
-        id: identity.id,
-        cluster: identity.cluster,
-        address: identity.address,
-        reason: Reason::parse(&wire.reason)?,
-        role: Role::parse(&wire.role).unwrap_or(Role::Unknown),
-        run_id: cut(&wire.run_id, RUN_ID_BYTES_MAX).into(),
+    let since = WallMs(u64::try_from(since.as_millis()).ok()?);
+    let reason = Reason::parse(&wire.reason)?;
+    let mut verdict = Verdict::blank(reason, Stage::Resolve, "as published before", since);
+    verdict.role = Role::parse(&wire.role).unwrap_or(Role::Unknown);
+    verdict.run_id = cut(&wire.run_id, RUN_ID_BYTES_MAX).into();
+    let status = Status {
+        identity: checked.ok()?,
         agent: AgentId::new(&wire.agent).ok()?,
+        verdict,
+    };
+    Some(Record {
+        status: Arc::new(status),
         origin: Origin {
             boot: BootTag(u32::from_str_radix(&wire.boot, 16).unwrap_or(0)),
             seq: Seq(wire.seq),
         },
-        since: WallMs(u64::try_from(since.as_millis()).ok()?),
         epoch: Epoch(wire.epoch),
         rev: wire.rev,
     })
@@ -221,21 +230,29 @@ impl Default for MetaJson {
 mod tests {
     use super::*;
     use redkeeper_core::limits::{NAME_BYTES_MAX, NAMES_TOTAL_BYTES_MAX};
+    use redkeeper_core::status::Identity;
 
     fn record(id: &str, address: &str, agent: &str) -> Record {
-        Record {
+        let mut verdict = Verdict::blank(Reason::Ok, Stage::Reply, "", WallMs(1_763_878_282_103));
+        verdict.role = Role::Master;
+        verdict.run_id = "r".repeat(RUN_ID_BYTES_MAX).as_str().into();
+        let identity = Identity {
             id: InstanceId::new(id).unwrap(),
             cluster: None,
             address: address.into(),
-            reason: Reason::Ok,
-            role: Role::Master,
-            run_id: "r".repeat(RUN_ID_BYTES_MAX).as_str().into(),
+            labels: Arc::default(),
+        };
+        let status = Status {
+            identity,
             agent: AgentId::new(agent).unwrap(),
+            verdict,
+        };
+        Record {
+            status: Arc::new(status),
             origin: Origin {
                 boot: BootTag(u32::MAX),
                 seq: Seq(u64::MAX),
             },
-            since: WallMs(1_763_878_282_103),
             epoch: Epoch(u64::MAX),
             rev: u64::MAX,
         }
@@ -247,14 +264,12 @@ mod tests {
         let id = "i".repeat(NAMES_TOTAL_BYTES_MAX - agent.len() - 20);
         for reason in Reason::ALL {
             for role in Role::ALL {
-                let record = Record {
-                    reason: *reason,
-                    role: *role,
-                    ..record(&id, &"x".repeat(20), &agent)
-                };
+                let mut record = record(&id, &"x".repeat(20), &agent);
+                let verdict = &mut Arc::make_mut(&mut record.status).verdict;
+                (verdict.reason, verdict.role) = (*reason, *role);
                 let bytes = status(&record);
                 assert!(bytes.len() <= STATUS_JSON_BYTES_MAX, "{} bytes", bytes.len());
-                assert_eq!(read_status(&record.id, &bytes), Held::Record(record));
+                assert_eq!(read_status(record.id(), &bytes), Held::Record(record));
             }
         }
     }

@@ -15,16 +15,18 @@ use std::{
 
 use crate::{
     dedupe::{Order, Origin},
-    ids::{AgentId, Handle, InstanceId},
+    ids::{AgentId, InstanceId},
     status::{Reason, Status, Verdict},
     time::{Mono, WallMs},
 };
 
+pub use members::{Member, Members};
 pub use messages::{Effect, Greeting, Input, Message, Report};
 
 mod adopt;
 mod agents;
 mod freshness;
+mod members;
 mod messages;
 
 /// A gap between two steps that means that this process slept. The shell promises a step every
@@ -58,8 +60,8 @@ pub struct AgentState {
     pub connected: WallMs,
     /// A full snapshot of the present boot was heard: what it did not mention is gone.
     pub complete: bool,
-    handles: BTreeMap<Handle, InstanceId>,
-    instances: BTreeSet<InstanceId>,
+    /// Its instances.
+    pub members: Members,
     /// The open stream, if there is one.
     stream: Option<u64>,
     snapshot: Option<Snapshot>,
@@ -71,24 +73,15 @@ struct Snapshot {
     mentioned: BTreeSet<InstanceId>,
 }
 
-impl AgentState {
-    /// Its instances.
-    pub fn instances(&self) -> &BTreeSet<InstanceId> {
-        &self.instances
-    }
-}
-
 /// An instance as the fleet holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InstanceState {
     /// The status in force.
     pub status: Arc<Status>,
-    reported: Verdict,
+    /// What was reported, where the collectors' own verdict stands in its place.
+    overruled: Option<Box<Verdict>>,
     /// The message that brought the newest report.
     pub origin: Origin,
-    /// Last completed probe round.
-    pub progress: Mono,
-    freshness_limit: Duration,
 }
 
 /// All that is known. Owned by one task.
@@ -167,9 +160,9 @@ impl Fleet {
         for agent in self.agents.values_mut() {
             agent.heard = (agent.heard + late).min(now);
             agent.beat = (agent.beat + late).min(now);
-        }
-        for instance in self.instances.values_mut() {
-            instance.progress = (instance.progress + late).min(now);
+            for member in agent.members.iter_mut() {
+                member.progress = (member.progress + late).min(now);
+            }
         }
         out.push(Effect::Paused(late));
     }
@@ -186,8 +179,7 @@ impl AgentState {
             silent: false,
             connected: WallMs::default(),
             complete: false,
-            handles: BTreeMap::new(),
-            instances: BTreeSet::new(),
+            members: Members::default(),
             stream: None,
             snapshot: None,
         }
@@ -195,9 +187,9 @@ impl AgentState {
 }
 
 impl InstanceState {
-    /// Whether its agent, heard last at `beat`, proved progress then.
-    fn is_fresh(&self, beat: Mono) -> bool {
-        self.progress + self.freshness_limit > beat
+    /// The agent's newest verdict.
+    fn reported(&self) -> &Verdict {
+        self.overruled.as_deref().unwrap_or(&self.status.verdict)
     }
 }
 

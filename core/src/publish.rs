@@ -248,7 +248,7 @@ impl Publisher {
         let held = self.mirror.get(&id.bucket()).and_then(|bucket| bucket.get(id));
         // Nothing is published of it, and nobody who could be heard has it: nothing is told of it either. So a former
         // leader's deletion stays, and an operator's.
-        let desired = desired.filter(|record| held.is_some() || record.reason != Reason::AgentSilent);
+        let desired = desired.filter(|record| held.is_some() || record.reason() != Reason::AgentSilent);
         let Some(mut record) = desired else {
             return (self.removed.contains(id) && held.is_some()).then(|| Op::Delete(id.clone()));
         };
@@ -272,8 +272,9 @@ impl Publisher {
             match op {
                 Op::Put(record, _) => {
                     written += 1;
-                    self.paces.written(&record.id, sent.at);
-                    self.holds(&record.id.clone(), Some(Held::Record(record)));
+                    let id = record.id().clone();
+                    self.paces.written(&id, sent.at);
+                    self.holds(&id, Some(Held::Record(record)));
                 }
                 Op::Delete(id) => {
                     written += 1;
@@ -304,22 +305,24 @@ impl Publisher {
                 return true;
             }
             (Some(Op::Put(record, true)), Refusal::Missing) => {
-                self.bucket_is_gone(marked, record.id.bucket())
+                self.bucket_is_gone(marked, record.id().bucket())
             }
             (Some(Op::Bucket(bucket, _, _)), Refusal::Missing) => self.bucket_is_gone(marked, *bucket),
             (Some(Op::Bucket(bucket, _, _)), Refusal::Exists) => {
                 self.new_buckets.remove(bucket);
             }
             (Some(Op::Put(record, _)), Refusal::Exists) => {
-                self.counts(record.id.bucket(), 1);
-                self.holds(&record.id, Some(Held::Unreadable));
+                self.counts(record.id().bucket(), 1);
+                self.holds(record.id(), Some(Held::Unreadable));
             }
-            (Some(Op::Put(Record { id, .. }, false) | Op::Delete(id)), Refusal::Missing) => {
-                self.counts(id.bucket(), -1);
-                self.holds(id, None);
+            (Some(op @ (Op::Put(_, false) | Op::Delete(_))), Refusal::Missing) => {
+                self.counts(op.bucket(), -1);
+                if let Some(id) = op.id() {
+                    self.holds(id, None);
+                }
             }
-            (Some(Op::Put(Record { id, .. }, _) | Op::Delete(id)), Refusal::Forbidden) => {
-                self.quarantined.insert(id.clone());
+            (Some(op @ (Op::Put(..) | Op::Delete(_))), Refusal::Forbidden) => {
+                self.quarantined.extend(op.id().cloned());
             }
             // The whole bucket may not be written: it waits for its read-back.
             (Some(Op::Bucket(bucket, _, _)), Refusal::Forbidden) => {
@@ -350,7 +353,7 @@ impl Publisher {
         for sent in std::mem::take(&mut self.in_flight).into_values() {
             for op in &sent.batch.ops {
                 match op {
-                    Op::Put(record, _) => ids.insert(record.id.clone()),
+                    Op::Put(record, _) => ids.insert(record.id().clone()),
                     Op::Delete(id) => ids.insert(id.clone()),
                     Op::Bucket(bucket, _, _) => buckets.insert(*bucket),
                 };
@@ -397,7 +400,7 @@ impl Publisher {
 
     fn again(&mut self, sent: &Sent) {
         for op in &sent.batch.ops {
-            if let Op::Put(Record { id, .. }, _) | Op::Delete(id) = op {
+            if let Some(id) = op.id() {
                 self.dirty
                     .entry(key(id))
                     .or_insert(sent.marked.unwrap_or(sent.at));

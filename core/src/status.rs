@@ -205,15 +205,14 @@ pub struct Verdict {
 impl Verdict {
     /// A verdict that knows nothing of the server.
     pub fn blank(reason: Reason, stage: Stage, evidence: &str, since: WallMs) -> Self {
-        let empty: Arc<str> = "".into();
         Self {
             reason,
             stage,
             role: Role::Unknown,
-            run_id: empty.clone(),
-            server_version: empty.clone(),
-            master_address: empty,
-            evidence: cut(evidence, EVIDENCE_BYTES_MAX).into(),
+            run_id: Arc::default(),
+            server_version: Arc::default(),
+            master_address: Arc::default(),
+            evidence: cut_shared(evidence, EVIDENCE_BYTES_MAX),
             since,
             restarts: 0,
             certificate_ends: None,
@@ -277,6 +276,17 @@ pub fn cut(text: &str, max: usize) -> String {
     out
 }
 
+/// The same, to be shared. The empty text is one for all.
+pub fn cut_shared(text: &str, max: usize) -> Arc<str> {
+    if text.is_empty() {
+        Arc::default()
+    } else if text.len() <= max && !text.contains(char::is_control) {
+        text.into()
+    } else {
+        cut(text, max).into()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,5 +318,8 @@ mod tests {
     fn cut_keeps_characters_whole() {
         assert_eq!(cut("aéb", 2), "a");
         assert_eq!(cut("a\nb", 9), "a b");
+        for text in ["", "a", "aéb", "a\nb"] {
+            (0..5).for_each(|max| assert_eq!(*cut_shared(text, max), cut(text, max)));
+        }
     }
 }

@@ -10,7 +10,7 @@ use redkeeper_core::{
         ADDRESS_BYTES_MAX, AGENT_INSTANCES_MAX, EVIDENCE_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX,
         NAMES_TOTAL_BYTES_MAX, REPORTS_PER_MESSAGE_MAX, RUN_ID_BYTES_MAX, VERSION_BYTES_MAX,
     },
-    status::{Ability, Identity, Reason, Role, Stage, State, Verdict, cut},
+    status::{Ability, Identity, Reason, Role, Stage, State, Verdict, cut, cut_shared},
     time::WallMs,
 };
 
@@ -144,9 +144,9 @@ fn verdict_from_wire(wire: &v1::Verdict) -> Result<Verdict, Invalid> {
     );
     debug_assert!(verdict.evidence.len() <= EVIDENCE_BYTES_MAX);
     verdict.role = role_from_wire(wire.role).unwrap_or(Role::Unknown);
-    verdict.run_id = cut(&wire.run_id, RUN_ID_BYTES_MAX).into();
-    verdict.server_version = cut(&wire.server_version, VERSION_BYTES_MAX).into();
-    verdict.master_address = cut(&wire.master_address, ADDRESS_BYTES_MAX).into();
+    verdict.run_id = cut_shared(&wire.run_id, RUN_ID_BYTES_MAX);
+    verdict.server_version = cut_shared(&wire.server_version, VERSION_BYTES_MAX);
+    verdict.master_address = cut_shared(&wire.master_address, ADDRESS_BYTES_MAX);
     verdict.restarts = wire.restarts;
     let ends = wire.certificate_end_time.as_ref();
     verdict.certificate_ends = ends.map(|time| time_from_wire(Some(time)));
@@ -240,6 +240,20 @@ fn report_from_wire(wire: &v1::InstanceReport, agent: &AgentId) -> Result<Report
     })
 }
 
+/// Equal texts of neighbours are kept once: most instances of an agent say the same, and a collector holds many.
+fn share(report: &mut Report, before: &Report) {
+    fn one<T: Clone + PartialEq>(own: &mut T, other: &T) {
+        if own == other {
+            own.clone_from(other);
+        }
+    }
+    one(&mut report.identity.cluster, &before.identity.cluster);
+    one(&mut report.identity.labels, &before.identity.labels);
+    one(&mut report.verdict.server_version, &before.verdict.server_version);
+    one(&mut report.verdict.master_address, &before.verdict.master_address);
+    one(&mut report.verdict.evidence, &before.verdict.evidence);
+}
+
 /// A report for the wire.
 pub fn report_to_wire(report: &Report) -> v1::InstanceReport {
     v1::InstanceReport {
@@ -295,7 +309,13 @@ pub fn message_from_wire(
             report_from_wire(wire, agent)
                 .map_err(|e| invalid(&format!("{what}.instances[{n}].{}", e.field), e.problem))
         };
-        list.iter().enumerate().map(one).collect()
+        let mut reports = list.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+        for n in 1..reports.len() {
+            if let [before, report] = &mut reports[n - 1..=n] {
+                share(report, before);
+            }
+        }
+        Ok(reports)
     };
     match wire {
         Wire::Hello(_) => Err(invalid("hello", "is only allowed as the first message")),

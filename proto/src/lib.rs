@@ -1,5 +1,5 @@
 //! The wire of redkeeper: messages and services of package `redkeeper.v1`, whose `.proto` files are the
-//! specification, and [`convert`], the only place where wire types become core types and back.
+//! specification; [`convert`], the only place where wire types become core types and back; and [`codec`].
 
 /// Generated from `proto/redkeeper/v1/*.proto`.
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, rustdoc::all)]
@@ -8,6 +8,7 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/redkeeper.v1.serde.rs"));
 }
 
+pub mod codec;
 pub mod convert;
 
 pub use pbjson_types::{Duration, Timestamp};

@@ -22,16 +22,16 @@ use redkeeper_proto::{
     },
 };
 use redkeeper_runtime::supervise::Supervisor;
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::errors::Failure;
+use super::{
+    answer_stream::{self, AnswerStream, Answers},
+    errors::Failure,
+};
 use crate::{
-    aggregator::{Command, End, StreamState},
+    aggregator::Command,
+    feedback::{self, End},
     metrics::Metrics,
 };
 
@@ -64,17 +64,17 @@ pub struct Ingest {
     pub next_stream: Arc<AtomicU64>,
 }
 
-/// An acknowledgement waits for others, up to this time, or an eighth of `silent_after`: each costs as much as the
+/// An acknowledgement waits for others, up to this time, or a third of `silent_after`: each costs as much as the
 /// message that it answers. An agent calls a collector mute after the whole of `silent_after`.
-const ACK_DELAY: Duration = Duration::from_millis(250);
-/// So many messages are acknowledged at once: a quarter of what an agent may have unacknowledged.
+const ACK_DELAY: Duration = Duration::from_secs(1);
+/// So many messages wait no longer than until they are applied: a quarter of what an agent may have unacknowledged.
 const ACK_EVERY: u64 = UNACKED_MESSAGES_MAX as u64 / 4;
-
-type Answers = mpsc::Sender<Result<ReportStatusResponse, Status>>;
+/// When a stream looks whether so many messages are applied; then after twice as long each time, up to the latter.
+const ACK_SOON: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(64));
 
 #[tonic::async_trait]
 impl AgentService for Ingest {
-    type ReportStatusStream = ReceiverStream<Result<ReportStatusResponse, Status>>;
+    type ReportStatusStream = AnswerStream<ReportStatusResponse>;
 
     async fn report_status(
         &self,
@@ -85,19 +85,19 @@ impl AgentService for Ingest {
             .map_or_else(|| "unknown".to_owned(), |address| address.to_string());
         let mut messages = request.into_inner();
         let (seq, greeting) = self.greeting(&mut messages, &peer).await?;
-        let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
+        let (answers, receiver) = answer_stream::channel(ANSWERS_MAX);
         let (ingest, name) = (self.clone(), format!("{} from {peer}", greeting.agent));
         let _owned_by_supervisor = self.supervisor.spawn(STREAM, name, async move {
             ingest.stream(messages, seq, greeting, &answers).await;
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(receiver))
     }
 }
 
-fn answer(message: Answer) -> Result<ReportStatusResponse, Status> {
-    Ok(ReportStatusResponse {
+fn answer(message: Answer) -> Result<Box<ReportStatusResponse>, Status> {
+    Ok(Box::new(ReportStatusResponse {
         message: Some(message),
-    })
+    }))
 }
 
 impl Ingest {
@@ -130,7 +130,7 @@ impl Ingest {
         mut messages: Streaming<ReportStatusRequest>,
         first: u64,
         greeting: Greeting,
-        answers: &Answers,
+        answers: &Answers<ReportStatusResponse>,
     ) {
         let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
         let agent = greeting.agent.to_string();
@@ -158,10 +158,10 @@ impl Ingest {
         mut last: u64,
         greeting: Greeting,
         stream: u64,
-        answers: &Answers,
+        answers: &Answers<ReportStatusResponse>,
     ) -> Result<String, Failure> {
         let (agent, boot) = (greeting.agent.clone(), greeting.boot.clone());
-        let (sender, mut state) = watch::channel(StreamState::default());
+        let (sender, mut feedback) = feedback::channel();
         self.send(Command::Hello(stream, greeting, sender)).await?;
         let limits = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let welcome = Welcome {
@@ -174,14 +174,16 @@ impl Ingest {
         if answers.send(answer(Answer::Welcome(welcome))).await.is_err() {
             return Ok("closed by the agent".to_owned());
         }
-        let stop = self.supervisor.stop();
-        let (idle, ack_delay) = (self.silent_after * 2, ACK_DELAY.min(self.silent_after / 8));
-        let (mut acked, mut ack_at, mut heard) = (last, None, Instant::now());
+        let (idle, ack_delay) = (self.silent_after * 2, ACK_DELAY.min(self.silent_after / 3));
+        let (mut acked, mut ack_at, mut heard) = (last, None::<Instant>, Instant::now());
+        let mut soon = ACK_SOON.0;
+        let mut stopped = std::pin::pin!(self.supervisor.stop().cancelled());
         // Moved lazily: what was heard meanwhile is looked at when it fires.
         let mut timer = std::pin::pin!(tokio::time::sleep(idle));
         loop {
             tokio::select! {
-                () = stop.cancelled() => {
+                biased;
+                () = &mut stopped => {
                     let drain = Drain {
                         reason: "the collector is shutting down".to_owned(),
                         reconnect_after: Some(convert::duration_to_wire(DRAIN_RECONNECT)),
@@ -190,31 +192,26 @@ impl Ingest {
                     drop(answers.try_send(answer(Answer::Drain(drain))));
                     return Ok("drained".to_owned());
                 }
-                changed = state.changed() => {
-                    let now = state.borrow_and_update().clone();
-                    match now.end {
-                        Some(End::Superseded) => return Err(Failure::Superseded),
-                        Some(End::Resend) => return Err(Failure::Resend),
-                        Some(End::Full(what)) => return Err(Failure::Full(what)),
-                        None if changed.is_err() => return Err(Failure::ShuttingDown),
-                        None => {}
-                    }
-                    if now.acked >= acked + ACK_EVERY {
-                        ack_at = Some(Instant::now());
-                    } else if now.acked > acked && ack_at.is_none() {
-                        ack_at = Some(Instant::now() + ack_delay);
-                    }
-                    if let Some(at) = ack_at.filter(|at| *at < timer.deadline()) {
-                        timer.as_mut().reset(at);
-                    }
-                }
+                why = &mut feedback.end => return Err(match why {
+                    Ok(End::Superseded) => Failure::Superseded,
+                    Ok(End::Resend) => Failure::Resend,
+                    Ok(End::Full(what)) => Failure::Full(what),
+                    Err(_) => Failure::ShuttingDown,
+                }),
                 () = &mut timer => {
                     let now = Instant::now();
                     if ack_at.is_some_and(|at| now >= at) {
-                        (acked, ack_at) = (state.borrow().acked, None);
-                        if answers.send(answer(Answer::Ack(Ack { sequence: acked }))).await.is_err() {
-                            return Ok("closed by the agent".to_owned());
+                        let applied = feedback.applied().0;
+                        // One place is left to the reason of the end, so that nothing here waits for the agent.
+                        if applied > acked && answers.capacity() > 1 {
+                            acked = applied;
+                            if answers.try_send(answer(Answer::Ack(Ack { sequence: acked }))).is_err() {
+                                return Ok("closed by the agent".to_owned());
+                            }
                         }
+                        // The aggregator, or the agent, is busy with the rest.
+                        ack_at = (last > acked).then(|| now + soon);
+                        soon = if last > acked { (soon * 2).min(ACK_SOON.1) } else { ACK_SOON.0 };
                     }
                     if now >= heard + idle {
                         return Ok(format!("nothing heard for {idle:?}"));
@@ -238,6 +235,12 @@ impl Ingest {
                         let content = message.message.ok_or_else(|| self.bad(format!("message {seq} is empty")))?;
                         let content = convert::message_from_wire(content, &agent).map_err(|e| self.bad(e.to_string()))?;
                         self.send(Command::Message(stream, agent.clone(), boot.clone(), Seq(seq), content)).await?;
+                        let wait = if last >= acked + ACK_EVERY { soon } else { ack_delay };
+                        let at = ack_at.unwrap_or(heard + wait).min(heard + wait);
+                        ack_at = Some(at);
+                        if at < timer.deadline() {
+                            timer.as_mut().reset(at);
+                        }
                     }
                 },
             }

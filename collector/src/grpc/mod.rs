@@ -19,6 +19,7 @@ use redkeeper_runtime::clock::Clock;
 
 use crate::directory;
 
+mod answer_stream;
 mod answers;
 pub mod errors;
 pub mod ingest;

@@ -13,11 +13,11 @@ use redkeeper_proto::{
     },
 };
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::mpsc::error::TrySendError;
 use tonic::{Request, Response, Status};
 
 use super::{
+    answer_stream::{self, AnswerStream, Answers},
     answers::{Filter, agent, count, entry, page_size, transition},
     errors::Failure,
 };
@@ -87,7 +87,7 @@ impl Queries {
 
 #[tonic::async_trait]
 impl StatusService for Queries {
-    type WatchInstancesStream = ReceiverStream<Result<v1::WatchInstancesResponse, Status>>;
+    type WatchInstancesStream = AnswerStream<v1::WatchInstancesResponse>;
 
     async fn get_instance(
         &self,
@@ -148,7 +148,7 @@ impl StatusService for Queries {
             token => Some(self.resume(token)?),
         };
         // One place is kept for the reason of the end, however slowly the reader reads.
-        let (sender, receiver) = mpsc::channel(WATCH_QUEUE_MAX + 1);
+        let (sender, receiver) = answer_stream::channel(WATCH_QUEUE_MAX + 1);
         let last_word = sender.clone().try_reserve_owned();
         let queries = self.clone();
         let _owned_by_supervisor = self.supervisor.spawn(WATCH, peer, async move {
@@ -164,7 +164,7 @@ impl StatusService for Queries {
             }
             queries.metrics.watchers.dec();
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(receiver))
     }
 
     async fn summarize_instances(
@@ -315,13 +315,14 @@ impl StatusService for Queries {
     }
 }
 
-type Events = mpsc::Sender<Result<v1::WatchInstancesResponse, Status>>;
+type Events = Answers<v1::WatchInstancesResponse>;
 
 impl Queries {
     /// Sends the snapshot, then every change once and in order, until the reader goes or the collector stops.
     async fn watch(&self, filter: &Filter, from: Option<Revision>, events: &Events) -> Result<(), Failure> {
         let mut revisions = self.view.revisions();
-        let stop = self.supervisor.stop();
+        let mut stopped = std::pin::pin!(self.supervisor.stop().cancelled());
+        let mut closed = std::pin::pin!(events.closed());
         let mut seen = match from {
             Some(revision) => revision,
             None => match self.snapshot(filter, events).await {
@@ -343,7 +344,7 @@ impl Queries {
                 let left = !filter.matches(&change.status) && !change.removed;
                 let before = change.previous.is_some_and(|reason| filter.wants(reason));
                 if !left || before {
-                    let event = Event::Change(transition(&view, &change, now));
+                    let event = Event::Change(transition(&view, change, now));
                     if !self.tell(events, event, self.token(change.revision)).await {
                         return Ok(());
                     }
@@ -351,8 +352,9 @@ impl Queries {
             }
             seen = view.revision;
             tokio::select! {
-                () = stop.cancelled() => return Err(Failure::ShuttingDown),
-                () = events.closed() => return Ok(()),
+                biased;
+                () = &mut stopped => return Err(Failure::ShuttingDown),
+                () = &mut closed => return Ok(()),
                 changed = revisions.changed() => if changed.is_err() { return Err(Failure::ShuttingDown) },
                 _ = progress.tick() => {
                     let event = Event::Progress(v1::Progress { header: Some(self.header(&view)) });
@@ -396,8 +398,13 @@ impl Queries {
             event: Some(event),
             resume_token,
         };
+        let message = match events.try_send(Ok(Box::new(message))) {
+            Ok(()) => return true,
+            Err(TrySendError::Closed(_)) => return false,
+            Err(TrySendError::Full(message)) => message,
+        };
         tokio::select! {
-            sent = events.send(Ok(message)) => sent.is_ok(),
+            sent = events.send(message) => sent.is_ok(),
             () = self.supervisor.stop().cancelled() => false,
         }
     }

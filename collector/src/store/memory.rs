@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use imbl::OrdMap;
 use tokio::sync::{oneshot, watch};
 
 use super::{CommitError, Connection, Kind, Node, Session, Store, StoreError, Watch, Write};
@@ -16,7 +17,8 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Tree {
-    nodes: BTreeMap<String, (Node, u32)>,
+    /// Shares its structure with the copy to which a refused multi goes back.
+    nodes: OrdMap<String, (Node, u32)>,
     watches: BTreeMap<String, Vec<oneshot::Sender<()>>>,
     sessions: BTreeMap<i64, watch::Sender<Connection>>,
     last_session: i64,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{AgentState, Effect, Fleet, InstanceState, is_collectors_own};
+use super::{AgentState, Effect, Fleet, InstanceState, Member, is_collectors_own};
 use crate::{
     dedupe::Origin,
     ids::{AgentId, InstanceId},
@@ -16,7 +16,7 @@ impl Fleet {
         &mut self,
         now: Mono,
         wall: WallMs,
-        statuses: Vec<(Status, Origin)>,
+        statuses: Vec<(Arc<Status>, Origin)>,
         grace: bool,
         out: &mut Vec<Effect>,
     ) {
@@ -31,7 +31,7 @@ impl Fleet {
             let id = status.identity.id.clone();
             if self.instances.contains_key(&id) {
                 let unheard = unheard.contains(&status.agent);
-                self.adopt_known(now, wall, (&id, origin, unheard, grace), status, out);
+                self.adopt_known(now, wall, (&id, origin, unheard, grace), &status, out);
                 continue;
             }
             // The agent, which is heard, has said since its start what it has, and this is not among it.
@@ -47,18 +47,21 @@ impl Fleet {
                 .agents
                 .entry(name.clone())
                 .or_insert_with(|| AgentState::adopted(now));
-            agent.instances.insert(id.clone());
+            agent.members.put(Member {
+                id: id.clone(),
+                progress: now,
+                freshness_limit: self.silent_after,
+                reason: status.verdict.reason,
+            });
             if unheard.contains(&name) {
                 // So that its silence is found again, with this instance.
                 (agent.heard, agent.beat, agent.silent) = (now, now, false);
             }
-            self.watch(&name);
+            agent.watch(self.silent_after, &name, &mut self.deadlines);
             let state = InstanceState {
-                reported: status.verdict.clone(),
-                status: Arc::new(status),
+                status,
+                overruled: None,
                 origin,
-                progress: now,
-                freshness_limit: self.silent_after,
             };
             self.instances.insert(id.clone(), state);
             out.push(Effect::Changed(id));
@@ -74,7 +77,7 @@ impl Fleet {
         now: Mono,
         wall: WallMs,
         (id, origin, unheard, grace): (&InstanceId, Origin, bool, bool),
-        status: Status,
+        status: &Status,
         out: &mut Vec<Effect>,
     ) {
         let Some(known) = self.instances.get_mut(id) else {
@@ -90,21 +93,23 @@ impl Fleet {
             !origin.is_superseded_by(known.origin) && origin != known.origin
         } else {
             !order.is_some_and(|order| order.is_retired(origin.boot))
-                && (unheard || known.reported.reason == Reason::NotProbed)
+                && (unheard || known.reported().reason == Reason::NotProbed)
         };
-        // The former leader may have heard it until now, whatever this one heard.
-        if let Some(agent) = agent.filter(|_| grace) {
-            (agent.heard, agent.beat, agent.silent) = (now, now, false);
-        }
-        if unheard && grace {
-            known.progress = now;
-            known.freshness_limit = known.freshness_limit.max(self.silent_after);
+        if let Some(agent) = agent {
+            // The former leader may have heard it until now, whatever this one heard.
+            if grace {
+                (agent.heard, agent.beat, agent.silent) = (now, now, false);
+            }
+            if let Some(member) = agent.members.get_mut(id).filter(|_| unheard && grace) {
+                member.progress = now;
+                member.freshness_limit = member.freshness_limit.max(self.silent_after);
+            }
+            agent.watch(self.silent_after, &name, &mut self.deadlines);
         }
         if news {
-            known.reported = status.verdict;
+            known.overruled = Some(Box::new(status.verdict.clone()));
             known.origin = origin;
         }
-        self.watch(&name);
         self.settle(wall, id, false, out);
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
-    AgentState, CONTESTED_MAX, Effect, Fleet, Greeting, InstanceState, Message, Report, Snapshot,
+    AgentState, CONTESTED_MAX, Effect, Fleet, Greeting, InstanceState, Member, Message, Report, Snapshot,
     is_collectors_own,
 };
 use crate::{
@@ -27,7 +27,7 @@ impl Fleet {
             out.push(Effect::Full(stream, "too many agents"));
             return;
         }
-        let name = greeting.agent.clone();
+        let (name, silent_after) = (greeting.agent.clone(), self.silent_after);
         let agent = self
             .agents
             .entry(name.clone())
@@ -42,14 +42,14 @@ impl Fleet {
         let fresh_boot = order.highest() == Seq(0);
         if fresh_boot {
             agent.complete = false;
-            agent.handles.clear();
+            agent.members.forget_handles();
         }
         agent.greeting = Some(greeting);
         agent.stream = Some(stream);
         agent.connected = wall;
         agent.snapshot = None;
         agent.beat = now;
-        self.heard(now, &name);
+        agent.heard(now, silent_after, &name, &mut self.deadlines);
         out.push(Effect::Agent(name));
     }
 
@@ -61,14 +61,6 @@ impl Fleet {
         }
     }
 
-    fn heard(&mut self, now: Mono, name: &AgentId) {
-        if let Some(agent) = self.agents.get_mut(name) {
-            agent.heard = agent.heard.max(now);
-            agent.silent = false;
-            self.watch(name);
-        }
-    }
-
     pub(super) fn message(
         &mut self,
         now: Mono,
@@ -77,18 +69,22 @@ impl Fleet {
         message: Message,
         out: &mut Vec<Effect>,
     ) {
-        let Some(order) = self.agents.get_mut(name).and_then(|agent| agent.order.as_mut()) else {
+        let silent_after = self.silent_after;
+        let arrived = self.agents.get_mut(name).and_then(|agent| {
+            let arrival = agent.order.as_mut()?.arrive(boot, seq);
+            Some((agent, arrival))
+        });
+        let Some((agent, arrival)) = arrived else {
             out.push(Effect::Superseded(stream));
             return;
         };
-        let arrival = order.arrive(boot, seq);
         out.push(Effect::Arrived(arrival));
         match arrival {
             Arrival::Retired => {
                 out.push(Effect::Superseded(stream));
                 return;
             }
-            Arrival::News => self.heard(now, name),
+            Arrival::News => agent.heard(now, silent_after, name, &mut self.deadlines),
             Arrival::Late => {}
         }
         let origin = Origin {
@@ -105,15 +101,15 @@ impl Fleet {
                 }
             }
             Message::Heartbeat(ages) if arrival == Arrival::News => {
-                self.heartbeat(now, wall, name, &ages, out)
+                for id in agent.heartbeat(now, &ages) {
+                    self.settle(wall, &id, true, out);
+                }
             }
             Message::Heartbeat(_) => {}
             Message::Gone(handles) => {
                 for handle in handles {
-                    let id = self
-                        .agents
-                        .get_mut(name)
-                        .and_then(|agent| agent.handles.remove(&handle));
+                    let agent = self.agents.get_mut(name);
+                    let id = agent.and_then(|agent| agent.members.take_handle(handle));
                     if let Some(id) = id {
                         self.remove(name, &id, origin, out);
                     }
@@ -155,7 +151,11 @@ impl Fleet {
             return;
         };
         agent.complete = true;
-        let missing: Vec<_> = agent.instances.difference(&snapshot.mentioned).cloned().collect();
+        let ids = agent.members.iter().map(|member| &member.id);
+        let missing: Vec<_> = ids
+            .filter(|id| !snapshot.mentioned.contains(*id))
+            .cloned()
+            .collect();
         for id in missing {
             self.remove(name, &id, snapshot.first, out);
         }
@@ -189,11 +189,11 @@ impl Fleet {
                 return;
             }
         }
-        let Some(agent) = self.agents.get_mut(name) else {
+        let Some(agent) = self.agents.get(name) else {
             return;
         };
-        if !agent.instances.contains(&id) {
-            if agent.instances.len() >= AGENT_INSTANCES_MAX {
+        if agent.members.get(&id).is_none() {
+            if agent.members.len() >= AGENT_INSTANCES_MAX {
                 out.push(Effect::Full(stream, "too many instances for one agent"));
                 return;
             }
@@ -201,59 +201,65 @@ impl Fleet {
                 out.push(Effect::Full(stream, "too many instances"));
                 return;
             }
-            agent.instances.insert(id.clone());
         }
-        agent.handles.insert(report.handle, id.clone());
-        let former = self.instances.get(&id);
-        if let Some(former) = former.filter(|former| former.status.agent != *name) {
-            let owner = former.status.agent.clone();
-            if let Some(agent) = self.agents.get_mut(&owner) {
-                agent.instances.remove(&id);
-                agent.handles.retain(|_, other| *other != id);
+        let former = self.instances.remove(&id);
+        let owner = former.as_ref().map(|former| &former.status.agent);
+        let member = owner.and_then(|owner| {
+            let members = &mut self.agents.get_mut(owner)?.members;
+            if owner == name {
+                members.get(&id).cloned()
+            } else {
+                members.remove(&id)
             }
-        }
-        // A new boot starts with "not probed": what is known stays until it has seen something.
-        let keep = report.verdict.reason == Reason::NotProbed && former.is_some();
-        let reported = match former {
-            Some(former) if keep => former.reported.clone(),
-            _ => report.verdict,
-        };
-        let status = former.map_or_else(
-            || {
-                Arc::new(Status {
-                    identity: report.identity.clone(),
-                    agent: name.clone(),
-                    verdict: reported.clone(),
-                })
-            },
-            |former| former.status.clone(),
-        );
-        let is_new = former.is_none();
-        let identity_changed = status.identity != report.identity || status.agent != *name;
-        let progress = match (report.probe_age, former) {
-            (Some(age), Some(former)) => former.progress.max(now.before(age)),
+        });
+        let progress = match (report.probe_age, &member) {
+            (Some(age), Some(member)) => member.progress.max(now.before(age)),
             (Some(age), None) => now.before(age),
             // Without a completed round nothing became fresher.
-            (None, Some(former)) => former.progress,
+            (None, Some(member)) => member.progress,
             (None, None) => now,
         };
-        let state = InstanceState {
-            status,
-            reported,
-            origin,
-            progress,
-            freshness_limit: report.freshness_limit,
-        };
-        self.instances.insert(id.clone(), state);
-        if is_new || identity_changed {
-            if let Some(instance) = self.instances.get_mut(&id) {
-                let verdict = instance.status.verdict.clone();
-                instance.status = Arc::new(Status {
+        // A new boot starts with "not probed": what is known stays until it has seen something.
+        let keep = report.verdict.reason == Reason::NotProbed;
+        let changed = |status: &Status| status.identity != report.identity || status.agent != *name;
+        let told = former.as_ref().is_none_or(|former| changed(&former.status));
+        let state = match former {
+            None => InstanceState {
+                status: Arc::new(Status {
                     identity: report.identity,
                     agent: name.clone(),
-                    verdict,
-                });
+                    verdict: report.verdict,
+                }),
+                overruled: None,
+                origin,
+            },
+            Some(mut former) => {
+                if !keep {
+                    former.overruled = Some(Box::new(report.verdict));
+                }
+                if told {
+                    former.status = Arc::new(Status {
+                        identity: report.identity,
+                        agent: name.clone(),
+                        verdict: former.status.verdict.clone(),
+                    });
+                }
+                former.origin = origin;
+                former
             }
+        };
+        let member = Member {
+            id: id.clone(),
+            progress,
+            freshness_limit: report.freshness_limit,
+            reason: state.status.verdict.reason,
+        };
+        if let Some(agent) = self.agents.get_mut(name) {
+            agent.members.put(member);
+            agent.members.name(report.handle, &id);
+        }
+        self.instances.insert(id.clone(), state);
+        if told {
             out.push(Effect::Changed(id.clone()));
         }
         self.settle(wall, &id, false, out);
@@ -271,50 +277,13 @@ impl Fleet {
     ) {
         let id = &report.identity.id;
         if let Some(agent) = self.agents.get_mut(name) {
-            agent.handles.insert(report.handle, id.clone());
-        }
-        if let (Some(age), Some(instance)) = (report.probe_age, self.instances.get_mut(id)) {
-            instance.progress = instance.progress.max(now.before(age));
-            instance.freshness_limit = report.freshness_limit;
-        }
-        self.settle(wall, id, false, out);
-    }
-
-    fn heartbeat(
-        &mut self,
-        now: Mono,
-        wall: WallMs,
-        name: &AgentId,
-        ages: &[(Handle, Duration)],
-        out: &mut Vec<Effect>,
-    ) {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return;
-        };
-        agent.beat = now;
-        for (handle, age) in ages {
-            let instance = agent
-                .handles
-                .get(handle)
-                .and_then(|id| self.instances.get_mut(id));
-            if let Some(instance) = instance {
-                instance.progress = instance.progress.max(now.before(*age));
+            agent.members.name(report.handle, id);
+            if let (Some(age), Some(member)) = (report.probe_age, agent.members.get_mut(id)) {
+                member.progress = member.progress.max(now.before(age));
+                member.freshness_limit = report.freshness_limit;
             }
         }
-        let turned = |id: &&InstanceId| {
-            self.instances.get(id).is_some_and(|instance| {
-                let reason = instance.status.verdict.reason;
-                if instance.is_fresh(now) {
-                    is_collectors_own(reason)
-                } else {
-                    reason != Reason::ProbeStalled
-                }
-            })
-        };
-        let turned: Vec<_> = agent.instances.iter().filter(turned).cloned().collect();
-        for id in turned {
-            self.settle(wall, &id, true, out);
-        }
+        self.settle(wall, id, false, out);
     }
 
     fn remove(&mut self, name: &AgentId, id: &InstanceId, origin: Origin, out: &mut Vec<Effect>) {
@@ -323,11 +292,43 @@ impl Fleet {
             .get(id)
             .is_some_and(|i| i.status.agent == *name && !origin.is_superseded_by(i.origin));
         if let Some(agent) = self.agents.get_mut(name).filter(|_| gone) {
-            agent.instances.remove(id);
-            agent.handles.retain(|_, other| other != id);
+            agent.members.remove(id);
             self.instances.remove(id);
             out.push(Effect::Removed(id.clone()));
             self.uncontest(id, out);
         }
+    }
+}
+
+impl AgentState {
+    fn heard(
+        &mut self,
+        now: Mono,
+        silent_after: Duration,
+        name: &AgentId,
+        deadlines: &mut BTreeSet<(Mono, AgentId)>,
+    ) {
+        self.heard = self.heard.max(now);
+        self.silent = false;
+        self.watch(silent_after, name, deadlines);
+    }
+
+    /// Takes what was probed; tells whose status is no longer what progress says.
+    fn heartbeat(&mut self, now: Mono, ages: &[(Handle, Duration)]) -> Vec<InstanceId> {
+        self.beat = now;
+        for (handle, age) in ages {
+            if let Some(member) = self.members.by_handle(*handle) {
+                member.progress = member.progress.max(now.before(*age));
+            }
+        }
+        let turned = |member: &&Member| {
+            if member.is_fresh(now) {
+                is_collectors_own(member.reason)
+            } else {
+                member.reason != Reason::ProbeStalled
+            }
+        };
+        let turned = self.members.iter().filter(turned);
+        turned.map(|member| member.id.clone()).collect()
     }
 }

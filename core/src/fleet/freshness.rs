@@ -1,6 +1,6 @@
 //! What time does: silent agents, stalled probes, and the status in force.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{AgentState, Effect, Fleet};
 use crate::{
@@ -15,19 +15,21 @@ impl AgentState {
     fn due(&self, silent_after: Duration) -> Mono {
         (self.heard + silent_after).min(self.beat + silent_after * 2)
     }
+
+    /// Makes sure that it is looked at in time.
+    pub(super) fn watch(
+        &mut self,
+        silent_after: Duration,
+        name: &AgentId,
+        deadlines: &mut BTreeSet<(Mono, AgentId)>,
+    ) {
+        if !std::mem::replace(&mut self.watched, true) {
+            deadlines.insert((self.due(silent_after), name.clone()));
+        }
+    }
 }
 
 impl Fleet {
-    /// Makes sure that the agent is looked at in time.
-    pub(super) fn watch(&mut self, name: &AgentId) {
-        let silent_after = self.silent_after;
-        if let Some(agent) = self.agents.get_mut(name)
-            && !std::mem::replace(&mut agent.watched, true)
-        {
-            self.deadlines.insert((agent.due(silent_after), name.clone()));
-        }
-    }
-
     pub(super) fn check_deadlines(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
         while self.deadlines.first().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, name)) = self.deadlines.pop_first() {
@@ -43,14 +45,14 @@ impl Fleet {
         };
         agent.watched = false;
         if agent.due(silent_after) > now {
-            self.watch(name);
+            agent.watch(silent_after, name, &mut self.deadlines);
             return;
         }
         if agent.silent {
             return;
         }
         agent.silent = true;
-        let ids: Vec<_> = agent.instances.iter().cloned().collect();
+        let ids: Vec<_> = agent.members.iter().map(|member| member.id.clone()).collect();
         if ids.is_empty() {
             self.agents.remove(name);
         }
@@ -74,9 +76,15 @@ impl Fleet {
             return;
         };
         let present = &instance.status.verdict;
-        let agent = self.agents.get(&instance.status.agent);
-        let silent = agent.is_none_or(|agent| agent.silent);
-        let fresh = agent.is_some_and(|agent| instance.is_fresh(agent.beat));
+        let mut agent = self.agents.get_mut(&instance.status.agent);
+        let silent = agent.as_ref().is_none_or(|agent| agent.silent);
+        let beat = agent.as_ref().map(|agent| agent.beat);
+        let mut member = agent.as_mut().and_then(|agent| agent.members.get_mut(id));
+        let limit = member.as_ref().map(|member| member.freshness_limit);
+        let fresh = member
+            .as_ref()
+            .zip(beat)
+            .is_some_and(|(member, beat)| member.is_fresh(beat));
         let reason = if silent {
             Some(Reason::AgentSilent)
         } else if fresh {
@@ -96,27 +104,38 @@ impl Fleet {
                 } else {
                     format!(
                         "agent {agent} completed no probe for {:?}",
-                        instance.freshness_limit
+                        limit.unwrap_or_default()
                     )
                 };
-                let mut verdict = instance.reported.clone();
+                let mut verdict = instance.reported().clone();
                 verdict.reason = reason;
                 verdict.since = wall;
                 verdict.evidence = cut(&text, EVIDENCE_BYTES_MAX).into();
                 verdict
             }
-            None => instance.reported.clone(),
+            None => match &instance.overruled {
+                Some(reported) => (**reported).clone(),
+                None => return,
+            },
         };
         if verdict != *present {
             let status = &instance.status;
+            let reported = instance.reported().clone();
             instance.status = Arc::new(Status {
                 identity: status.identity.clone(),
                 agent: status.agent.clone(),
                 verdict,
             });
+            instance.overruled = reason.map(|_| Box::new(reported));
+            if let Some(member) = &mut member {
+                member.reason = instance.status.verdict.reason;
+            }
             if !matches!(out.last(), Some(Effect::Changed(last)) if last == id) {
                 out.push(Effect::Changed(id.clone()));
             }
+        } else if reason.is_none() {
+            // The same as in force.
+            instance.overruled = None;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What goes into the fleet core and what comes out.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     dedupe::{Arrival, Origin},
@@ -58,7 +58,7 @@ pub enum Input {
     Message(u64, AgentId, BootId, Seq, Message),
     /// Statuses found in ZooKeeper: taken over where nothing fresher is known. True where another collector led
     /// until now: every agent then gets a full grace period, because that one may have heard it.
-    Adopt(Vec<(Status, Origin)>, bool),
+    Adopt(Vec<(Arc<Status>, Origin)>, bool),
     /// A stream ended.
     Bye(u64),
     /// Time passes.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    ids::{BootId, Seq},
+    ids::{BootId, Handle, Seq},
     status::{Identity, Stage, State},
 };
 use proptest::prelude::*;
@@ -196,24 +196,22 @@ fn a_restarted_agent_does_not_erase_what_is_known() {
 #[test]
 fn adopted_statuses_have_a_full_grace_period() {
     let mut w = World::new();
-    let status = Status {
-        identity: report(1, Reason::Ok).identity,
-        agent: agent(),
-        verdict: Verdict::blank(Reason::Ok, Stage::Reply, "", WallMs(1)),
-    };
-    w.step(Input::Adopt(vec![(status, Origin::default())], true));
+    w.step(Input::Adopt(
+        vec![(published(1, Reason::Ok), Origin::default())],
+        true,
+    ));
     w.pass(SILENT - Duration::from_millis(1));
     assert_eq!(w.reason(1), Reason::Ok);
     w.pass(Duration::from_millis(1));
     assert_eq!(w.reason(1), Reason::AgentSilent);
 }
 
-fn published(n: u32, reason: Reason) -> Status {
-    Status {
+fn published(n: u32, reason: Reason) -> Arc<Status> {
+    Arc::new(Status {
         identity: report(n, reason).identity,
         agent: agent(),
         verdict: Verdict::blank(reason, Stage::Reply, "", WallMs(1)),
-    }
+    })
 }
 
 #[test]

@@ -132,7 +132,15 @@ impl Publisher {
             books.count = count;
             self.stale_buckets.insert(bucket);
         }
-        self.mirror.insert(bucket, found.held);
+        let known = self.mirror.entry(bucket).or_default();
+        let mut held = found.held;
+        // What is as it was stays: its status is shared with the view, and what was read is a copy.
+        for (id, found) in &mut held {
+            if let Some(same) = known.get(id).filter(|known| *known == found) {
+                found.clone_from(same);
+            }
+        }
+        *known = held;
         self.retry_quarantined(now, bucket);
         self.find_orphans(now, bucket, abandoned, &mut differences);
         differences

@@ -4,91 +4,69 @@ use std::sync::Arc;
 
 use crate::{
     dedupe::Origin,
-    ids::{AgentId, Bucket, ClusterName, Epoch, InstanceId},
-    status::{Ability, Reason, Role, Stage, Status, Verdict},
-    time::WallMs,
+    ids::{Bucket, Epoch, InstanceId},
+    status::{Reason, Status},
 };
 
-/// A status znode.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A status znode. The status itself is shared with whoever else holds it; what does not stand in the znode, such as
+/// the evidence, is not compared.
+#[derive(Clone, Debug)]
 pub struct Record {
-    /// Name of the instance.
-    pub id: InstanceId,
-    /// Its group.
-    pub cluster: Option<ClusterName>,
-    /// `host:port` or a Unix socket path.
-    pub address: Arc<str>,
-    /// Why; the state follows from it.
-    pub reason: Reason,
-    /// Replication role.
-    pub role: Role,
-    /// Last known run_id.
-    pub run_id: Arc<str>,
-    /// Who reported it.
-    pub agent: AgentId,
-    /// In which message. Not compared.
+    /// What it tells.
+    pub status: Arc<Status>,
+    /// In which message it was reported. Not compared by [`same`](Self::same).
     pub origin: Origin,
-    /// When state or reason last changed. Not compared.
-    pub since: WallMs,
-    /// Term in which it was written. Not compared.
+    /// Term in which it was written. Not compared by [`same`](Self::same).
     pub epoch: Epoch,
-    /// Number of writes of this znode's content. Not compared.
+    /// Number of writes of this znode's content. Not compared by [`same`](Self::same).
     pub rev: u64,
 }
 
+impl PartialEq for Record {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |r: &Self| (r.origin, r.epoch, r.rev, r.status.verdict.since);
+        key(self) == key(other) && self.id() == other.id() && self.same(other)
+    }
+}
+
+impl Eq for Record {}
+
 impl Record {
     /// The record of a status; `epoch` and `rev` are filled in when it is written.
-    pub fn of(status: &Status, origin: Origin) -> Self {
+    pub fn of(status: &Arc<Status>, origin: Origin) -> Self {
         Self {
-            id: status.identity.id.clone(),
-            cluster: status.identity.cluster.clone(),
-            address: status.identity.address.clone(),
-            reason: status.verdict.reason,
-            role: status.verdict.role,
-            run_id: status.verdict.run_id.clone(),
-            agent: status.agent.clone(),
+            status: Arc::clone(status),
             origin,
-            since: status.verdict.since,
             epoch: Epoch(0),
             rev: 0,
         }
     }
 
-    /// (reads, writes).
-    pub fn abilities(&self) -> (Ability, Ability) {
-        self.reason.abilities(self.role)
+    /// Name of the instance.
+    pub fn id(&self) -> &InstanceId {
+        &self.status.identity.id
+    }
+
+    /// Why; the state follows from it.
+    pub fn reason(&self) -> Reason {
+        self.status.verdict.reason
     }
 
     /// Whether both tell a consumer the same.
     pub fn same(&self, other: &Self) -> bool {
-        let key = |r: &Self| {
-            (
-                r.cluster.clone(),
-                r.address.clone(),
-                r.reason,
-                r.role,
-                r.run_id.clone(),
-                r.agent.clone(),
-            )
-        };
-        key(self) == key(other)
-    }
-
-    /// The status as far as the record tells it.
-    pub fn status(&self) -> Status {
-        let mut verdict = Verdict::blank(self.reason, Stage::Resolve, "as published before", self.since);
-        verdict.role = self.role;
-        verdict.run_id = self.run_id.clone();
-        Status {
-            identity: crate::status::Identity {
-                id: self.id.clone(),
-                cluster: self.cluster.clone(),
-                address: self.address.clone(),
-                labels: Arc::default(),
-            },
-            agent: self.agent.clone(),
-            verdict,
+        if Arc::ptr_eq(&self.status, &other.status) {
+            return true;
         }
+        let key = |r: &Self| (r.status.verdict.reason, r.status.verdict.role);
+        let ((a, b), (v, w)) = (
+            (&self.status.identity, &other.status.identity),
+            (&self.status.verdict, &other.status.verdict),
+        );
+        key(self) == key(other)
+            && a.cluster == b.cluster
+            && a.address == b.address
+            && v.run_id == w.run_id
+            && self.status.agent == other.status.agent
     }
 }
 
@@ -156,10 +134,19 @@ pub enum Refusal {
 }
 
 impl Op {
+    /// The instance that it writes; `None` for a bucket.
+    pub fn id(&self) -> Option<&InstanceId> {
+        match self {
+            Self::Put(record, _) => Some(record.id()),
+            Self::Delete(id) => Some(id),
+            Self::Bucket(..) => None,
+        }
+    }
+
     /// The bucket in which it writes.
     pub fn bucket(&self) -> Bucket {
         match self {
-            Self::Put(record, _) => record.id.bucket(),
+            Self::Put(record, _) => record.id().bucket(),
             Self::Delete(id) => id.bucket(),
             Self::Bucket(bucket, _, _) => *bucket,
         }

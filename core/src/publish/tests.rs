@@ -1,9 +1,10 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
+    dedupe::Origin,
     ids::AgentId,
-    status::{Reason, Role},
+    status::{Identity, Reason, Role, Stage, Status, Verdict},
     time::WallMs,
 };
 use proptest::prelude::*;
@@ -13,19 +14,19 @@ fn id(n: u32) -> InstanceId {
 }
 
 fn record(n: u32, reason: Reason) -> Record {
-    Record {
-        id: id(n),
-        cluster: None,
-        address: "127.0.0.1:1".into(),
-        reason,
-        role: Role::Master,
-        run_id: "".into(),
+    let mut verdict = Verdict::blank(reason, Stage::Reply, "", WallMs(0));
+    verdict.role = Role::Master;
+    let status = Status {
+        identity: Identity {
+            id: id(n),
+            cluster: None,
+            address: "127.0.0.1:1".into(),
+            labels: Arc::default(),
+        },
         agent: AgentId::new("db").unwrap(),
-        origin: Default::default(),
-        since: WallMs(0),
-        epoch: Epoch(0),
-        rev: 0,
-    }
+        verdict,
+    };
+    Record::of(&Arc::new(status), Origin::default())
 }
 
 /// A znode store that applies a batch whole or not at all, as ZooKeeper does.
@@ -42,10 +43,10 @@ impl Store {
         for (index, op) in batch.ops.iter().enumerate() {
             let (exists, create) = match op {
                 Op::Put(r, create) => {
-                    if !next.buckets.contains_key(&r.id.bucket()) {
+                    if !next.buckets.contains_key(&r.id().bucket()) {
                         return Err((index, Refusal::Missing));
                     }
-                    (next.nodes.contains_key(&r.id), *create)
+                    (next.nodes.contains_key(r.id()), *create)
                 }
                 Op::Delete(id) => (next.nodes.contains_key(id), false),
                 Op::Bucket(b, _, create) => (next.buckets.contains_key(b), *create),
@@ -57,7 +58,7 @@ impl Store {
             }
             match op {
                 Op::Put(r, _) => {
-                    next.nodes.insert(r.id.clone(), r.clone());
+                    next.nodes.insert(r.id().clone(), r.clone());
                 }
                 Op::Delete(id) => {
                     next.nodes.remove(id);
@@ -179,7 +180,7 @@ fn one_forbidden_znode_does_not_hold_up_the_others() {
         let bad = batch
             .ops
             .iter()
-            .position(|op| matches!(op, Op::Put(r, _) if r.id == id(7)));
+            .position(|op| matches!(op, Op::Put(r, _) if *r.id() == id(7)));
         match (bad, store.clone().apply(&batch)) {
             (Some(index), _) => drop(p.refused(batch.number, index, Refusal::Forbidden)),
             (None, Ok(())) => {
@@ -272,7 +273,7 @@ fn pass(p: &mut Publisher, store: &Store, now: Mono, abandoned: &[u32]) -> Vec<D
                 .map(|(id, r)| (id.clone(), Held::Record(r.clone())))
                 .collect(),
         };
-        let gone = |r: &Record| abandoned.iter().any(|n| r.id == id(*n));
+        let gone = |r: &Record| abandoned.iter().any(|n| *r.id() == id(*n));
         all.extend(p.audited(now, bucket, found, gone));
     }
     all
@@ -288,11 +289,25 @@ fn published(n: u32) -> (Publisher, Store, BTreeMap<InstanceId, Record>) {
 }
 
 #[test]
+fn a_read_back_keeps_the_statuses_that_are_shared() {
+    let (mut p, mut store, _) = published(20);
+    let shared = store.nodes.clone();
+    for node in store.nodes.values_mut() {
+        node.status = Arc::new(Status::clone(&node.status));
+    }
+    assert_eq!(pass(&mut p, &store, Mono(0), &[]), []);
+    for (id, record) in shared {
+        let held = p.mirror[&id.bucket()][&id].record().unwrap();
+        assert!(Arc::ptr_eq(&held.status, &record.status), "{id}");
+    }
+}
+
+#[test]
 fn what_others_delete_edit_or_add_is_found_and_repaired() {
     let (mut p, mut store, desired) = published(500);
     assert_eq!(pass(&mut p, &store, Mono(0), &[]), []);
     store.nodes.remove(&id(1));
-    store.nodes.get_mut(&id(2)).unwrap().reason = Reason::ConnectionRefused;
+    store.nodes.insert(id(2), record(2, Reason::ConnectionRefused));
     store.nodes.insert(id(900), record(900, Reason::Ok));
     store.buckets.get_mut(&id(3).bucket()).unwrap().generation += 7;
     let found = pass(&mut p, &store, Mono(5), &[]);
@@ -407,7 +422,7 @@ fn a_flapping_instance_is_written_once_a_second_with_its_newest_state() {
     store.apply(&batch).unwrap();
     p.acknowledged(batch.number);
     assert_eq!(
-        (store.nodes[&id(0)].reason, p.pending(), p.next_deadline()),
+        (store.nodes[&id(0)].reason(), p.pending(), p.next_deadline()),
         (last, 0, None)
     );
     // Another instance is not held up, and this one is free again when it was quiet.

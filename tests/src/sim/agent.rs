@@ -7,21 +7,17 @@ use std::{
 };
 
 use redkeeper_agent::board::Board;
-use redkeeper_collector::aggregator::{Command, StreamState};
+use redkeeper_collector::{aggregator::Command, feedback};
 use redkeeper_core::{
     agent::outbox::Outbox,
     fleet::Greeting,
-    ids::{AgentId, BootId, InstanceId, Seq},
+    ids::{AgentId, BootId, InstanceId},
     status::{Identity, Reason, Stage, Verdict},
     time::WallMs,
 };
 use redkeeper_proto::convert;
 use redkeeper_runtime::clock::Clock;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{Flag, Fleet, run_in_background};
 
@@ -178,7 +174,7 @@ impl Uplink {
             lingers,
         );
         run_in_background(carried);
-        let (sender, mut state) = watch::channel(StreamState::default());
+        let (sender, mut feedback) = feedback::channel();
         let greeting = Greeting {
             agent: self.agent.clone(),
             boot: self.boot.clone(),
@@ -192,6 +188,7 @@ impl Uplink {
             return;
         }
         loop {
+            outbox.acked(feedback.applied());
             let changed = self.board.changed_since(generation);
             generation = changed.generation;
             outbox.mark(changed.handles);
@@ -210,13 +207,7 @@ impl Uplink {
             tokio::select! {
                 biased;
                 () = self.link.is(false) => return,
-                changed = state.changed() => {
-                    let now = state.borrow_and_update().clone();
-                    if changed.is_err() || now.end.is_some() {
-                        return;
-                    }
-                    outbox.acked(Seq(now.acked));
-                }
+                _ = &mut feedback.end => return,
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
             }
