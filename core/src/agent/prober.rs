@@ -20,6 +20,7 @@ use crate::{
 pub use messages::{Command, ConnectFailure, Effect, Input, ProbeConfig, Sight};
 
 mod hidden;
+mod link;
 mod messages;
 mod suspicion;
 
@@ -279,7 +280,11 @@ impl Prober {
             out.push(Effect::TryFresh);
             self.fresh_at = now + self.config.connect_interval;
         }
-        self.suspicion.sent(now);
+        let hung = self.verdict.reason == Reason::ReplyTimeout;
+        // In time to say what was seen when it is still hung.
+        let patience = self.hang_at().since(now) / 2;
+        self.suspicion
+            .sent(now, if hung { patience } else { Duration::ZERO });
         self.waiting
             .extend(commands.iter().map(|command| (*command, now)));
         self.ping_at = schedule::next(now, self.config.interval, self.config.phase);
@@ -377,113 +382,6 @@ impl Prober {
             let soon = CONFIRM_AFTER.min(self.config.interval / 5);
             self.ping_at = self.ping_at.min(schedule::next(now, soon, Duration::ZERO));
         }
-    }
-
-    fn connect_failed(&mut self, now: Mono, wall: WallMs, failure: &ConnectFailure, out: &mut Vec<Effect>) {
-        let (mut reason, stage, hard, mut text) = failure.meaning();
-        // TLS was spoken here before, so this is no mismatch: as from a proxy whose server is gone.
-        let cut = matches!(failure, ConnectFailure::TlsEnded(_)) && self.verdict.certificate_ends.is_some();
-        if (cut || *failure == ConnectFailure::Reset) && self.reconnect_quickly(now) {
-            return;
-        }
-        if cut {
-            reason = Reason::ConnectionReset;
-        }
-        if self.config.vanished && matches!(reason, Reason::ConnectionRefused | Reason::SocketMissing) {
-            reason = Reason::ProcessGone;
-            text.push_str("; no process of it is found any more");
-        }
-        self.quiet_since = now;
-        if hard {
-            self.successes = 0;
-            self.judge(wall, reason, stage, &text, out);
-            self.retry_later(now, out);
-        } else {
-            self.soft_failure(now, wall, reason, stage, &text, out);
-        }
-    }
-
-    fn closed(&mut self, now: Mono, wall: WallMs, how: &str, out: &mut Vec<Effect>) {
-        if self.pinged_on_link && matches!(self.waiting.front(), Some((Command::Info, _))) {
-            self.info_not_before = now + self.config.info_interval;
-        }
-        if self.pinged_on_link {
-            let idle = self
-                .reconnected_at
-                .is_none_or(|at| now.since(at) >= self.config.interval);
-            if idle && self.verdict.state() != State::Unknown && self.verdict.reason != Reason::MaxClients {
-                // EOF or reset on a connection that worked: reconnecting at once tells a death from a restart.
-                // Once an interval, so that a peer that hangs up after each answer is not hammered.
-                self.reconnected_at = Some(now);
-                self.quick = 0;
-                self.connect(now, out);
-            } else {
-                self.retry_later(now, out);
-            }
-        } else if self.replied_on_link {
-            // It said why it hangs up, in answer to AUTH or before it was asked.
-            if let Some(meaning) = self.auth_error.take() {
-                self.successes = 0;
-                self.judge(wall, meaning.reason, meaning.stage, &meaning.evidence, out);
-                self.retry_later(now, out);
-            } else if matches!(self.waiting.front(), Some((Command::Ping, _))) {
-                // AUTH was answered, PING never is: as from a proxy whose server is gone.
-                self.failures = self.cut_short;
-                self.cut_short = self.cut_short.saturating_add(1);
-                let text = format!("AUTH was answered, then the connection was closed ({how})");
-                self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);
-            } else {
-                self.retry_later(now, out);
-            }
-        } else if !self.reconnect_quickly(now) {
-            let text = format!("connection accepted, then closed before any reply ({how})");
-            self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);
-        }
-    }
-
-    fn reconnect_quickly(&mut self, now: Mono) -> bool {
-        let again = self.quick < QUICK_MAX;
-        if again {
-            self.waiting.clear();
-            self.link = Link::Closed {
-                retry_at: now + Duration::from_millis(1 << self.quick),
-            };
-            self.quick += 1;
-        }
-        again
-    }
-
-    fn soft_failure(
-        &mut self,
-        now: Mono,
-        wall: WallMs,
-        reason: Reason,
-        stage: Stage,
-        text: &str,
-        out: &mut Vec<Effect>,
-    ) {
-        self.quiet_since = now;
-        self.successes = 0;
-        self.failures = self.failures.saturating_add(1);
-        if self.failures >= self.config.failures_before_down {
-            self.judge(wall, reason, stage, text, out);
-        }
-        self.retry_later(now, out);
-    }
-
-    fn hang_up(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        self.successes = 0;
-        self.quiet_since = now;
-        out.push(Effect::Disconnect);
-        self.retry_later(now, out);
-    }
-
-    fn retry_later(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        self.waiting.clear();
-        self.link = Link::Closed {
-            retry_at: schedule::next(now, self.config.interval, self.config.phase),
-        };
-        out.push(Effect::Round);
     }
 
     /// New evidence for the same verdict.

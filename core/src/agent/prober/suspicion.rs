@@ -35,6 +35,8 @@ pub(super) struct Suspicion {
     look_at: Mono,
     /// Delay until the look after that.
     pause: Duration,
+    /// Looks are at least this far apart.
+    patience: Duration,
     sight: Option<Sight>,
 }
 
@@ -44,6 +46,7 @@ impl Default for Suspicion {
             usual: Duration::ZERO,
             look_at: NEVER,
             pause: Duration::ZERO,
+            patience: Duration::ZERO,
             sight: None,
         }
     }
@@ -54,9 +57,10 @@ impl Suspicion {
         self.look_at
     }
 
-    /// A PING went out.
-    pub(super) fn sent(&mut self, now: Mono) {
-        self.pause = (self.usual * TIMES_USUAL).max(OVERDUE_MIN);
+    /// A PING went out. Where it is known to be hung already, looks are of less interest: not before `patience`.
+    pub(super) fn sent(&mut self, now: Mono, patience: Duration) {
+        self.patience = patience;
+        self.pause = (self.usual * TIMES_USUAL).max(OVERDUE_MIN).max(patience);
         self.look_at = now + self.pause;
         self.sight = None;
     }
@@ -77,7 +81,7 @@ impl Suspicion {
 
     /// The process is looked at now; the next look comes later and later, up to once an interval.
     pub(super) fn look(&mut self, now: Mono, interval: Duration) {
-        self.pause = (self.pause * 2).min(interval.max(OVERDUE_MIN));
+        self.pause = (self.pause * 2).min(interval.max(OVERDUE_MIN).max(self.patience));
         self.look_at = now + self.pause;
     }
 

@@ -66,6 +66,23 @@ fn looks_become_rarer_and_a_late_answer_ends_them() {
 }
 
 #[test]
+fn a_hung_server_is_looked_at_rarely() {
+    let mut bench = Bench::new();
+    bench.up();
+    bench.run(bench.last_valid + 3_100 * MS, |b| {
+        b.accept();
+    });
+    assert_eq!(bench.reason(), Reason::ReplyTimeout);
+    let before = bench.inspected;
+    bench.run(bench.now + 30_000 * MS, |b| {
+        b.accept();
+    });
+    // Once for each connection, or a second time.
+    let looks = bench.inspected - before;
+    assert!((9..=21).contains(&looks), "{looks}");
+}
+
+#[test]
 fn a_hang_names_what_the_kernel_shows() {
     let mut bench = Bench::new();
     bench.up();
