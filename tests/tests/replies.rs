@@ -421,7 +421,7 @@ async fn protected_mode_is_unknown() {
     let sandbox = Sandbox::new();
     let script = "ip link set lo up && ip addr add 192.0.2.1/32 dev lo || exit 77\n\
                   \"$SERVER\" --port 6399 --bind 0.0.0.0 --save '' --dir \"$DIR\" >\"$DIR/log\" 2>&1 &\n\
-                  for attempt in 1 2 3 4 5 6 7 8 9 10; do\n\
+                  for attempt in $(seq 100); do\n\
                   \"$AGENT\" probe 127.0.0.1:6399 >/dev/null && break; sleep 0.2; done\n\
                   \"$AGENT\" probe 192.0.2.1:6399 --json\n";
     let agent = sandbox.command("redkeeper-agent").get_program().to_owned();
@@ -439,6 +439,9 @@ async fn protected_mode_is_unknown() {
         };
         let output = std::process::Command::new("unshare")
             .args(["--net", "--pid", "--fork", "--kill-child", "sh", "-c", script])
+            // What the tests are told by variables is no setting of an agent.
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("SERVER", server)
             .env("AGENT", &agent)
             .env("DIR", sandbox.path(""))

@@ -140,12 +140,20 @@ impl Speaker {
         .await
     }
 
-    /// Says that all instances from `from` to `to` are up, or are down.
-    pub(crate) async fn change(&mut self, from: u32, to: u32, up: bool) -> Result<(), String> {
+    /// The messages that say that all instances from `from` to `to` are up, or are down.
+    pub(crate) fn changes(&self, from: u32, to: u32, up: bool) -> Vec<Message> {
         let numbers: Vec<_> = (from..=to).collect();
-        for chunk in numbers.chunks(REPORTS) {
+        let one = |chunk: &[u32]| {
             let instances = chunk.iter().map(|n| report(&self.name, *n, up)).collect();
-            self.say(Message::Changes(Changes { instances })).await?;
+            Message::Changes(Changes { instances })
+        };
+        numbers.chunks(REPORTS).map(one).collect()
+    }
+
+    /// Says it.
+    pub(crate) async fn change(&mut self, from: u32, to: u32, up: bool) -> Result<(), String> {
+        for message in self.changes(from, to, up) {
+            self.say(message).await?;
         }
         Ok(())
     }

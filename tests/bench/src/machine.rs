@@ -35,11 +35,6 @@ pub(crate) fn resident(pid: u32) -> f64 {
     status_bytes(pid, "VmRSS:").unwrap_or(0.0)
 }
 
-/// Resident memory that no file backs: heap and stacks.
-pub(crate) fn anonymous(pid: u32) -> f64 {
-    status_bytes(pid, "RssAnon:").unwrap_or(0.0)
-}
-
 /// Memory that could be taken now, in bytes.
 pub(crate) fn available() -> f64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -22,17 +22,20 @@ pub(crate) struct Sentinel {
 }
 
 impl Sentinel {
-    pub(crate) fn start(sandbox: &Sandbox, instances: &[&Redis]) -> Result<Self, String> {
+    /// `instances` are addresses with a port.
+    pub(crate) fn start(sandbox: &Sandbox, instances: &[String]) -> Result<Self, String> {
         let port = port();
         let mut text = format!(
             "port {}\nbind 127.0.0.1\ndir {}\n",
             port.number,
             sandbox.path("").display()
         );
-        for (n, redis) in instances.iter().enumerate() {
+        for (n, instance) in instances.iter().enumerate() {
+            let (host, port) = instance
+                .rsplit_once(':')
+                .ok_or(format!("{instance:?} has no port"))?;
             text.push_str(&format!(
-                "sentinel monitor m{n} 127.0.0.1 {} 1\nsentinel down-after-milliseconds m{n} 1000\n",
-                redis.port.number
+                "sentinel monitor m{n} {host} {port} 1\nsentinel down-after-milliseconds m{n} 1000\n",
             ));
         }
         let config = sandbox.write("sentinel.conf", &text);
@@ -90,6 +93,21 @@ impl Events {
             }
         }
     }
+}
+
+/// The address of a Redis on this machine.
+pub(crate) fn address(redis: &Redis) -> String {
+    format!("127.0.0.1:{}", redis.port.number)
+}
+
+/// Waits until a Redis answers.
+pub(crate) async fn answers(redis: &Redis) {
+    eventually(
+        "an answer",
+        || async { redis.ask("PING").is_ok() },
+        |answers| *answers,
+    )
+    .await;
 }
 
 /// A runtime of one thread for the bench's own work.

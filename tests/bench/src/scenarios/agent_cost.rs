@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use redkeeper_tests::{
     Sandbox,
-    daemons::Agent,
+    daemons::{Agent, Collector},
     eventually,
     servers::{Flavour, Redis},
 };
@@ -13,12 +14,14 @@ use crate::{
     machine::{cpu_seconds, resident},
     plot,
     report::Outcome,
-    rig::{Sentinel, runtime},
+    rig::{Sentinel, address, answers, runtime},
     stats::Samples,
 };
 
 /// Watched by both.
 const INSTANCES: usize = 200;
+/// Counts of instances that growth is measured at.
+const GROWTH: [usize; 5] = [1, 10, 100, 1000, 2000];
 
 pub(super) fn run(quick: bool) -> Result<Outcome, String> {
     runtime()?.block_on(measure(quick))
@@ -29,20 +32,16 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let window = Duration::from_secs(window);
     let mut outcome = Outcome::default();
     let sandbox = Sandbox::new();
-    let servers: Vec<_> = (0..INSTANCES)
+    let mut servers: Vec<_> = (0..INSTANCES)
         .map(|_| sandbox.server(Flavour::Redis70, &[]))
         .collect();
     for redis in &servers {
-        eventually(
-            "an answer",
-            || async { redis.ask("PING").is_ok() },
-            |answers| *answers,
-        )
-        .await;
+        answers(redis).await;
     }
-    let sentinel = Sentinel::start(&sandbox, &servers.iter().collect::<Vec<_>>())?;
+    let addresses: Vec<_> = servers.iter().map(address).collect();
+    let sentinel = Sentinel::start(&sandbox, &addresses)?;
     let agents = Agents::new(&sandbox).await;
-    let agent = agents.agent("agent", &servers).await;
+    let agent = agents.agent("agent", &addresses).await;
     // Connections, first INFO, allocations of the beginning.
     tokio::time::sleep(Duration::from_secs(if quick { 4 } else { 15 })).await;
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
@@ -63,22 +62,63 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     outcome.sample("Sentinel, resident", "MiB", &their_memory);
     outcome.ratio("cpu_to_sentinel", ours.ratio(&theirs));
     outcome.ratio("rss_to_sentinel", our_memory.ratio(&their_memory));
-    drop((agent, sentinel));
+    drop(sentinel);
     if quick {
-        outcome
-            .notes
-            .push("growth over the number of instances is measured without --quick".to_owned());
+        let note = "the cost of hung and dead instances, and growth, are measured without --quick";
+        outcome.notes.push(note.to_owned());
     } else {
-        growth(&sandbox, &agents, &servers, &mut outcome).await?;
+        not_up(&mut servers, agent.process.pid(), &agents.collector, &mut outcome).await;
+        drop(agent);
+        growth(&sandbox, &agents, &mut outcome).await?;
     }
     Ok(outcome)
+}
+
+/// What the agent costs when all of its instances hang, and when all are dead, beside what it costs when all live.
+async fn not_up(servers: &mut [Redis], agent: u32, collector: &Collector, outcome: &mut Outcome) {
+    let all = async |state: &str| {
+        let metric = format!("redkeeper_instances{{{state}}}");
+        let count = || async { collector.metric(&metric) };
+        eventually(state, count, |n| *n == Some(INSTANCES as f64)).await;
+        // Until what follows a change, such as quick retries, is over.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    };
+    let window = Duration::from_secs(15);
+    let measured = async |samples: &mut Samples| {
+        let before = cpu_seconds(agent);
+        tokio::time::sleep(window).await;
+        samples.push((cpu_seconds(agent) - before) * 30_000.0 / window.as_secs_f64());
+    };
+    let [mut live, mut hung, mut dead] = std::array::from_fn(|_| Samples::default());
+    for _ in 0..5 {
+        all("state=\"UP\",reason=\"OK\"").await;
+        measured(&mut live).await;
+        servers
+            .iter()
+            .for_each(|redis| redis.process.signal(Signal::SIGSTOP));
+        all("state=\"DOWN\",reason=\"REPLY_TIMEOUT\"").await;
+        measured(&mut hung).await;
+        servers
+            .iter()
+            .for_each(|redis| redis.process.signal(Signal::SIGCONT));
+    }
+    servers.iter_mut().for_each(|redis| redis.process.kill());
+    all("state=\"DOWN\",reason=\"CONNECTION_REFUSED\"").await;
+    for _ in 0..5 {
+        measured(&mut dead).await;
+    }
+    outcome.sample("agent, all live, CPU in 30 s", "ms", &live);
+    outcome.sample("agent, all hung, CPU in 30 s", "ms", &hung);
+    outcome.sample("agent, all dead, CPU in 30 s", "ms", &dead);
+    outcome.value("cpu_hung_to_live", hung.ratio(&live));
+    outcome.value("cpu_dead_to_live", dead.ratio(&live));
 }
 
 /// Agents that report to a collector of their own.
 struct Agents<'a> {
     sandbox: &'a Sandbox,
     collectors: [String; 1],
-    _collector: redkeeper_tests::daemons::Collector,
+    collector: Collector,
 }
 
 impl<'a> Agents<'a> {
@@ -87,39 +127,48 @@ impl<'a> Agents<'a> {
         Self {
             sandbox,
             collectors: [format!("'127.0.0.1:{}'", collector.grpc.number)],
-            _collector: collector,
+            collector,
         }
     }
 
-    async fn agent(&self, id: &str, servers: &[Redis]) -> Agent {
+    async fn agent(&self, id: &str, addresses: &[String]) -> Agent {
         let mut text = String::from("[probe]\ninterval = '1s'\ninfo_interval = '10s'\nhang_after = '3s'\n");
-        for redis in servers {
+        for (n, address) in addresses.iter().enumerate() {
             text.push_str(&format!(
-                "[[instances]]\naddress = '127.0.0.1:{}'\n",
-                redis.port.number
+                "[[instances]]\naddress = '{address}'\nname = 'redis-{n}'\n"
             ));
         }
         self.sandbox.agent_with(id, &self.collectors, &text).await
     }
 }
 
-async fn growth(
-    sandbox: &Sandbox,
-    agents: &Agents<'_>,
-    servers: &[Redis],
-    outcome: &mut Outcome,
-) -> Result<(), String> {
+/// One Redis under many addresses of the loopback: the cost of a server that is not its own process is the same to who
+/// watches, and a machine bears more of them.
+async fn growth(sandbox: &Sandbox, agents: &Agents<'_>, outcome: &mut Outcome) -> Result<(), String> {
+    let args = [
+        "--bind",
+        "0.0.0.0",
+        "--protected-mode",
+        "no",
+        "--maxclients",
+        "20000",
+    ];
+    let redis = sandbox.server(Flavour::Redis70, &args);
+    answers(&redis).await;
+    let all: Vec<_> = (0..*GROWTH.last().unwrap_or(&0))
+        .map(|n| format!("127.1.{}.{}:{}", n / 250, n % 250 + 1, redis.port.number))
+        .collect();
     let (mut cpu, mut memory) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    for count in [1usize, 10, 50, 100, INSTANCES] {
-        let some = &servers[..count];
+    for count in GROWTH {
+        let some = &all[..count];
         let agent = agents.agent(&format!("agent-{count}"), some).await;
-        let sentinel = Sentinel::start(sandbox, &some.iter().collect::<Vec<_>>())?;
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        let sentinel = Sentinel::start(sandbox, some)?;
+        tokio::time::sleep(Duration::from_secs(8)).await;
         let pids = [agent.process.pid(), sentinel.process.pid()];
         let before = pids.map(cpu_seconds);
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
         for (n, pid) in pids.into_iter().enumerate() {
-            cpu[n].push((count as f64, (cpu_seconds(pid) - before[n]) * 100.0));
+            cpu[n].push((count as f64, (cpu_seconds(pid) - before[n]) * 50.0));
             memory[n].push((count as f64, resident(pid) / 1_048_576.0));
         }
     }

@@ -10,7 +10,7 @@ use redkeeper_tests::{
 use crate::{
     floors, plot,
     report::Outcome,
-    rig::{Sentinel, listens, runtime, says, told, watched},
+    rig::{Sentinel, address, listens, runtime, says, told, watched},
     stats::Samples,
 };
 
@@ -118,7 +118,7 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
             chain.push_ms(b);
         }
     }
-    let watcher = Sentinel::start(&sandbox, &theirs.iter().collect::<Vec<_>>())?;
+    let watcher = Sentinel::start(&sandbox, &theirs.iter().map(address).collect::<Vec<_>>())?;
     let mut events = watcher.subscribe("+sdown")?;
     for n in 0..deaths {
         let redis = &mut theirs[n % PEERS];

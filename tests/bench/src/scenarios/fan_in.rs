@@ -31,8 +31,9 @@ struct Rig {
 }
 
 impl Rig {
-    async fn new(sandbox: &Sandbox, id: &str) -> Self {
-        let collector = sandbox.collector_with(id, "standalone = true\n").await;
+    /// `store`: standalone, or which ZooKeeper.
+    async fn new(sandbox: &Sandbox, id: &str, store: &str) -> Self {
+        let collector = sandbox.collector_with(id, store).await;
         let port = ports::port();
         let listen = format!("127.0.0.1:{}", port.number);
         let sink = floors::start(sandbox, "services", std::slice::from_ref(&listen));
@@ -80,7 +81,7 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let sandbox = Sandbox::new();
     let mut outcome = Outcome::default();
     memory(&sandbox, &mut outcome).await;
-    let rig = Rig::new(&sandbox, "b").await;
+    let rig = Rig::new(&sandbox, "b", "standalone = true\n").await;
     let mut costs = [Samples::default(), Samples::default()];
     for round in 0..=rounds {
         for (side, costs) in costs.iter_mut().enumerate() {
@@ -123,7 +124,10 @@ async fn window(rig: &Rig, side: usize, fleet: &Process, time: Duration) -> (f64
 }
 
 async fn memory(sandbox: &Sandbox, outcome: &mut Outcome) {
-    let rig = Rig::new(sandbox, "a").await;
+    // A leader, because it knows what is published too.
+    let zookeeper = sandbox.zookeeper().await;
+    let store = format!("[zookeeper]\nservers = '127.0.0.1:{}'\n", zookeeper.port.number);
+    let rig = Rig::new(sandbox, "a", &store).await;
     let idle = rig.fleet(sandbox, 1, AGENTS, 0, 1_000).await;
     let stream = (resident(rig.sink.pid()) - rig.empty[1]) / AGENTS as f64;
     drop(idle);
@@ -134,6 +138,8 @@ async fn memory(sandbox: &Sandbox, outcome: &mut Outcome) {
             .metric("redkeeper_instances{state=\"UP\",reason=\"OK\"}")
     };
     eventually("all are UP", up, |n| *n == Some(all)).await;
+    let written = || async { rig.collector.metric("redkeeper_zookeeper_writes_total") };
+    eventually("all are published", written, |n| *n >= Some(all)).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let taken = resident(rig.collector.process.pid()) - rig.empty[0];
     outcome.value("bytes_per_idle_stream_of_sink", Some(stream));

@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     plot,
     report::Outcome,
-    rig::{Sentinel, runtime, says, told, watched},
+    rig::{Sentinel, address, runtime, says, told, watched},
     stats::Samples,
 };
 
@@ -76,7 +76,7 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     );
     let collectors = [format!("'127.0.0.1:{}'", collector.grpc.number)];
     let _agent = sandbox.agent_with("db01", &collectors, &text).await;
-    let sentinel = Sentinel::start(&sandbox, &[&theirs])?;
+    let sentinel = Sentinel::start(&sandbox, &[address(&theirs)])?;
     let mut events = sentinel.subscribe("+sdown")?;
     let client = zookeeper.client().await;
     let path = status_path(&format!("db01:{}", front.number));
