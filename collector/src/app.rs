@@ -121,8 +121,8 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         Arc::new(page),
     );
     admin::serve(
+        &admin,
         vec![(http, admin.public_router()), (admin_listener, admin.router())],
-        supervisor.clone(),
     )
     .map_err(DaemonError::Start)?;
     let _listens = supervisor.spawn(

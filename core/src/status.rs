@@ -71,6 +71,7 @@ closed!(
         NotEnoughReplicas = "NOT_ENOUGH_REPLICAS",
         ClusterDown = "CLUSTER_DOWN",
         MaxClients = "MAX_CLIENTS",
+        NewConnectionsFail = "NEW_CONNECTIONS_FAIL",
         AuthRequired = "AUTH_REQUIRED",
         AuthFailed = "AUTH_FAILED",
         PermissionDenied = "PERMISSION_DENIED",
@@ -110,7 +111,8 @@ impl Reason {
             | Self::OutOfMemory
             | Self::NotEnoughReplicas
             | Self::ClusterDown
-            | Self::MaxClients => State::Degraded,
+            | Self::MaxClients
+            | Self::NewConnectionsFail => State::Degraded,
             Self::AuthRequired
             | Self::AuthFailed
             | Self::PermissionDenied
@@ -131,12 +133,17 @@ impl Reason {
     pub const fn abilities(self, role: Role) -> (Ability, Ability) {
         use Ability::{No, Unknown, Yes};
         match self.state() {
-            State::Up => (Yes, if matches!(role, Role::Replica) { No } else { Yes }),
+            // A Sentinel holds no data.
+            State::Up => match role {
+                Role::Sentinel => (No, No),
+                Role::Replica => (Yes, No),
+                Role::Master | Role::Unknown => (Yes, Yes),
+            },
             State::Down => (No, No),
             State::Unknown => (Unknown, Unknown),
             State::Degraded => match self {
                 Self::Loading | Self::MasterLinkDown | Self::ClusterDown => (No, No),
-                Self::MaxClients => (Unknown, Unknown),
+                Self::MaxClients | Self::NewConnectionsFail => (Unknown, Unknown),
                 _ => (Yes, No),
             },
         }
@@ -200,6 +207,8 @@ pub struct Verdict {
     pub restarts: u64,
     /// When the server's TLS certificate ends (`notAfter`), by the wall clock; `None` where TLS is not spoken.
     pub certificate_ends: Option<WallMs>,
+    /// Its state changes again and again.
+    pub flapping: bool,
 }
 
 impl Verdict {
@@ -216,6 +225,7 @@ impl Verdict {
             since,
             restarts: 0,
             certificate_ends: None,
+            flapping: false,
         }
     }
 
@@ -227,15 +237,6 @@ impl Verdict {
     /// (reads, writes).
     pub const fn abilities(&self) -> (Ability, Ability) {
         self.reason.abilities(self.role)
-    }
-
-    /// Whether `other` says the same to a consumer: everything but evidence, times and counters.
-    pub fn same_status(&self, other: &Self) -> bool {
-        self.reason == other.reason
-            && self.role == other.role
-            && self.run_id == other.run_id
-            && self.server_version == other.server_version
-            && self.master_address == other.master_address
     }
 }
 

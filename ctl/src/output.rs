@@ -177,10 +177,11 @@ pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) 
         (
             "State",
             format!(
-                "{}  since {} ({})",
+                "{}  since {} ({}){}",
                 state(v.state).trim(),
                 clock(v.since_time.as_ref()),
-                since(v.since_time.as_ref())
+                since(v.since_time.as_ref()),
+                if v.flapping { "  flapping" } else { "" }
             ),
         ),
         ("Reason", format!("{}  stage {stage}", reason(v.reason))),

@@ -72,7 +72,7 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
         Arc::new(page),
     );
     let address = listener.local_addr().map_err(DaemonError::Start)?;
-    admin::serve(vec![(listener, admin.router())], supervisor.clone()).map_err(DaemonError::Start)?;
+    admin::serve(&admin, vec![(listener, admin.router())]).map_err(DaemonError::Start)?;
     let _listens = supervisor.spawn(
         "signals",
         "",

@@ -42,6 +42,16 @@ pub enum Command {
     },
 }
 
+fn timeout(text: &str) -> Result<std::time::Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    let range = std::time::Duration::from_millis(10)..=std::time::Duration::from_secs(600);
+    if range.contains(&time) {
+        Ok(time)
+    } else {
+        Err("must be 10ms to 600s".to_owned())
+    }
+}
+
 /// What to diagnose.
 #[derive(clap::Args, Debug)]
 pub struct Probe {
@@ -67,7 +77,7 @@ pub struct Probe {
     #[arg(long, requires = "tls_ca", value_name = "NAME")]
     pub tls_server_name: Option<String>,
     /// How long silence is waited for, from the last answer.
-    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "3s", value_parser = timeout, value_name = "TIME")]
     pub timeout: std::time::Duration,
     /// Print one JSON object on one line.
     #[arg(long)]

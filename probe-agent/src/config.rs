@@ -55,7 +55,20 @@ impl DiscoveryConfig {
     /// # Errors
     /// In words, when no instance can have this address.
     pub fn instance(&self, address: &str) -> Result<InstanceConfig, String> {
-        self.rules.discovered(address)
+        self.rules.discovered(address, None)
+    }
+
+    /// The same, with this id.
+    ///
+    /// # Errors
+    /// In words, when no instance can have this address or id.
+    pub fn instance_as(&self, address: &str, id: &str) -> Result<InstanceConfig, String> {
+        self.rules.discovered(address, Some(id))
+    }
+
+    /// An id that tells the whole address, where the usual one is another's.
+    pub fn long_id(&self, address: &str) -> String {
+        self.rules.long_id(address)
     }
 }
 
@@ -95,12 +108,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// How to reach what was found at an address.
-    ///
-    /// # Errors
-    /// In words, when no instance can have this address.
-    pub fn target(&self, address: &str) -> Result<Arc<Target>, String> {
-        self.rules.discovered(address).map(|config| config.target)
+    /// Discovery as configured, or with these settings where it is off.
+    pub fn discovery_or(&self, settings: discovery::Settings) -> DiscoveryConfig {
+        self.discovery.clone().unwrap_or(DiscoveryConfig {
+            settings,
+            interval: Duration::MAX,
+            forget_after: Duration::MAX,
+            state_file: None,
+            rules: self.rules.clone(),
+        })
     }
 }
 
@@ -230,6 +246,16 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
             );
         }
     }
+    let mut ignore = Vec::new();
+    for (n, text) in raw.discovery.ignore.iter().enumerate() {
+        match glob::Pattern::new(text) {
+            Ok(pattern) => ignore.push(pattern),
+            Err(e) => wrong(
+                &format!("discovery.ignore.{n}"),
+                format!("{text:?} is no pattern: {e}"),
+            ),
+        }
+    }
     let names = if raw.discovery.processes {
         raw.discovery.names
     } else {
@@ -239,6 +265,7 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
         settings: discovery::Settings {
             config_files: raw.discovery.config_files,
             process_names: names,
+            ignore,
         },
         interval: raw.discovery.interval,
         forget_after: raw.discovery.forget_after,

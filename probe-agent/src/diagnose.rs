@@ -8,7 +8,11 @@ use std::{
 };
 
 use redkeeper_core::{
-    agent::prober::{Command, Effect, Input, ProbeConfig, Prober, Sight},
+    agent::{
+        info::Info,
+        prober::{Command, Effect, Input, ProbeConfig, Prober, Sight},
+        schedule::Spread,
+    },
     status::{Reason, State, Verdict},
     time::{Mono, WallMs},
 };
@@ -17,15 +21,18 @@ use serde_json::json;
 
 use crate::{
     cli::Probe,
-    process::Process,
-    redis::{self, Connection, Credentials, Received, Target},
+    process::{Place, Process},
+    redis::{self, Connection, Credentials, Received, Steps, Target},
     tls::{self, Tls},
 };
+
+/// Exit code where nothing could be diagnosed: `EX_USAGE` of sysexits.
+pub const USAGE: u8 = 64;
 
 /// What one diagnosis gave.
 struct Diagnosis {
     verdict: Verdict,
-    server: &'static str,
+    info: Info,
     process: Option<(u32, Sight)>,
     /// Milliseconds by stage.
     timings: BTreeMap<&'static str, f64>,
@@ -43,13 +50,13 @@ pub fn main(probe: &Probe) -> ExitCode {
             "error: {:?} is no HOST:PORT and no path of a Unix socket",
             probe.address
         );
-        return ExitCode::from(64);
+        return ExitCode::from(USAGE);
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
             eprintln!("error: cannot start: {e}");
-            return ExitCode::from(64);
+            return ExitCode::from(USAGE);
         }
     };
     let found = runtime.block_on(diagnose(probe));
@@ -83,8 +90,10 @@ async fn diagnose(probe: &Probe) -> Diagnosis {
     // One sample decides: nobody waits for a second one here.
     let config = ProbeConfig {
         vanished: false,
+        tls: target.tls.is_some(),
         interval: probe.timeout,
         phase: Duration::ZERO,
+        spread: Spread::default(),
         connect_timeout: probe.timeout,
         hang_after: probe.timeout,
         info_interval: Duration::from_secs(3_600),
@@ -153,7 +162,7 @@ impl Session {
             .insert("total", millis(self.clock.now().since(start)));
         Diagnosis {
             verdict: prober.verdict().clone(),
-            server: prober.info().server,
+            info: prober.info().clone(),
             process: self
                 .process
                 .map(|process| (process.pid(), self.sight.unwrap_or_else(|| process.inspect()))),
@@ -182,16 +191,27 @@ impl Session {
         }
     }
 
+    fn place(&self) -> Place {
+        let peer = self.connection.as_ref().and_then(|connection| connection.peer);
+        Place::of(&self.target.address, peer)
+    }
+
     async fn carry_out(&mut self, effect: Effect, inputs: &mut VecDeque<Input>) {
         match effect {
             Effect::Connect => {
                 self.sent.clear();
-                let start = self.clock.now();
-                let connecting = redis::connect(&self.target, self.limit);
-                match tokio::time::timeout(self.limit, connecting).await {
+                let mut steps = Steps::default();
+                let connecting = redis::connect_by_steps(&self.target, self.limit, &mut steps);
+                let connected = tokio::time::timeout(self.limit, connecting).await;
+                for (step, took) in [
+                    ("resolve", steps.resolve),
+                    ("connect", steps.connect),
+                    ("tls", steps.tls),
+                ] {
+                    self.timings.extend(took.map(|took| (step, millis(took))));
+                }
+                match connected {
                     Ok(Ok(connection)) => {
-                        self.timings
-                            .insert("connect", millis(self.clock.now().since(start)));
                         inputs.push_back(Input::Connected);
                         inputs.extend(connection.certificate_ends.map(Input::Certificate));
                         self.connection = Some(connection);
@@ -212,12 +232,10 @@ impl Session {
                     inputs.push_back(Input::Closed(how));
                 }
             }
-            Effect::Locate(told) => self.process = Process::locate(&self.target.address, told),
+            Effect::Locate(told) => self.process = Process::locate(&self.place(), told),
             Effect::Inspect => {
                 // Without INFO the process may still be found by its socket.
-                self.process = self
-                    .process
-                    .or_else(|| Process::locate(&self.target.address, None));
+                self.process = self.process.or_else(|| Process::locate(&self.place(), None));
                 self.sight = Some(self.process.map_or(Sight::NotLocal, |process| process.inspect()));
                 inputs.extend(self.sight.map(Input::Inspected));
             }
@@ -249,6 +267,18 @@ async fn next(connection: &mut Option<Connection>, mute: &mut Option<SocketAddr>
     }
 }
 
+/// `3 of 100`, where there is a limit.
+fn of(used: u64, limit: u64) -> String {
+    match limit {
+        0 => used.to_string(),
+        limit => format!("{used} of {limit}"),
+    }
+}
+
+fn limited(used: u64, limit: u64) -> serde_json::Value {
+    json!({ "used": used, "limit": (limit > 0).then_some(limit) })
+}
+
 fn millis(time: Duration) -> f64 {
     // Microseconds are as exact as it gets.
     time.as_micros() as f64 / 1_000.0
@@ -271,12 +301,16 @@ impl Diagnosis {
             "reads": reads.as_str(),
             "writes": writes.as_str(),
             "evidence": &*verdict.evidence,
-            "server": self.server,
+            "server": self.info.server,
             "version": &*verdict.server_version,
             "role": verdict.role.as_str(),
             "master": &*verdict.master_address,
             "run_id": &*verdict.run_id,
             "certificate_ends": verdict.certificate_ends.map(date),
+            "uptime_seconds": self.info.uptime_seconds,
+            "clients": limited(self.info.health.clients, self.info.health.max_clients),
+            "memory_bytes": limited(self.info.health.used_memory, self.info.health.max_memory),
+            "cluster_enabled": self.info.cluster_enabled,
             "process": self.process.map(|(pid, sight)| json!({ "pid": pid, "seen": sight.as_str() })),
             "timings_ms": self.timings,
         })
@@ -294,9 +328,31 @@ impl Diagnosis {
             ("writes", writes.to_string()),
             ("evidence", verdict.evidence.to_string()),
         ];
-        if !self.server.is_empty() {
-            lines.push(("server", format!("{} {}", self.server, verdict.server_version)));
-            lines.push(("role", verdict.role.to_string()));
+        if !self.info.server.is_empty() {
+            let (info, health) = (&self.info, &self.info.health);
+            let up = info
+                .uptime_seconds
+                .map(|s| format!(", up {}", humantime::format_duration(Duration::from_secs(s))));
+            lines.push((
+                "server",
+                format!(
+                    "{} {}{}",
+                    info.server,
+                    verdict.server_version,
+                    up.unwrap_or_default()
+                ),
+            ));
+            let cluster = if info.cluster_enabled {
+                ", of a cluster"
+            } else {
+                ""
+            };
+            lines.push(("role", format!("{}{cluster}", verdict.role)));
+            lines.push(("clients", of(health.clients, health.max_clients)));
+            lines.push((
+                "memory",
+                format!("{} bytes", of(health.used_memory, health.max_memory)),
+            ));
         }
         if !verdict.master_address.is_empty() {
             lines.push(("master", verdict.master_address.to_string()));

@@ -1,12 +1,13 @@
 //! `redkeeper-agent discover`: what discovery finds, and why.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{process::ExitCode, time::Instant};
 
 use redkeeper_runtime::{config::ConfigError, exit};
 
 use crate::{
     config::Config,
     discovery::{self, Known, PROCESS_NAMES, Settings},
+    roster::Roster,
 };
 
 /// Looks once and prints.
@@ -18,16 +19,10 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
             return exit::config();
         }
     };
-    let settings = config
-        .discovery
-        .as_ref()
-        .map_or_else(everywhere, |discovery| discovery.settings.clone());
-    let addresses = config.instances.iter().map(|i| i.identity.address.to_string());
-    let known = Known {
-        addresses: addresses.collect(),
-        run_ids: BTreeMap::new(),
-    };
-    let target = |address: &str| config.target(address);
+    let discovery = config.discovery_or(everywhere());
+    let known = config.instances.iter().map(|instance| Known::new(instance, ""));
+    let known = known.collect();
+    let target = |address: &str| discovery.instance(address).map(|config| config.target);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -35,12 +30,24 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
             return exit::failure();
         }
     };
-    let Some(found) = runtime.block_on(discovery::find(settings, &known, target)) else {
+    let Some(found) = runtime.block_on(discovery::find(discovery.settings.clone(), known, target)) else {
         eprintln!("error: the search failed");
         return exit::failure();
     };
     if explain {
-        print!("{}", discovery::explain(&found));
+        // The ids that an agent gives which finds the same.
+        let mut roster = Roster::default();
+        let taken = config
+            .instances
+            .iter()
+            .map(|one| one.identity.id.clone())
+            .collect();
+        roster.update(&discovery, &found, &taken, Instant::now());
+        let ids = roster
+            .ids()
+            .into_iter()
+            .map(|(address, id)| (address, id.to_string()));
+        print!("{}", discovery::explain(&found, &ids.collect()));
     } else {
         found
             .iter()
@@ -56,5 +63,6 @@ fn everywhere() -> Settings {
     Settings {
         config_files: files.map(str::to_owned).to_vec(),
         process_names: PROCESS_NAMES.map(str::to_owned).to_vec(),
+        ignore: Vec::new(),
     }
 }

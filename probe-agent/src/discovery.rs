@@ -3,14 +3,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
-use redkeeper_core::agent::{info, prober::Command, reply::Reply};
+use glob::Pattern;
+use redkeeper_core::{
+    agent::{info, prober::Command, reply::Reply},
+    status::Role,
+};
 
-use crate::redis::{self, Received, Target};
+use crate::{
+    blocking::Bounded,
+    config::InstanceConfig,
+    redis::{self, Received, Target},
+};
 
 mod files;
 mod processes;
@@ -22,10 +31,12 @@ pub struct Settings {
     pub config_files: Vec<String>,
     /// Names of processes that are looked at, as globs; none where processes are not to be looked at.
     pub process_names: Vec<String>,
+    /// Addresses that are left alone.
+    pub ignore: Vec<Pattern>,
 }
 
 /// Names of servers' processes. Sentinel and docker-proxy are listed so that they are explained.
-pub const PROCESS_NAMES: [&str; 8] = [
+pub const PROCESS_NAMES: [&str; 9] = [
     "redis-server",
     "valkey-server",
     "keydb-server",
@@ -33,9 +44,13 @@ pub const PROCESS_NAMES: [&str; 8] = [
     "kvrocks",
     "[Gg]arnet*",
     "redis-sentinel",
+    "valkey-sentinel",
     "docker-proxy",
 ];
 
+/// How long reading files and `/proc` may take: either may stand on a file system that hangs.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+static LOOKS: Bounded = Bounded::new(1);
 /// How long a candidate may take to say a word.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(500);
 /// Candidates that are spoken to at a time.
@@ -53,7 +68,32 @@ pub struct Candidate {
     /// It speaks TLS only.
     pub tls: bool,
     /// Why it is left; `None` where it is taken.
-    pub left: Option<String>,
+    pub left: Option<Left>,
+}
+
+/// Why a candidate is left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// Its server is watched already, under a configured address.
+    Configured(String),
+    /// Its server is reached at another address, which is taken.
+    Same(String),
+    /// It was found in another way too.
+    Twice,
+    /// Another reason, in words.
+    Because(String),
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configured(address) if address.is_empty() => write!(f, "is configured by name"),
+            Self::Configured(address) => write!(f, "is the server that is configured as {address}"),
+            Self::Same(address) => write!(f, "is the server that is reached at {address}"),
+            Self::Twice => write!(f, "was found already"),
+            Self::Because(why) => f.write_str(why),
+        }
+    }
 }
 
 impl Candidate {
@@ -73,58 +113,79 @@ impl Candidate {
 
     fn left(self, why: impl Into<String>) -> Self {
         Self {
-            left: Some(why.into()),
+            left: Some(Left::Because(why.into())),
             ..self
         }
     }
 }
 
-/// What is known before looking.
-#[derive(Default)]
+/// A configured instance, as far as discovery must know it.
+#[derive(Clone)]
 pub struct Known {
-    /// Addresses that are configured.
-    pub addresses: BTreeSet<String>,
-    /// `run_id` of servers that are watched under a configured address.
-    pub run_ids: BTreeMap<String, String>,
+    target: Arc<Target>,
+    /// Which server it is, where its worker has learned it; else discovery asks.
+    run_id: String,
+}
+
+impl Known {
+    /// From the configuration and what its worker has learned.
+    pub fn new(instance: &InstanceConfig, run_id: &str) -> Self {
+        Self {
+            target: Arc::clone(&instance.target),
+            run_id: run_id.to_owned(),
+        }
+    }
+}
+
+/// What a server says of itself.
+#[derive(Default)]
+struct Told {
+    run_id: String,
+    port: String,
+    role: Option<Role>,
 }
 
 /// Everything that is found, each confirmed by speaking to it in the way that `target` says; `None` where the look
 /// itself failed.
 pub async fn find(
     settings: Settings,
-    known: &Known,
+    known: Vec<Known>,
     target: impl Fn(&str) -> Result<Arc<Target>, String>,
 ) -> Option<Vec<Candidate>> {
-    let looked = tokio::task::spawn_blocking(move || {
+    let ignore = settings.ignore.clone();
+    let look = move || {
         let mut found = files::candidates(&settings.config_files);
         found.extend(processes::candidates(&settings.process_names));
         found
-    });
-    let mut found = match looked.await {
-        Ok(found) => found,
-        Err(e) => {
-            // Its end is seen; the next look comes all the same.
-            tracing::error!("discovery failed: {e}");
-            return None;
-        }
     };
+    let Some(mut found) = LOOKS.run(LOOK_TIMEOUT, look).await else {
+        // Its end is seen; the next look comes all the same.
+        tracing::error!("discovery failed, or took longer than {LOOK_TIMEOUT:?}");
+        return None;
+    };
+    let configured: BTreeSet<_> = known.iter().map(|known| known.target.address.clone()).collect();
     let mut addresses = BTreeSet::new();
     let mut asked = Vec::new();
     for (n, candidate) in found.iter_mut().enumerate().filter(|(_, c)| c.left.is_none()) {
-        if known.addresses.contains(&candidate.address) {
-            candidate.left = Some("is configured by name".to_owned());
+        candidate.left = if configured.contains(&candidate.address) {
+            Some(Left::Configured(String::new()))
         } else if !addresses.insert(candidate.address.clone()) {
-            candidate.left = Some("was found already".to_owned());
+            Some(Left::Twice)
+        } else if ignore.iter().any(|pattern| pattern.matches(&candidate.address)) {
+            Some(Left::Because("discovery.ignore says so".to_owned()))
         } else {
             match target(&candidate.address) {
                 Ok(target) if candidate.tls && target.tls.is_none() => {
                     let why = "speaks TLS only: say whom to trust under [[access]] or [[instances]]";
-                    candidate.left = Some(why.to_owned());
+                    Some(Left::Because(why.to_owned()))
                 }
-                Ok(target) => asked.push(async move { (n, confirm(&target).await) }),
-                Err(why) => candidate.left = Some(why),
+                Ok(target) => {
+                    asked.push(async move { (n, confirm(&target).await) });
+                    None
+                }
+                Err(why) => Some(Left::Because(why)),
             }
-        }
+        };
     }
     let mut answers: Vec<_> = stream::iter(asked)
         .buffer_unordered(CONFIRMED_AT_ONCE)
@@ -132,32 +193,58 @@ pub async fn find(
         .await;
     // In the order of the candidates, so that of several addresses of one server the same is taken each time.
     answers.sort_by_key(|(n, _)| *n);
+    let watched = if answers.is_empty() {
+        BTreeMap::new()
+    } else {
+        run_ids(known).await
+    };
     let mut servers = BTreeMap::<String, String>::new();
     for (n, answer) in answers {
         let candidate = &mut found[n];
         candidate.left = match answer {
-            Err(why) => Some(why),
-            Ok(Some((run_id, _))) if known.run_ids.contains_key(&run_id) => {
-                let other = known.run_ids.get(&run_id).map_or("", String::as_str);
-                Some(format!("is the server that is configured as {other}"))
-            }
-            Ok(Some((run_id, port))) => {
-                let other = servers.get(&format!("{run_id} {port}"));
-                let left = other.map(|other| format!("is the server that is reached at {other}"));
-                if left.is_none() {
-                    servers.insert(format!("{run_id} {port}"), candidate.address.clone());
+            Err(why) => Some(Left::Because(why)),
+            Ok(told) if told.role == Some(Role::Sentinel) => Some(Left::Because(SENTINEL.to_owned())),
+            // It does not say which server it is.
+            Ok(told) if told.run_id.is_empty() => None,
+            Ok(told) => match watched.get(&told.run_id) {
+                Some(address) => Some(Left::Configured(address.clone())),
+                None => {
+                    let server = format!("{} {}", told.run_id, told.port);
+                    let left = servers.get(&server).cloned().map(Left::Same);
+                    servers.entry(server).or_insert_with(|| candidate.address.clone());
+                    left
                 }
-                left
-            }
-            Ok(None) => None,
+            },
         };
     }
     Some(found)
 }
 
+/// Why a Sentinel is left.
+const SENTINEL: &str = "is a Sentinel, which holds no data";
+
+/// Which servers are configured, by `run_id`; those whose workers do not know it yet are asked.
+async fn run_ids(known: Vec<Known>) -> BTreeMap<String, String> {
+    let asked = known.into_iter().map(|known| async move {
+        let run_id = if known.run_id.is_empty() {
+            confirm(&known.target).await.unwrap_or_default().run_id
+        } else {
+            known.run_id
+        };
+        (run_id, known.target.address.clone())
+    });
+    let told: Vec<_> = stream::iter(asked)
+        .buffer_unordered(CONFIRMED_AT_ONCE)
+        .collect()
+        .await;
+    told.into_iter()
+        .filter(|(run_id, _)| !run_id.is_empty())
+        .collect()
+}
+
 /// Speaks to it. Any RESP answer proves a server; INFO, where it is allowed, tells which one it is: `run_id` and
 /// `tcp_port`.
-async fn confirm(target: &Target) -> Result<Option<(String, String)>, String> {
+async fn confirm(target: &Target) -> Result<Told, String> {
     let ask = async {
         let connected = redis::connect(target, CONFIRM_TIMEOUT).await;
         let mut connection =
@@ -165,14 +252,17 @@ async fn confirm(target: &Target) -> Result<Option<(String, String)>, String> {
         let auth = target.credentials.is_some().then_some(Command::Auth);
         let commands: Vec<_> = auth.into_iter().chain([Command::Ping, Command::Info]).collect();
         connection.send(&commands).await?;
-        let mut told = None;
+        let mut told = Told::default();
         for (n, command) in commands.iter().enumerate() {
             match connection.receive().await {
                 Received::Reply(Reply::Text(text)) if *command == Command::Info => {
-                    let run_id = info::parse(&text).run_id;
+                    let info = info::parse(&text);
                     let port = info::fields(&text).find(|(key, _)| *key == "tcp_port");
-                    let port = port.map_or("", |(_, port)| port).to_owned();
-                    told = (!run_id.is_empty()).then_some((run_id, port));
+                    told = Told {
+                        run_id: info.run_id,
+                        port: port.map_or("", |(_, port)| port).to_owned(),
+                        role: info.role,
+                    };
                 }
                 Received::Reply(_) => {}
                 // It said a word before, so it is one.
@@ -191,24 +281,28 @@ async fn confirm(target: &Target) -> Result<Option<(String, String)>, String> {
         .unwrap_or_else(|_| Err(format!("connected, but no answer within {CONFIRM_TIMEOUT:?}")))
 }
 
-/// The table of `discover --explain`.
-pub fn explain(found: &[Candidate]) -> String {
+/// The table of `discover --explain`; `ids` of what is taken, by address.
+pub fn explain(found: &[Candidate], ids: &BTreeMap<String, String>) -> String {
     let mut text = format!(
-        "{:<24} {:<6} {:<44} {}\n",
-        "ADDRESS", "TAKEN", "FOUND BY", "WHY NOT"
+        "{:<24} {:<6} {:<24} {:<44} {}\n",
+        "ADDRESS", "TAKEN", "INSTANCE", "FOUND BY", "WHY NOT"
     );
     for candidate in found {
-        let address = if candidate.address.is_empty() {
-            "-"
-        } else {
-            &candidate.address
+        let address = match candidate.address.as_str() {
+            "" => "-",
+            address => address,
         };
-        let taken = if candidate.left.is_none() { "yes" } else { "no" };
-        let line = format!(
-            "{address:<24} {taken:<6} {:<44} {}",
-            candidate.source,
-            candidate.left.as_deref().unwrap_or("")
-        );
+        let id = ids.get(address).filter(|_| candidate.left.is_none());
+        let (taken, id, why) = match (&candidate.left, id) {
+            (None, Some(id)) => ("yes", id.as_str(), String::new()),
+            (None, None) => (
+                "no",
+                "-",
+                "no instance can have this address; the log says why".to_owned(),
+            ),
+            (Some(left), _) => ("no", "-", left.to_string()),
+        };
+        let line = format!("{address:<24} {taken:<6} {id:<24} {:<44} {why}", candidate.source);
         text.push_str(line.trim_end());
         text.push('\n');
     }

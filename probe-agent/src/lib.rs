@@ -15,6 +15,7 @@
 pub mod acl;
 pub mod alarm;
 pub mod app;
+pub mod blocking;
 pub mod board;
 pub mod cli;
 pub mod config;

@@ -10,8 +10,22 @@ use redkeeper_agent::{
 };
 use redkeeper_runtime::{config::environment, daemon};
 
+/// Says what is wrong with the flags. The usual 2 of a wrong usage would mean DOWN where an instance is diagnosed.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing more can be done where standard error is closed.
+    drop(error.print());
+    match error.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ if std::env::args_os().any(|word| word == "probe") => diagnose::USAGE.into(),
+        _ => ExitCode::from(2),
+    }
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     match &cli.command {
         Some(Command::Probe(probe)) => diagnose::main(probe),
         Some(Command::Acl { user }) => acl::main(user),

@@ -9,6 +9,10 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use redkeeper_core::{
+    agent::{prober::ConnectFailure, reply::Meaning},
+    status::Reason,
+};
 
 type Labels = [(&'static str, &'static str); 1];
 
@@ -21,6 +25,8 @@ pub struct Metrics {
     pub latency: Histogram,
     /// Changes of verdicts by reason.
     pub verdicts: Family<Labels, Counter>,
+    /// Fresh connections by result.
+    pub fresh: Family<Labels, Counter>,
     /// Times that the agent found that it had been asleep.
     pub pauses: Counter,
     /// Reloads of the configuration by result.
@@ -44,6 +50,7 @@ impl Metrics {
             rounds: Counter::default(),
             latency: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
             verdicts: Family::default(),
+            fresh: Family::default(),
             pauses: Counter::default(),
             reloads: Family::default(),
             replaced: Family::default(),
@@ -66,6 +73,11 @@ impl Metrics {
             "redkeeper_verdicts",
             "Changes of verdicts by reason",
             metrics.verdicts.clone(),
+        );
+        registry.register(
+            "redkeeper_fresh_connections",
+            "Fresh connections beside the lasting ones, by what they met",
+            metrics.fresh.clone(),
         );
         registry.register(
             "redkeeper_agent_pauses",
@@ -103,5 +115,15 @@ impl Metrics {
             metrics.messages.clone(),
         );
         metrics
+    }
+
+    /// Counts a fresh connection.
+    pub fn tried_fresh(&self, answer: &Result<Meaning, ConnectFailure>) {
+        let result = match answer {
+            Ok(meaning) if meaning.reason == Reason::Ok => "served",
+            Ok(_) => "refused",
+            Err(_) => "failed",
+        };
+        self.fresh.get_or_create(&[("result", result)]).inc();
     }
 }

@@ -98,6 +98,9 @@ impl Overseer {
             let now = clock.now();
             if now.since(looked) > period * 3 {
                 paused = Some(now);
+                let late = now.since(looked);
+                self.common.metrics.pauses.inc();
+                tracing::warn!(?late, "the agent was asleep; deadlines extended");
             }
             looked = now;
             for post in &mut self.posts {

@@ -25,6 +25,7 @@ pub struct Process {
 }
 
 struct Stat {
+    name: String,
     state: char,
     flags: u32,
     start: u64,
@@ -45,12 +46,19 @@ fn read_stat(pid: u32) -> std::io::Result<Option<Stat>> {
 }
 
 fn parse_stat(text: &str) -> Option<Stat> {
-    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let (start, end) = text.rsplit_once(')')?;
+    let name = start.split_once('(')?.1.to_owned();
+    let mut fields = end.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     // State is field 3, flags 9, starttime 22.
     let flags = fields.nth(5)?.parse().ok()?;
     let start = fields.nth(12)?.parse().ok()?;
-    Some(Stat { state, flags, start })
+    Some(Stat {
+        name,
+        state,
+        flags,
+        start,
+    })
 }
 
 impl Process {
@@ -61,24 +69,29 @@ impl Process {
 
     /// Finds the process by what INFO tells, or by the listening socket. `None` where the server is not on this
     /// host, or cannot be seen from here.
-    pub fn locate(address: &str, told: Option<(u32, u64)>) -> Option<Self> {
-        told.and_then(|told| Self::told(address, told))
-            .or_else(|| Self::search(address))
+    pub fn locate(at: &Place, told: Option<(u32, u64)>) -> Option<Self> {
+        told.and_then(|told| Self::told(at, told))
+            .or_else(|| Self::search(at))
     }
 
     /// Finds it by what INFO tells: its number, and its uptime in seconds.
-    pub fn told(address: &str, (pid, uptime): (u32, u64)) -> Option<Self> {
-        is_here(address).then(|| Self::by_info(pid, uptime)).flatten()
+    pub fn told(at: &Place, (pid, uptime): (u32, u64)) -> Option<Self> {
+        at.is_here().then(|| Self::by_info(pid, uptime)).flatten()
     }
 
-    /// Finds it by its listening socket. May read much of `/proc`, so it is not for the thread that probes.
-    pub fn search(address: &str) -> Option<Self> {
-        is_here(address)
-            .then(|| Self::by_socket(address.parse().ok()?))
-            .flatten()
+    /// Finds it by its listening socket. Needs the right to read other users' `/proc/PID/fd`, and may read much of
+    /// `/proc`, so it is not for the thread that probes.
+    pub fn search(at: &Place) -> Option<Self> {
+        match at {
+            _ if !at.is_here() => None,
+            Place::Tcp(address) => Self::holder(&tcp_inodes(*address)),
+            Place::Unix(path) => Self::holder(&unix_inodes(path)),
+            Place::Unknown => None,
+        }
     }
 
-    /// INFO's number counts in the server's own namespace: it is believed only where the start times agree.
+    /// INFO's number counts in the server's own namespace: it is believed only where the start times agree, and the
+    /// name is that of a server.
     fn by_info(pid: u32, uptime: u64) -> Option<Self> {
         let stat = stat(pid)?;
         let text = fs::read_to_string("/proc/uptime").ok()?;
@@ -86,26 +99,15 @@ impl Process {
         // USER_HZ is 100 on every architecture that Linux supports today.
         let age = since_boot - stat.start as f64 / 100.0;
         let agrees = (age - uptime as f64).abs() <= UPTIME_TOLERANCE;
-        agrees.then_some(Self {
+        (agrees && is_server(&stat.name)).then_some(Self {
             pid,
             start: stat.start,
         })
     }
 
-    /// The process that holds the listening socket of this port. Needs the right to read other users' `/proc/PID/fd`.
-    fn by_socket(address: SocketAddr) -> Option<Self> {
-        let ip = address.ip().to_canonical();
-        let serves = |other: &SocketAddr| {
-            other.port() == address.port() && (other.ip().is_unspecified() || other.ip() == ip)
-        };
-        let mut inodes = HashSet::new();
-        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-            let text = fs::read_to_string(table).unwrap_or_default();
-            inodes.extend(
-                listeners(&text)
-                    .filter(|(_, other)| serves(other))
-                    .map(|(inode, _)| inode),
-            );
+    fn holder(inodes: &HashSet<u64>) -> Option<Self> {
+        if inodes.is_empty() {
+            return None;
         }
         let holds = |pid: u32| {
             let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
@@ -120,9 +122,6 @@ impl Process {
                 inodes.contains(&inode).then_some(pid)
             })
         };
-        if inodes.is_empty() {
-            return None;
-        }
         let numbers = fs::read_dir("/proc").ok()?.flatten();
         let mut pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let pid = pids.find_map(holds)?;
@@ -144,16 +143,57 @@ impl Process {
                 return if gone { Sight::Gone } else { Sight::NotLocal };
             }
         };
-        match stat.state {
-            _ if stat.start != self.start => Sight::Gone,
+        stat.sight(self.start)
+    }
+}
+
+impl Stat {
+    /// What it shows of the process that started at `start`.
+    fn sight(&self, start: u64) -> Sight {
+        match self.state {
+            _ if self.start != start => Sight::Gone,
             'Z' => Sight::Zombie,
             'X' => Sight::Gone,
-            _ if stat.flags & PF_EXITING != 0 => Sight::Exiting,
+            _ if self.flags & PF_EXITING != 0 => Sight::Exiting,
             'T' | 't' => Sight::Stopped,
             'D' => Sight::Uninterruptible,
             _ => Sight::Running,
         }
     }
+}
+
+/// Words in the names of servers' processes.
+const SERVERS: [&str; 6] = ["redis", "valkey", "keydb", "dragonfly", "kvrocks", "garnet"];
+
+fn is_server(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SERVERS.iter().any(|server| name.contains(server))
+}
+
+/// Inodes of the sockets that serve an address.
+fn tcp_inodes(address: SocketAddr) -> HashSet<u64> {
+    let ip = address.ip().to_canonical();
+    let serves = |other: &SocketAddr| {
+        other.port() == address.port() && (other.ip().is_unspecified() || other.ip() == ip)
+    };
+    let mut inodes = HashSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = fs::read_to_string(table).unwrap_or_default();
+        let serving = listeners(&text).filter(|(_, other)| serves(other));
+        inodes.extend(serving.map(|(inode, _)| inode));
+    }
+    inodes
+}
+
+/// Inodes of the sockets at a path: `Num RefCount Protocol Flags Type St Inode Path`.
+fn unix_inodes(path: &str) -> HashSet<u64> {
+    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let at_path = |line: &str| {
+        let (fields, found) = line.split_once(" /")?;
+        let inode = fields.split_ascii_whitespace().nth(6)?.parse().ok()?;
+        (Some(found) == path.strip_prefix('/')).then_some(inode)
+    };
+    text.lines().filter_map(at_path).collect()
 }
 
 /// Inodes and addresses of the sockets that listen, from a table of `/proc/net`.
@@ -188,13 +228,39 @@ fn socket_address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-/// Whether this is the address of a server on this host.
-fn is_here(address: &str) -> bool {
-    address.starts_with('/') || address.parse().is_ok_and(|address| is_local(&address))
+/// Where a server is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The address that took the connection, whatever name led to it.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(String),
+    /// Nothing was connected yet.
+    Unknown,
+}
+
+impl Place {
+    /// Of an open connection to `address`.
+    pub fn of(address: &str, peer: Option<SocketAddr>) -> Self {
+        match peer {
+            Some(peer) => Self::Tcp(peer),
+            None if address.starts_with('/') => Self::Unix(address.to_owned()),
+            None => Self::Unknown,
+        }
+    }
+
+    /// Whether a server there is on this host.
+    fn is_here(&self) -> bool {
+        match self {
+            Self::Tcp(address) => is_local(address),
+            Self::Unix(_) => true,
+            Self::Unknown => false,
+        }
+    }
 }
 
 /// Whether an address is one of this host's: the loopback, or one of an interface.
-fn is_local(address: &SocketAddr) -> bool {
+pub fn is_local(address: &SocketAddr) -> bool {
     let ip = match address.ip() {
         IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4),
         ip => ip,
@@ -220,6 +286,7 @@ mod tests {
     fn a_name_with_parentheses_and_spaces_is_skipped() {
         let text = "42 (a) b) c) S 1 2 3 4 5 4194308 7 8 9 10 11 12 13 14 15 16 17 18 12345 0 0";
         let stat = parse_stat(text).unwrap();
+        assert_eq!(stat.name, "a) b) c");
         assert_eq!((stat.state, stat.flags & PF_EXITING, stat.start), ('S', 4, 12345));
         for damaged in ["", ")", "1 (x)", "1 (x) S 1 2"] {
             assert!(parse_stat(damaged).is_none());
@@ -239,21 +306,71 @@ mod tests {
     }
 
     #[test]
-    fn info_of_another_host_is_not_believed() {
+    fn each_state_has_its_meaning() {
+        for (state, flags, expected) in [
+            ('S', "4194304", Sight::Running),
+            ('R', "4194304", Sight::Running),
+            ('T', "4194304", Sight::Stopped),
+            ('t', "4194304", Sight::Stopped),
+            ('D', "4194304", Sight::Uninterruptible),
+            ('D', "4194308", Sight::Exiting),
+            ('R', "4194308", Sight::Exiting),
+            ('Z', "4194308", Sight::Zombie),
+            ('X', "4194308", Sight::Gone),
+        ] {
+            let text =
+                format!("42 (redis-server) {state} 1 2 3 4 5 {flags} 7 8 9 10 11 12 13 14 15 16 17 18 99 0");
+            let stat = parse_stat(&text).unwrap();
+            assert_eq!(stat.sight(99), expected, "{state} {flags}");
+            assert_eq!(stat.sight(98), Sight::Gone, "its number is another's now");
+        }
+    }
+
+    fn tcp(text: &str) -> Place {
+        Place::Tcp(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_number_that_info_told_is_believed_of_a_server_here_only() {
         let pid = std::process::id();
-        assert_eq!(Process::locate("127.0.0.1:1", Some((pid, 1_000_000_000))), None);
-        assert_eq!(Process::locate("192.0.2.1:6379", Some((pid, 0))), None);
-        assert_eq!(Process::locate("db.example:6379", Some((pid, 0))), None);
+        let uptime: f64 = fs::read_to_string("/proc/uptime")
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let age = (uptime - stat(pid).unwrap().start as f64 / 100.0) as u64;
+        // Its start agrees, but this test is no server.
+        assert_eq!(Process::told(&tcp("127.0.0.1:1"), (pid, age)), None);
+        assert!(is_server("redis-server") && is_server("Valkey") && !is_server("nginx"));
+        assert_eq!(
+            Process::locate(&tcp("127.0.0.1:1"), Some((pid, 1_000_000_000))),
+            None
+        );
+        assert_eq!(Process::locate(&tcp("192.0.2.1:6379"), Some((pid, age))), None);
+        assert_eq!(Process::locate(&Place::Unknown, Some((pid, age))), None);
     }
 
     #[test]
     fn the_holder_of_a_listening_socket_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let found = Process::locate(&address, None).unwrap();
+        let place = Place::Tcp(listener.local_addr().unwrap());
+        let found = Process::locate(&place, None).unwrap();
         assert_eq!(found.pid, std::process::id());
         drop(listener);
-        assert_eq!(Process::locate(&address, None), None);
+        assert_eq!(Process::locate(&place, None), None);
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b.sock").display().to_string();
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let place = Place::of(&path, None);
+        assert_eq!(
+            Process::search(&place).map(|found| found.pid),
+            Some(std::process::id())
+        );
+        drop(listener);
+        assert_eq!(Process::search(&place), None);
     }
 
     #[test]

@@ -7,21 +7,23 @@ use std::{
     io::ErrorKind,
     net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crate::tls::{self, Tls};
+use crate::{
+    blocking::Bounded,
+    tls::{self, Tls},
+};
 use bytes::{Buf, BytesMut};
 use redkeeper_core::agent::{
     prober::{Command, ConnectFailure},
-    reply::Reply,
+    reply::{self, Meaning, Reply},
     resp::{Frame, frame, read},
 };
 use redkeeper_core::time::WallMs;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
-    sync::Semaphore,
 };
 
 /// How to reach an instance.
@@ -58,7 +60,11 @@ impl Credentials {
 }
 
 fn read_password(path: &Path) -> std::io::Result<String> {
-    if std::fs::metadata(path)?.len() > PASSWORD_FILE_BYTES_MAX {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("is no regular file"));
+    }
+    if metadata.len() > PASSWORD_FILE_BYTES_MAX {
         return Err(std::io::Error::other("is too large for a password"));
     }
     let text = std::fs::read_to_string(path)?;
@@ -85,6 +91,8 @@ pub struct Connection {
     pub certificate_ends: Option<WallMs>,
     /// Where it goes, as long as nothing came back.
     mute: Option<Mute>,
+    /// The address that took it, where it is no Unix socket.
+    pub peer: Option<SocketAddr>,
 }
 
 /// A connection on which nothing was received yet: its end may have a reason that can be found out.
@@ -109,15 +117,69 @@ pub enum Received {
     Refused(ConnectFailure),
 }
 
+/// How long the steps of a connection took; those that were not reached are absent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Steps {
+    /// Looking up the name.
+    pub resolve: Option<Duration>,
+    /// TCP, or the Unix socket; a failed attempt too.
+    pub connect: Option<Duration>,
+    /// The TLS handshake; a failed one too.
+    pub tls: Option<Duration>,
+}
+
+/// Reading passwords and certificates: a file may stand on a file system that hangs.
+static FILES: Bounded = Bounded::new(16);
+
 /// Opens a connection. The caller bounds the time by `limit`; looking up a name may take half of it.
 ///
 /// # Errors
 /// What the kernel said, or what hinders the agent itself.
 pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, ConnectFailure> {
+    connect_by_steps(target, limit, &mut Steps::default()).await
+}
+
+/// The same; says how long the steps took.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_by_steps(
+    target: &Target,
+    limit: Duration,
+    steps: &mut Steps,
+) -> Result<Connection, ConnectFailure> {
+    let (mut mute, mut certificate_ends, mut peer) = (None, None, None);
+    // First of all: that nothing listens must be known at once, however long files take.
+    let stream: Box<dyn Stream> = if target.address.starts_with('/') {
+        let start = Instant::now();
+        let connected = UnixStream::connect(&target.address).await;
+        steps.connect = Some(start.elapsed());
+        Box::new(connected.map_err(|e| failure(&e))?)
+    } else {
+        let stream = connect_tcp(&target.address, limit, steps).await?;
+        stream.set_nodelay(true).map_err(|e| failure(&e))?;
+        peer = stream.peer_addr().ok();
+        match &target.tls {
+            Some(tls) => {
+                mute = tls.client.is_none().then_some(Mute::Anonymous);
+                let start = Instant::now();
+                let config = read_files(limit, tls.clone(), Tls::load).await?;
+                let shaken = tls::handshake(config, tls, &target.address, stream, limit).await;
+                steps.tls = Some(start.elapsed());
+                let stream = shaken?;
+                certificate_ends = tls::certificate_ends(&stream);
+                Box::new(stream)
+            }
+            None => {
+                mute = peer.map(Mute::Plain);
+                Box::new(stream)
+            }
+        }
+    };
     let auth = match &target.credentials {
         None => None,
         Some(credentials) => {
-            let password = credentials.password().map_err(ConnectFailure::Own)?;
+            let password = read_files(limit, credentials.clone(), Credentials::password).await?;
             let mut command = redis::cmd("AUTH");
             if let Some(user) = &credentials.user {
                 command.arg(user);
@@ -125,64 +187,51 @@ pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, Con
             Some(command.arg(password).get_packed_command())
         }
     };
-    let (mut mute, mut certificate_ends) = (None, None);
-    let stream: Box<dyn Stream> = if target.address.starts_with('/') {
-        Box::new(
-            UnixStream::connect(&target.address)
-                .await
-                .map_err(|e| failure(&e))?,
-        )
-    } else {
-        let stream = connect_tcp(&target.address, limit).await?;
-        stream.set_nodelay(true).map_err(|e| failure(&e))?;
-        match &target.tls {
-            Some(tls) => {
-                mute = tls.client.is_none().then_some(Mute::Anonymous);
-                let stream = tls::handshake(tls, &target.address, stream, limit).await?;
-                certificate_ends = tls::certificate_ends(&stream);
-                Box::new(stream)
-            }
-            None => {
-                mute = stream.peer_addr().ok().map(Mute::Plain);
-                Box::new(stream)
-            }
-        }
-    };
     Ok(Connection {
         stream,
         buffer: BytesMut::new(),
         auth,
         mute,
+        peer,
         certificate_ends,
     })
 }
 
-/// Look-ups of names under way in the whole process. The system's resolver cannot be cancelled and may take
-/// minutes where the servers for names are dead: each occupies a thread for so long.
-const LOOKUPS_MAX: usize = 16;
-static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
-
-async fn look_up(address: &str) -> std::io::Result<Vec<SocketAddr>> {
-    // It is never closed, so this waits and does not fail.
-    let permit = LOOKUPS.acquire().await.map_err(std::io::Error::other)?;
-    let address = address.to_owned();
-    let lookup = tokio::task::spawn_blocking(move || {
-        let found = address.to_socket_addrs().map(Iterator::collect);
-        drop(permit);
-        found
-    });
-    lookup.await.map_err(std::io::Error::other)?
+async fn read_files<A: Send + 'static, T: Send + 'static>(
+    limit: Duration,
+    what: A,
+    read: fn(&A) -> Result<T, String>,
+) -> Result<T, ConnectFailure> {
+    let late = || Err("reading the password or the certificates takes too long".to_owned());
+    let read = FILES.run(limit / 4, move || read(&what)).await;
+    read.unwrap_or_else(late).map_err(ConnectFailure::Own)
 }
 
-async fn connect_tcp(address: &str, limit: Duration) -> Result<TcpStream, ConnectFailure> {
+/// Look-ups of names. The system's resolver cannot be cancelled and may take minutes where the servers for names are
+/// dead.
+static LOOKUPS: Bounded = Bounded::new(LOOKUPS_MAX);
+const LOOKUPS_MAX: usize = 16;
+
+async fn connect_tcp(address: &str, limit: Duration, steps: &mut Steps) -> Result<TcpStream, ConnectFailure> {
     let addresses: Vec<SocketAddr> = match address.parse() {
         Ok(address) => vec![address],
         Err(_) => {
-            let lookup = tokio::time::timeout(limit / 2, look_up(address)).await;
-            let lookup = lookup.map_err(|_| ConnectFailure::Resolve("no answer in time".to_owned()))?;
-            lookup.map_err(|e| ConnectFailure::Resolve(e.to_string()))?
+            let (start, name) = (Instant::now(), address.to_owned());
+            let look_up = move || name.to_socket_addrs().map(Iterator::collect);
+            let found = LOOKUPS.run(limit / 2, look_up).await;
+            steps.resolve = Some(start.elapsed());
+            let found = found.ok_or_else(|| ConnectFailure::Resolve("no answer in time".to_owned()))?;
+            found.map_err(|e: std::io::Error| ConnectFailure::Resolve(e.to_string()))?
         }
     };
+    let start = Instant::now();
+    let connected = connect_first(addresses, limit).await;
+    steps.connect = Some(start.elapsed());
+    connected
+}
+
+/// To the first of several addresses that takes it.
+async fn connect_first(addresses: Vec<SocketAddr>, limit: Duration) -> Result<TcpStream, ConnectFailure> {
     let mut failed = ConnectFailure::Resolve("no address".to_owned());
     // Each address gets its share of the time, so that a dead one does not hide the others.
     let share = limit / 2 / u32::try_from(addresses.len().max(1)).unwrap_or(1);
@@ -221,10 +270,13 @@ fn failure(error: &std::io::Error) -> ConnectFailure {
 /// Connects, authenticates, asks for PONG, and closes: what a new client meets.
 ///
 /// Also tells when the server's certificate ends.
-pub async fn try_fresh(target: &Target, limit: Duration) -> (Result<Reply, String>, Option<WallMs>) {
+pub async fn try_fresh(
+    target: &Target,
+    limit: Duration,
+) -> (Result<Meaning, ConnectFailure>, Option<WallMs>) {
     let mut certificate_ends = None;
     let ask = async {
-        let mut connection = connect(target, limit).await.map_err(|failure| failure.words())?;
+        let mut connection = connect(target, limit).await?;
         certificate_ends = connection.certificate_ends;
         let authenticates = connection.auth.is_some();
         let commands: &[_] = if authenticates {
@@ -232,22 +284,30 @@ pub async fn try_fresh(target: &Target, limit: Duration) -> (Result<Reply, Strin
         } else {
             &[Command::Ping]
         };
-        connection.send(commands).await?;
+        connection
+            .send(commands)
+            .await
+            .map_err(|_| ConnectFailure::Reset)?;
         for command in commands {
             match connection.receive().await {
                 // A full server speaks first and hangs up, whatever was asked.
-                Received::Reply(reply @ Reply::Error(_)) => return Ok(reply),
-                Received::Reply(reply) if *command == Command::Ping => return Ok(reply),
+                Received::Reply(Reply::Error(line)) if *command == Command::Auth => {
+                    if let Some(meaning) = reply::auth(&line) {
+                        return Ok(meaning);
+                    }
+                }
+                Received::Reply(reply) if *command == Command::Ping => return Ok(reply::ping(&reply)),
                 Received::Reply(_) => {}
-                Received::Closed(how) | Received::Garbage(how) => return Err(how),
-                Received::Refused(failure) => return Err(failure.words()),
+                Received::Closed(_) => return Err(ConnectFailure::Reset),
+                Received::Garbage(what) => return Err(ConnectFailure::NotRedis(what)),
+                Received::Refused(failure) => return Err(failure),
             }
         }
-        Err("no answer to PING".to_owned())
+        Err(ConnectFailure::TimedOut)
     };
     let answer = tokio::time::timeout(limit, ask)
         .await
-        .unwrap_or_else(|_| Err(format!("not within {limit:?}")));
+        .unwrap_or(Err(ConnectFailure::TimedOut));
     (answer, certificate_ends)
 }
 
@@ -331,31 +391,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn look_ups_do_not_pile_up() {
-        let target = Target {
-            address: "localhost:1".to_owned(),
-            credentials: None,
-            tls: None,
+    async fn what_is_no_file_is_no_password() {
+        // As is a pipe, whose reading waits for a writer.
+        let folder = tempfile::tempdir().unwrap();
+        let credentials = Credentials {
+            user: None,
+            password_file: folder.path().to_owned(),
         };
-        let limit = Duration::from_secs(5);
-        assert!(matches!(
-            connect(&target, limit).await,
-            Err(ConnectFailure::Refused)
-        ));
-        let all = LOOKUPS
-            .acquire_many(u32::try_from(LOOKUPS_MAX).unwrap())
-            .await
-            .unwrap();
-        let late = connect(&target, Duration::from_millis(20)).await;
-        assert!(
-            matches!(late, Err(ConnectFailure::Resolve(_))),
-            "one more look-up was begun"
-        );
-        drop(all);
-        assert!(matches!(
-            connect(&target, limit).await,
-            Err(ConnectFailure::Refused)
-        ));
+        let error = credentials.password().unwrap_err();
+        assert!(error.contains("no regular file"), "{error}");
     }
 
     #[tokio::test]
@@ -366,6 +410,7 @@ mod tests {
             buffer: BytesMut::new(),
             auth: None,
             mute: None,
+            peer: None,
             certificate_ends: None,
         };
         theirs

@@ -2,7 +2,7 @@
 //! too much at once, changes nothing.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    blocking::Bounded,
     board::Board,
     config::{Config, InstanceConfig},
     discovery::{self, Known},
@@ -28,6 +29,10 @@ pub type Load = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
 /// A second SIGHUP within this time confirms what the first one was refused for.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long reading or writing a file may take: it may stand on a file system that hangs.
+const FILE_TIMEOUT: Duration = Duration::from_secs(10);
+static FILES: Bounded = Bounded::new(2);
 
 /// Without discovery there is nothing to do between two signals.
 const IDLE: Duration = Duration::from_secs(3_600);
@@ -77,37 +82,34 @@ impl Reloader {
             return false;
         };
         let target = |address: &str| discovery.instance(address).map(|config| config.target);
-        let found = discovery::find(discovery.settings.clone(), &self.known(), target).await;
+        let found = discovery::find(discovery.settings.clone(), self.known(), target).await;
         let Some(found) = found else { return false };
-        let changed = self.roster.update(&discovery, &found, Instant::now());
+        let taken = ids(&self.present.instances);
+        let changed = self.roster.update(&discovery, &found, &taken, Instant::now());
         if changed && let Some(file) = discovery.state_file {
             let memory = self.roster.memory();
-            let written = tokio::task::spawn_blocking(move || {
-                roster::write(&file, &memory).map_err(|e| format!("{}: {e}", file.display()))
-            });
-            if let Ok(Err(e)) = written.await {
+            let write = move || roster::write(&file, &memory).map_err(|e| format!("{}: {e}", file.display()));
+            let late = || Err(format!("not written within {FILE_TIMEOUT:?}"));
+            if let Err(e) = FILES.run(FILE_TIMEOUT, write).await.unwrap_or_else(late) {
                 tracing::warn!("what is discovered will be forgotten with this agent: {e}");
             }
         }
         changed
     }
 
-    fn known(&self) -> Known {
-        let configured = ids(&self.present.instances);
-        let addresses = self
-            .present
-            .instances
-            .iter()
-            .map(|i| i.identity.address.to_string());
+    fn known(&self) -> Vec<Known> {
         let entries = self.board.entries();
-        let watched = entries
+        let run_ids: BTreeMap<_, _> = entries
             .values()
-            .filter(|entry| configured.contains(&entry.identity.id));
-        let run_ids = watched.map(|e| (e.verdict.run_id.to_string(), e.identity.address.to_string()));
-        Known {
-            addresses: addresses.collect(),
-            run_ids: run_ids.filter(|(run_id, _)| !run_id.is_empty()).collect(),
-        }
+            .map(|entry| (&entry.identity.id, &*entry.verdict.run_id))
+            .collect();
+        let one = |instance: &InstanceConfig| {
+            Known::new(
+                instance,
+                run_ids.get(&instance.identity.id).copied().unwrap_or_default(),
+            )
+        };
+        self.present.instances.iter().map(one).collect()
     }
 
     /// Everything that is to be probed.
@@ -117,7 +119,7 @@ impl Reloader {
 
     fn with(&self, configured: &[InstanceConfig]) -> Vec<InstanceConfig> {
         let mut all = configured.to_vec();
-        all.extend(self.roster.instances(&ids(configured)).cloned());
+        all.extend(self.roster.instances(configured));
         all.truncate(AGENT_INSTANCES_MAX);
         all
     }
@@ -164,9 +166,10 @@ impl Reloader {
 
     async fn reload(&mut self) -> &'static str {
         let load = Arc::clone(&self.load);
-        // It reads files, which may hang.
-        let Ok(loaded) = tokio::task::spawn_blocking(move || load()).await else {
-            tracing::error!("reading the configuration panicked; the former one stays in force");
+        let Some(loaded) = FILES.run(FILE_TIMEOUT, move || load()).await else {
+            tracing::error!(
+                "reading the configuration panicked, or took longer than {FILE_TIMEOUT:?}; the former one stays in force"
+            );
             return "invalid";
         };
         let config = match loaded {

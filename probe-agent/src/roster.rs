@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{DiscoveryConfig, InstanceConfig},
-    discovery::Candidate,
+    discovery::{Candidate, Left},
 };
 
 /// The discovered instances.
@@ -28,76 +28,109 @@ struct Entry {
     seen: Instant,
 }
 
-/// The file in which addresses outlive the agent.
+/// The file in which what was discovered outlives the agent.
 #[derive(Serialize, Deserialize)]
 struct Memory {
-    discovered: Vec<String>,
+    discovered: Vec<Remembered>,
 }
 
-/// Largest memory that is read: 5,000 addresses of 256 bytes, and quotes.
-const MEMORY_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// An instance keeps its id, whichever is found first next time.
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    address: String,
+    id: String,
+}
+
+/// Largest memory that is read: 5,000 addresses of 256 bytes and ids of 128, with names and quotes.
+const MEMORY_BYTES_MAX: u64 = 3 * 1024 * 1024;
 
 impl Roster {
-    /// Takes what a look found. Says whether something changed.
-    pub fn update(&mut self, discovery: &DiscoveryConfig, found: &[Candidate], now: Instant) -> bool {
+    /// Takes what a look found; `taken` are the ids of configured instances. Says whether something changed.
+    pub fn update(
+        &mut self,
+        discovery: &DiscoveryConfig,
+        found: &[Candidate],
+        taken: &BTreeSet<InstanceId>,
+        now: Instant,
+    ) -> bool {
         let before = self.configs();
         let by_process = !discovery.settings.process_names.is_empty();
-        for entry in self.entries.values_mut() {
+        self.entries.retain(|_, entry| {
             let address = &*entry.config.identity.address;
-            let mut same = found.iter().filter(|candidate| candidate.address == address);
+            let same = || found.iter().filter(|candidate| candidate.address == address);
+            // Its server is watched under another address, so it would be there twice.
+            let elsewhere = |c: &Candidate| matches!(c.left, Some(Left::Configured(_) | Left::Same(_)));
+            if same().any(elsewhere) {
+                return false;
+            }
             // One that is listed but does not answer, such as a hung one, is not gone. A file that names it proves
             // less, where processes are looked at.
-            let there = same.any(|c| c.left.is_none() || c.lives || !by_process);
+            let there = same().any(|c| c.left.is_none() || c.lives || !by_process);
             entry.config.probe.vanished = !there;
             if there {
                 entry.seen = now;
             }
-        }
+            now.duration_since(entry.seen) < discovery.forget_after
+        });
+        let mut ids: BTreeMap<String, InstanceId> = self.ids();
         for candidate in found.iter().filter(|candidate| candidate.left.is_none()) {
-            self.take(discovery, candidate, now);
+            if !ids.contains_key(&candidate.address)
+                && let Some(id) = self.take(discovery, candidate, taken, now)
+            {
+                ids.insert(candidate.address.clone(), id);
+            }
         }
-        self.entries
-            .retain(|_, entry| now.duration_since(entry.seen) < discovery.forget_after);
         self.configs() != before
     }
 
-    fn take(&mut self, discovery: &DiscoveryConfig, candidate: &Candidate, now: Instant) {
-        let config = match discovery.instance(&candidate.address) {
-            Ok(config) => config,
+    /// Ids by address.
+    pub fn ids(&self) -> BTreeMap<String, InstanceId> {
+        let one =
+            |(id, entry): (&InstanceId, &Entry)| (entry.config.identity.address.to_string(), id.clone());
+        self.entries.iter().map(one).collect()
+    }
+
+    fn take(
+        &mut self,
+        discovery: &DiscoveryConfig,
+        candidate: &Candidate,
+        taken: &BTreeSet<InstanceId>,
+        now: Instant,
+    ) -> Option<InstanceId> {
+        let address = &candidate.address;
+        let is_free = |config: &InstanceConfig| {
+            let id = &config.identity.id;
+            !self.entries.contains_key(id) && !taken.contains(id)
+        };
+        let short = match discovery.instance(address) {
+            Ok(config) => Some(config),
             Err(why) => {
-                tracing::warn!(address = candidate.address, "discovered, but not probed: {why}");
-                return;
+                tracing::warn!(address, "discovered, but not probed: {why}");
+                return None;
             }
         };
-        let id = config.identity.id.clone();
-        let other = self
-            .entries
-            .get(&id)
-            .filter(|e| e.config.identity.address != config.identity.address);
-        if other.is_some() {
+        let long = || discovery.instance_as(address, &discovery.long_id(address)).ok();
+        let Some(config) = short.filter(is_free).or_else(|| long().filter(is_free)) else {
             tracing::warn!(
-                instance = %id, address = candidate.address,
-                "discovered, but another server has this id already; name one under [[instances]]"
+                address,
+                "discovered, but another instance has its id already; name one under [[instances]]"
             );
-            return;
-        }
-        if self.entries.len() >= AGENT_INSTANCES_MAX && !self.entries.contains_key(&id) {
+            return None;
+        };
+        let id = config.identity.id.clone();
+        if self.entries.len() >= AGENT_INSTANCES_MAX {
             tracing::warn!(instance = %id, "discovered, but {AGENT_INSTANCES_MAX} instances are watched already");
-            return;
+            return None;
         }
-        if self
-            .entries
-            .insert(id.clone(), Entry { config, seen: now })
-            .is_none()
-        {
-            tracing::info!(instance = %id, by = candidate.source, "discovered");
-        }
+        tracing::info!(instance = %id, address, by = candidate.source, "discovered");
+        self.entries.insert(id.clone(), Entry { config, seen: now });
+        Some(id)
     }
 
     /// Probes what is known in the way that a new configuration says.
     pub fn configure(&mut self, discovery: &DiscoveryConfig) {
-        for entry in self.entries.values_mut() {
-            if let Ok(mut config) = discovery.instance(&entry.config.identity.address) {
+        for (id, entry) in &mut self.entries {
+            if let Ok(mut config) = discovery.instance_as(&entry.config.identity.address, id.as_str()) {
                 config.probe.vanished = entry.config.probe.vanished;
                 entry.config = config;
             }
@@ -108,10 +141,15 @@ impl Roster {
         self.entries.values().map(|entry| entry.config.clone()).collect()
     }
 
-    /// How to probe each, but not those whose id is among `taken`.
-    pub fn instances(&self, taken: &BTreeSet<InstanceId>) -> impl Iterator<Item = &InstanceConfig> {
-        let rest = self.entries.iter().filter(|(id, _)| !taken.contains(*id));
-        rest.map(|(_, entry)| &entry.config)
+    /// How to probe each, but not those whose id or address is that of one among `configured`.
+    pub fn instances(&self, configured: &[InstanceConfig]) -> Vec<InstanceConfig> {
+        let ids: BTreeSet<_> = configured.iter().map(|one| &one.identity.id).collect();
+        let addresses: BTreeSet<_> = configured.iter().map(|one| &one.identity.address).collect();
+        let rest = self
+            .entries
+            .iter()
+            .filter(|(id, entry)| !ids.contains(id) && !addresses.contains(&entry.config.identity.address));
+        rest.map(|(_, entry)| entry.config.clone()).collect()
     }
 
     /// Reads what a former agent had discovered, as if it had been seen now. A file that is not there is empty.
@@ -128,8 +166,8 @@ impl Roster {
             Ok(_) => fs::read_to_string(file)?,
         };
         let memory: Memory = serde_json::from_str(&text)?;
-        for address in memory.discovered.into_iter().take(AGENT_INSTANCES_MAX) {
-            if let Ok(config) = discovery.instance(&address) {
+        for one in memory.discovered.into_iter().take(AGENT_INSTANCES_MAX) {
+            if let Ok(config) = discovery.instance_as(&one.address, &one.id) {
                 let id = config.identity.id.clone();
                 self.entries.insert(id, Entry { config, seen: now });
             }
@@ -139,12 +177,12 @@ impl Roster {
 
     /// What [`recall`](Self::recall) reads.
     pub fn memory(&self) -> String {
-        let addresses = self
-            .entries
-            .values()
-            .map(|entry| entry.config.identity.address.to_string());
+        let all = self.ids().into_iter().map(|(address, id)| Remembered {
+            address,
+            id: id.to_string(),
+        });
         let memory = Memory {
-            discovered: addresses.collect(),
+            discovered: all.collect(),
         };
         serde_json::to_string(&memory).unwrap_or_default()
     }

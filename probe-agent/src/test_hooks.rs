@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-/// Directory named by `REDKEEPER_TEST_HOOK`, in which a test places `panic-<id>` or `block-<id>`.
+/// Directory named by `REDKEEPER_TEST_HOOK`, in which a test places `panic-<id>`, `block-<id>` or `spin-<id>`.
 fn directory() -> Option<PathBuf> {
     std::env::var_os("REDKEEPER_TEST_HOOK").map(PathBuf::from)
 }
 
-/// Panics or blocks for ever if the test asked for it, once for each file.
+/// Panics, waits for ever, or takes the thread for ever, if the test asked for it, once for each file.
 pub async fn obey(id: &str) {
     let Some(directory) = directory() else { return };
     if std::fs::remove_file(directory.join(format!("panic-{id}"))).is_ok() {
@@ -15,5 +15,10 @@ pub async fn obey(id: &str) {
     }
     if std::fs::remove_file(directory.join(format!("block-{id}"))).is_ok() {
         std::future::pending::<()>().await;
+    }
+    if std::fs::remove_file(directory.join(format!("spin-{id}"))).is_ok() {
+        loop {
+            std::thread::park();
+        }
     }
 }

@@ -71,6 +71,9 @@ impl Tls {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    if !std::fs::metadata(path).map_err(|e| at(path, &e))?.is_file() {
+        return Err(format!("{}: is no regular file", path.display()));
+    }
     let all = CertificateDer::pem_file_iter(path).map_err(|e| at(path, &e))?;
     let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|e| at(path, &e))?;
     if all.is_empty() {
@@ -88,12 +91,12 @@ fn at(path: &Path, problem: &dyn std::fmt::Display) -> String {
 /// # Errors
 /// What is wrong with the certificate or the peer, or what hinders the agent itself.
 pub async fn handshake(
+    config: ClientConfig,
     tls: &Tls,
     address: &str,
     stream: TcpStream,
     limit: Duration,
 ) -> Result<TlsStream<TcpStream>, ConnectFailure> {
-    let config = tls.load().map_err(ConnectFailure::Own)?;
     let name = tls.name(address).map_err(ConnectFailure::Own)?;
     let peer = stream.peer_addr().ok();
     let connector = TlsConnector::from(Arc::new(config));
@@ -104,7 +107,7 @@ pub async fn handshake(
         Err(_) if speaks_plain(peer, limit / 4).await => Err(ConnectFailure::TlsMismatch(
             "the server speaks without TLS on this port".to_owned(),
         )),
-        Err(_) => Err(ConnectFailure::TimedOut),
+        Err(_) => Err(ConnectFailure::TlsSilent),
     }
 }
 

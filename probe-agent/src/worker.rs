@@ -6,20 +6,20 @@ use futures_util::FutureExt;
 use redkeeper_core::{
     agent::{
         prober::{ConnectFailure, Effect, Input, Prober, Sight},
-        reply::Reply,
+        reply::Meaning,
     },
     ids::Handle,
     time::{Mono, WallMs},
 };
 use redkeeper_runtime::clock::Clock;
-use tokio::sync::Semaphore;
 
 use crate::{
     alarm::Alarms,
+    blocking::Bounded,
     board::{Board, Progress},
     config::InstanceConfig,
     metrics::Metrics,
-    process::Process,
+    process::{Place, Process},
     redis::{self, Connection, Received},
     tls,
 };
@@ -48,7 +48,8 @@ pub struct Worker {
 }
 
 type Fresh = Pin<Box<dyn Future<Output = FreshAnswer> + Send>>;
-type FreshAnswer = (Result<Reply, String>, Option<WallMs>);
+type FreshAnswer = (Result<Meaning, ConnectFailure>, Option<WallMs>);
+type Search = Pin<Box<dyn Future<Output = Option<Process>> + Send>>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectFailure>> + Send>>;
 
 /// At most one of connecting and open is there.
@@ -73,8 +74,14 @@ struct Beside {
     former: bool,
     /// It has answered once, so what it speaks is known.
     understood: bool,
+    /// Connections in a row on which nothing came back. After some of them it may speak something else by now.
+    mutes: u32,
+    /// A search was made since the last answer.
+    searched_mute: bool,
     /// A second connection under way.
     fresh: Option<Fresh>,
+    /// The search for the process under way, on the present connection.
+    search: Option<Search>,
     /// When it was last told that the certificate ends soon.
     told_certificate: Option<Mono>,
 }
@@ -94,9 +101,14 @@ impl Worker {
                     tokio::select! {
                         biased;
                         input = next(&mut link) => input,
-                        (answer, ends) = fresh(&mut beside.fresh) => {
+                        (answer, ends) = ready(&mut beside.fresh) => {
                             inputs.extend(ends.map(Input::Certificate));
+                            self.metrics.tried_fresh(&answer);
                             Input::Fresh(answer)
+                        }
+                        found = ready(&mut beside.search) => {
+                            self.found(found, &mut beside);
+                            continue;
                         }
                         () = alarm.until(deadline) => Input::Tick,
                     }
@@ -109,8 +121,12 @@ impl Worker {
                 (Input::Certificate(ends), _) => self.tell_certificate(*ends, &mut beside),
                 _ => {}
             }
-            beside.understood |= matches!(input, Input::Replied(_));
-            let mute = link.ended_mute.take().filter(|_| !beside.understood);
+            if matches!(input, Input::Replied(_)) {
+                (beside.understood, beside.mutes, beside.searched_mute) = (true, 0, false);
+            }
+            beside.mutes += u32::from(link.ended_mute.is_some());
+            let puzzling = !beside.understood || beside.mutes > MUTES_UNDERSTOOD;
+            let mute = link.ended_mute.take().filter(|_| puzzling);
             let input = match mute {
                 // Boxed: a handshake would make each worker a kilobyte larger.
                 Some(peer) => Box::pin(tls::end_of(peer, input, self.config.probe.connect_timeout / 4)).await,
@@ -149,7 +165,7 @@ impl Worker {
 
     /// Keeps the process known as long as it lives and INFO tells the same number; a search by the socket is made
     /// once for each connection, because it may read much of `/proc`.
-    async fn locate(&self, told: Option<(u32, u64)>, link: &mut Link, beside: &mut Beside) {
+    fn locate(&self, told: Option<(u32, u64)>, link: &mut Link, beside: &mut Beside) {
         let number = told.map(|(pid, _)| pid);
         let same = number.is_none() || number == beside.told;
         let lives = |process: &Process| {
@@ -158,14 +174,33 @@ impl Worker {
         };
         let known = beside.process.filter(|process| same && lives(process));
         (beside.former, beside.told) = (false, number.or(beside.told));
-        let searched = std::mem::replace(&mut link.searched, true);
-        let address = &self.config.target.address;
-        beside.process = match known.or_else(|| told.and_then(|told| Process::told(address, told))) {
-            None if !searched => search(address.clone()).await,
-            found => found,
-        };
-        if !searched {
-            tracing::debug!(instance = %self.config.identity.id, process = ?beside.process, "looked for the process");
+        let place = self.place(link);
+        beside.process = known.or_else(|| told.and_then(|told| Process::told(&place, told)));
+        if beside.process.is_none() {
+            self.search(link, beside);
+        }
+    }
+
+    fn place(&self, link: &Link) -> Place {
+        Place::of(
+            &self.config.target.address,
+            link.open.as_ref().and_then(|open| open.peer),
+        )
+    }
+
+    /// Begins to search for the process by its socket.
+    fn search(&self, link: &mut Link, beside: &mut Beside) {
+        if !std::mem::replace(&mut link.searched, true) {
+            let place = self.place(link);
+            let search = SEARCHES.run(SEARCH_TIMEOUT, move || Process::search(&place));
+            beside.search = Some(Box::pin(async { search.await.flatten() }));
+        }
+    }
+
+    fn found(&self, found: Option<Process>, beside: &mut Beside) {
+        tracing::debug!(instance = %self.config.identity.id, process = ?found, "searched for the process");
+        if beside.process.is_none() || beside.former {
+            (beside.process, beside.former) = (found, false);
         }
     }
 
@@ -178,8 +213,12 @@ impl Worker {
         inputs: &mut VecDeque<Input>,
     ) {
         match effect {
-            Effect::Locate(told) => self.locate(told, link, beside).await,
+            Effect::Locate(told) => self.locate(told, link, beside),
             Effect::Inspect => {
+                // It may be found by the time of the next look, though INFO is not answered. Once, until something is.
+                if beside.process.is_none() && !std::mem::replace(&mut beside.searched_mute, true) {
+                    self.search(link, beside);
+                }
                 let sight = match beside.process.map(|process| process.inspect()) {
                     None => Sight::NotLocal,
                     Some(Sight::Gone | Sight::Zombie) if beside.former => Sight::NotLocal,
@@ -192,7 +231,7 @@ impl Worker {
                 beside.fresh = Some(Box::pin(async move { redis::try_fresh(&target, limit).await }));
             }
             Effect::Connect => {
-                beside.former = true;
+                (beside.former, beside.search) = (true, None);
                 let (target, limit) = (Arc::clone(&self.config.target), self.config.probe.connect_timeout);
                 *link = Link {
                     open: None,
@@ -226,9 +265,9 @@ impl Worker {
                 self.progress.completed(now);
             }
             Effect::Latency(latency) => self.metrics.latency.observe(latency.as_secs_f64()),
+            // The overseer counts and tells it, once for all instances.
             Effect::Paused(late) => {
-                self.metrics.pauses.inc();
-                tracing::warn!(instance = %self.config.identity.id, ?late, "the agent was asleep; deadlines extended");
+                tracing::debug!(instance = %self.config.identity.id, ?late, "the agent was asleep; deadlines extended");
             }
             Effect::Verdict(verdict) => {
                 tracing::info!(
@@ -245,32 +284,20 @@ impl Worker {
     }
 }
 
-/// Searches of `/proc` under way in the whole agent: more would only wait for each other.
-static SEARCHES: Semaphore = Semaphore::const_new(2);
-/// A search that takes longer is not waited for.
-const SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Searches of `/proc`: more at a time would only wait for each other.
+static SEARCHES: Bounded = Bounded::new(2);
+/// A search that takes longer is given up until the next connection.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// As many mute connections as a dying server may accept; one more, and TLS is looked for.
+const MUTES_UNDERSTOOD: u32 = 5;
 
-/// Searches for a process beside the thread that probes.
-async fn search(address: String) -> Option<Process> {
-    let search = async {
-        let permit = SEARCHES.acquire().await.ok()?;
-        let found = tokio::task::spawn_blocking(move || {
-            let found = Process::search(&address);
-            drop(permit);
-            found
-        });
-        found.await.ok()?
-    };
-    tokio::time::timeout(SEARCH_TIMEOUT, search).await.ok().flatten()
-}
-
-/// The answer of the second connection; never, where there is none.
-async fn fresh(under_way: &mut Option<Fresh>) -> FreshAnswer {
+/// What comes of work under way; never, where there is none.
+async fn ready<T>(under_way: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
     match under_way {
-        Some(trying) => {
-            let answer = trying.await;
+        Some(work) => {
+            let result = work.await;
             *under_way = None;
-            answer
+            result
         }
         None => std::future::pending().await,
     }

@@ -69,7 +69,7 @@ enums! {
         PermissionDenied = PermissionDenied, ProtectedMode = ProtectedMode, TlsMismatch = TlsMismatch,
         TlsCertificate = TlsCertificate, ProtocolError = ProtocolError, NotRedis = NotRedis,
         ProcessGone = ProcessGone, AgentSilent = AgentSilent, ProbeStalled = ProbeStalled, NotProbed = NotProbed,
-        ResolveFailed = ResolveFailed, AgentFault = AgentFault,
+        ResolveFailed = ResolveFailed, AgentFault = AgentFault, NewConnectionsFail = NewConnectionsFail,
     }
 }
 
@@ -130,6 +130,7 @@ pub fn verdict_to_wire(verdict: &Verdict) -> v1::Verdict {
         since_time: time_to_wire(verdict.since),
         restarts: verdict.restarts,
         certificate_end_time: verdict.certificate_ends.and_then(time_to_wire),
+        flapping: verdict.flapping,
     }
 }
 
@@ -148,6 +149,7 @@ fn verdict_from_wire(wire: &v1::Verdict) -> Result<Verdict, Invalid> {
     verdict.server_version = cut_shared(&wire.server_version, VERSION_BYTES_MAX);
     verdict.master_address = cut_shared(&wire.master_address, ADDRESS_BYTES_MAX);
     verdict.restarts = wire.restarts;
+    verdict.flapping = wire.flapping;
     let ends = wire.certificate_end_time.as_ref();
     verdict.certificate_ends = ends.map(|time| time_from_wire(Some(time)));
     Ok(verdict)
@@ -369,6 +371,7 @@ mod tests {
         )
             .prop_map(|(handle, id, cluster, reason, role, evidence, since, age)| {
                 let mut verdict = Verdict::blank(Reason::ALL[reason], Stage::Reply, &evidence, WallMs(since));
+                verdict.flapping = handle % 2 == 1;
                 verdict.role = Role::ALL[role];
                 verdict.run_id = id.as_str().into();
                 Report {

@@ -20,8 +20,9 @@ use prometheus_client::{
 
 use crate::{
     memory::{self, MemoryMetrics},
+    stuck::{LOOK_INTERVAL, STUCK_MAX, StuckWatch},
     supervise::Supervisor,
-    telemetry::LogMetrics,
+    telemetry::{self, LogMetrics},
 };
 
 /// The main runtime counts as stuck when its pulse is older than this.
@@ -109,9 +110,33 @@ impl Admin {
         self.inner.main.metrics().num_alive_tasks()
     }
 
-    fn live(&self) -> Result<(), String> {
+    fn pulse_age(&self) -> Duration {
         let pulse = Duration::from_millis(self.inner.pulse.load(Ordering::Relaxed));
-        let age = self.inner.started.elapsed().saturating_sub(pulse);
+        self.inner.started.elapsed().saturating_sub(pulse)
+    }
+
+    /// Ends the process when its main runtime is stuck for good.
+    async fn watch_pulse(&self) {
+        let mut watch = StuckWatch::default();
+        let mut looked = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let since_last = std::mem::replace(&mut looked, Instant::now()).elapsed();
+            // While it stops there is no pulse, and stopping has a limit of its own.
+            let stopping = self.inner.supervisor.stop().is_cancelled();
+            if watch.look(since_last, stopping || self.pulse_age() <= PULSE_INTERVAL * 3) {
+                tracing::error!(
+                    "the main runtime has not run for {STUCK_MAX:?}: some task blocks its thread; exiting"
+                );
+                telemetry::finish();
+                // Nothing of this process can end in order any more.
+                std::process::exit(1);
+            }
+        }
+    }
+
+    fn live(&self) -> Result<(), String> {
+        let age = self.pulse_age();
         if age > PULSE_MAX_AGE && !self.inner.supervisor.stop().is_cancelled() {
             return Err(format!("the main runtime has not run for {age:.1?}"));
         }
@@ -130,11 +155,12 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 }
 
 /// Serves `router` on each listener from a thread of its own, until the process ends: it must answer
-/// during shutdown too.
+/// during shutdown too. Ends the process when `admin` finds its main runtime stuck for [`STUCK_MAX`].
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn serve(servers: Vec<(std::net::TcpListener, Router)>, supervisor: Supervisor) -> std::io::Result<()> {
+pub fn serve(admin: &Admin, servers: Vec<(std::net::TcpListener, Router)>) -> std::io::Result<()> {
+    let admin = admin.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -146,8 +172,12 @@ pub fn serve(servers: Vec<(std::net::TcpListener, Router)>, supervisor: Supervis
                     let listener = tokio::net::TcpListener::from_std(listener)?;
                     axum::serve(listener, router).await
                 });
-                futures_util::future::try_join_all(servers).await.err()
+                tokio::select! {
+                    ended = futures_util::future::try_join_all(servers) => ended.err(),
+                    () = admin.watch_pulse() => None,
+                }
             });
+            let supervisor = &admin.inner.supervisor;
             supervisor.fail(format!("admin HTTP server ended: {failed:?}"));
         })?;
     Ok(())
@@ -310,7 +340,7 @@ mod tests {
             );
             let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
             let address = listener.local_addr().unwrap();
-            serve(vec![(listener, admin.router())], supervisor).unwrap();
+            serve(&admin, vec![(listener, admin.router())]).unwrap();
             // From here on nothing awaits: the runtime does not run.
             assert!(get(address, "/livez").starts_with("HTTP/1.1 200"));
             let tasks = get(address, "/debug/tasks");

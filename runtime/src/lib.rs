@@ -2,6 +2,7 @@
 //!
 //! * [`supervise`]: every task has a name and an owner, and its exit or panic is seen.
 //! * [`admin`]: `/livez`, `/readyz`, `/metrics`, `/debug/tasks` on a thread of their own.
+//! * [`stuck`]: when a blocked main runtime ends the process.
 //! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their place.
 //! * [`memory`]: the allocator, and what it holds.
 //! * [`daemon`]: what starting and stopping is for both.
@@ -16,5 +17,6 @@ pub mod errors;
 pub mod exit;
 pub mod memory;
 pub mod signals;
+pub mod stuck;
 pub mod supervise;
 pub mod telemetry;

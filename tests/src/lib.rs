@@ -14,6 +14,16 @@ pub mod sim;
 pub mod txnlog;
 pub mod wait;
 
+/// Says that something is not tested, where people see it: what a passing test prints is hidden, but for this.
+#[macro_export]
+macro_rules! skipped {
+    ($($what:tt)*) => {{
+        use ::std::io::Write as _;
+        // Without standard error there is nobody to tell.
+        drop(::std::writeln!(::std::io::stderr().lock(), "SKIPPED: {}", ::std::format_args!($($what)*)));
+    }};
+}
+
 /// Whether the long runs are asked for (`./test --long`).
 pub fn long() -> bool {
     std::env::var_os("REDKEEPER_LONG").is_some()

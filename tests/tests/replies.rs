@@ -4,13 +4,14 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    process::Output,
+    process::{Command, Output},
     time::Duration,
 };
 
 use nix::sys::signal::Signal;
 use redkeeper_tests::{
-    Sandbox, eventually, long,
+    Sandbox, eventually, long, ports,
+    process::Process,
     servers::{Flavour, Redis},
 };
 use serde_json::Value;
@@ -65,13 +66,36 @@ impl Bench {
         format!("127.0.0.1:{}", redis.port.number)
     }
 
-    /// Waits until the diagnosis is as expected: what was provoked may need a moment.
+    /// Waits until the diagnosis is as expected: what was provoked may need a moment. Meanwhile it may be whatever the
+    /// server was before, but a server that lives is never DOWN.
     async fn expect(&self, situation: &str, redis: &Redis, more: &[&str], expected: Expected) -> Value {
-        let address = Self::address(redis);
-        let args: Vec<_> = [address.as_str()].iter().chain(more).copied().collect();
+        let down_is_wrong = expected[0] != "DOWN";
+        self.wait_for(situation, &Self::address(redis), more, expected, down_is_wrong)
+            .await
+    }
+
+    /// The same, of a server that was DOWN with reason.
+    async fn expect_back(&self, situation: &str, redis: &Redis, expected: Expected) -> Value {
+        self.wait_for(situation, &Self::address(redis), &[], expected, false)
+            .await
+    }
+
+    async fn wait_for(
+        &self,
+        situation: &str,
+        address: &str,
+        more: &[&str],
+        expected: Expected,
+        down_is_wrong: bool,
+    ) -> Value {
+        let args: Vec<_> = [address].iter().chain(more).copied().collect();
         let what = format!("{situation} on {:?}", self.flavour);
         let once = || async { probe(&self.sandbox, &args) };
-        eventually(&what, once, |json| verdict(json) == expected.map(str::to_owned)).await
+        let good = |json: &Value| {
+            assert!(!down_is_wrong || json["state"] != "DOWN", "{what}: {json}");
+            verdict(json) == expected.map(str::to_owned)
+        };
+        eventually(&what, once, good).await
     }
 
     fn ask(redis: &Redis, commands: &str) {
@@ -84,6 +108,8 @@ impl Bench {
         self.permission().await;
         self.replication().await;
         self.loading().await;
+        self.unreachable().await;
+        self.sentinel().await;
     }
 
     async fn health(&self) {
@@ -99,6 +125,19 @@ impl Bench {
             (Some(server), Some("master"))
         );
         assert_eq!(json["run_id"].as_str(), Some(redis.run_id().as_str()));
+        let version = match self.flavour {
+            Flavour::Redis70 => "7.0.",
+            Flavour::Redis62 => "6.2.",
+            Flavour::Valkey81 => "8.1.",
+        };
+        assert!(json["version"].as_str().unwrap().starts_with(version), "{json}");
+        assert_eq!(json["evidence"], "PING answered \"PONG\"");
+        for stage in ["connect", "ping", "info", "total"] {
+            assert!(
+                json["timings_ms"][stage].as_f64().unwrap() > 0.0,
+                "{stage}: {json}"
+            );
+        }
         assert_eq!(
             json["process"]["pid"].as_u64(),
             Some(u64::from(redis.process.pid()))
@@ -127,6 +166,10 @@ impl Bench {
         let redis = self.server(&["--cluster-enabled", "yes"]).await;
         let holes = ["DEGRADED", "CLUSTER_DOWN", "REPLY", "no", "no"];
         self.expect("slots missing", &redis, &[], holes).await;
+        let bus = format!("127.0.0.1:{}", redis.port.number + 10_000);
+        let reset = ["DOWN", "CONNECTION_RESET", "COMMAND", "no", "no"];
+        self.wait_for("the bus of a cluster", &bus, &[], reset, false)
+            .await;
 
         let redis = self.server(&[]).await;
         Self::ask(&redis, "CONFIG SET save \"3600 1\"\r\nSET a 1");
@@ -145,7 +188,7 @@ impl Bench {
             "{json}"
         );
         redis.process.signal(Signal::SIGCONT);
-        self.expect("continued", &redis, &[], UP).await;
+        self.expect_back("continued", &redis, UP).await;
 
         let endless = "EVAL \"while true do end\" 0\r\n";
         let mut client = TcpStream::connect(Self::address(&redis)).unwrap();
@@ -162,8 +205,11 @@ impl Bench {
         let mut client = TcpStream::connect(Self::address(&redis)).unwrap();
         client.write_all(endless.as_bytes()).unwrap();
         let busy = ["DOWN", "BUSY_SCRIPT", "REPLY", "no", "no"];
-        self.expect("a script above the threshold", &redis, &[], busy)
+        let json = self
+            .expect("a script above the threshold", &redis, &[], busy)
             .await;
+        let evidence = json["evidence"].as_str().unwrap();
+        assert!(evidence.contains("the process is alive"), "{json}");
     }
 
     async fn permission(&self) {
@@ -185,11 +231,22 @@ impl Bench {
             .await;
         self.expect("right password", &redis, &["--password-file", &right], UP)
             .await;
+        let stranger = ["--user", "stranger", "--password-file", &right];
+        self.expect("a user that nobody made", &redis, &stranger, failed)
+            .await;
+        Self::ask(&redis, "AUTH secret\r\nACL SETUSER pinger on >secret -@all +ping");
+        let pinger = ["--user", "pinger", "--password-file", &right];
+        let json = self
+            .expect("a user that may only ping", &redis, &pinger, UP)
+            .await;
+        assert_eq!(json["run_id"], "");
         Self::ask(&redis, "AUTH secret\r\nACL SETUSER nobody on >secret -@all");
         let denied = ["UNKNOWN", "PERMISSION_DENIED", "COMMAND", "unknown", "unknown"];
         let nobody = ["--user", "nobody", "--password-file", &right];
         self.expect("a user without permissions", &redis, &nobody, denied)
             .await;
+        Self::ask(&redis, "AUTH secret\r\nACL SETUSER default off");
+        self.expect("the default user is off", &redis, &[], locked).await;
     }
 
     async fn replication(&self) {
@@ -202,13 +259,10 @@ impl Bench {
             .await;
         assert_eq!(json["master"].as_str(), Some(Self::address(&master).as_str()));
         drop(master);
-        // Redis 6.2 does not show whether stale data is served.
-        let stale = match self.flavour {
-            Flavour::Redis62 => ["DEGRADED", "MASTER_LINK_DOWN", "REPLY", "no", "no"],
-            _ => ["DEGRADED", "REPLICA_SYNCING", "REPLY", "yes", "no"],
-        };
+        let stale = ["DEGRADED", "REPLICA_SYNCING", "REPLY", "yes", "no"];
         self.expect("its master is dead", &replica, &[], stale).await;
-        Self::ask(&replica, "CONFIG SET replica-serve-stale-data no");
+        // Redis 6.2 shows that stale data is refused when it has refused some.
+        Self::ask(&replica, "CONFIG SET replica-serve-stale-data no\r\nGET a");
         let alone = ["DEGRADED", "MASTER_LINK_DOWN", "REPLY", "no", "no"];
         self.expect("stale data forbidden", &replica, &[], alone).await;
     }
@@ -236,29 +290,77 @@ impl Bench {
     }
 
     async fn loading(&self) {
-        if self.flavour == Flavour::Redis62 {
-            // It answers between two events only, and has no knob for their distance.
-            return;
-        }
-        let mut redis = self.server(&[]).await;
-        let keys: String = (0..3_000).map(|n| format!("SET key{n} value\r\n")).collect();
-        Self::ask(&redis, &format!("{keys}SAVE"));
-        let slow = [
-            "--key-load-delay",
-            "3000",
-            "--loading-process-events-interval-bytes",
-            "1024",
-        ];
-        self.sandbox.restart_server(&mut redis, self.flavour, &slow);
+        let mut redis = self.server(&["--rdbcompression", "no"]).await;
+        let slow = if self.flavour == Flavour::Redis62 {
+            // It answers each 2 MB only: large values make that often enough.
+            let value = "x".repeat(1 << 20);
+            let keys =
+                (0..120).map(|n| format!("*3\r\n$3\r\nSET\r\n$6\r\nkey{n:03}\r\n$1048576\r\n{value}\r\n"));
+            Self::ask(&redis, &format!("{}SAVE", keys.collect::<String>()));
+            &["--key-load-delay", "50000"][..]
+        } else {
+            let keys: String = (0..3_000).map(|n| format!("SET key{n} value\r\n")).collect();
+            Self::ask(&redis, &format!("{keys}SAVE"));
+            let often = "--loading-process-events-interval-bytes";
+            &["--key-load-delay", "3000", often, "1024"]
+        };
+        self.sandbox.restart_server(&mut redis, self.flavour, slow);
         let expected = ["DEGRADED", "LOADING", "REPLY", "no", "no"];
-        let json = self.expect("loading", &redis, &[], expected).await;
-        assert!(json["evidence"].as_str().unwrap().contains("% done"), "{json}");
+        let json = self.expect_back("loading", &redis, expected).await;
+        let evidence = json["evidence"].as_str().unwrap();
+        assert!(
+            evidence.contains("% done") && evidence.contains("s left"),
+            "{json}"
+        );
+    }
+
+    async fn unreachable(&self) {
+        let mut redis = self.server(&["--tcp-backlog", "1"]).await;
+        redis.process.signal(Signal::SIGSTOP);
+        // Its queue takes two; whoever comes then waits for the kernel.
+        let address = Self::address(&redis).parse().unwrap();
+        let patience = Duration::from_millis(200);
+        let fill = (0..8).map_while(|_| TcpStream::connect_timeout(&address, patience).ok());
+        let queue: Vec<_> = fill.collect();
+        assert!(queue.len() < 8, "the queue never fills");
+        let late = ["DOWN", "CONNECT_TIMEOUT", "CONNECT", "no", "no"];
+        self.expect("a full queue", &redis, &[], late).await;
+        redis.process.kill();
+        let refused = ["DOWN", "CONNECTION_REFUSED", "CONNECT", "no", "no"];
+        let json = self.expect("nothing listens", &redis, &[], refused).await;
+        assert!(json["timings_ms"]["connect"].as_f64().is_some(), "{json}");
+        let nameless = ["UNKNOWN", "RESOLVE_FAILED", "RESOLVE", "unknown", "unknown"];
+        self.wait_for(
+            "a name without address",
+            "no-such-host.invalid:6379",
+            &[],
+            nameless,
+            true,
+        )
+        .await;
+    }
+
+    /// It holds no data: it is alive, and serves neither reads nor writes.
+    async fn sentinel(&self) {
+        let (port, nobody) = (ports::port(), ports::port());
+        let text = format!(
+            "port {}\nsentinel monitor m 127.0.0.1 {} 1\n",
+            port.number, nobody.number
+        );
+        let config = self.sandbox.write("sentinel.conf", &text);
+        let mut command = Command::new(self.flavour.binary().unwrap());
+        command.arg(config).arg("--sentinel");
+        let _sentinel = Process::start(command, &self.sandbox.path("sentinel.log"));
+        let address = format!("127.0.0.1:{}", port.number);
+        let alive = ["UP", "OK", "REPLY", "no", "no"];
+        let json = self.wait_for("a Sentinel", &address, &[], alive, false).await;
+        assert_eq!(json["role"], "sentinel");
     }
 }
 
 async fn all(flavour: Flavour) {
     if flavour.binary().is_none() {
-        eprintln!("SKIPPED: {flavour:?} is not there; ./test fetches it");
+        redkeeper_tests::skipped!("{flavour:?} is not there; ./test fetches it");
         return;
     }
     Bench {
@@ -284,8 +386,8 @@ async fn every_situation_has_its_meaning_on_valkey_8_1() {
     all(Flavour::Valkey81).await;
 }
 
-/// A server that says this to everybody, and then closes or holds the connection.
-fn says(text: &'static [u8], closes: bool) -> (String, std::thread::JoinHandle<()>) {
+/// A server that says this so many times to everybody, and then closes or holds the connection.
+fn says(text: &'static [u8], closes: bool, times: usize) -> (String, std::thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let thread = std::thread::spawn(move || {
@@ -295,7 +397,7 @@ fn says(text: &'static [u8], closes: bool) -> (String, std::thread::JoinHandle<(
         if stream.read(&mut request).is_err() {
             return;
         }
-        for chunk in std::iter::repeat_n(text, if closes { 1 } else { 40 }) {
+        for chunk in std::iter::repeat_n(text, times) {
             // The agent hangs up when it has had enough.
             if stream.write_all(chunk).is_err() {
                 return;
@@ -312,7 +414,9 @@ fn says(text: &'static [u8], closes: bool) -> (String, std::thread::JoinHandle<(
 #[tokio::test]
 async fn what_is_no_redis_is_unknown_and_nothing_is_believed_without_end() {
     let sandbox = Sandbox::new();
-    static LONG: [u8; 65_536] = [b'x'; 65_536];
+    static GARBAGE: [u8; 65_536] = [b'x'; 65_536];
+    // A line of which each part looks like the beginning of one.
+    static LINE: [u8; 65_536] = [b'+'; 65_536];
     for (text, closes, expected) in [
         (
             &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
@@ -321,14 +425,24 @@ async fn what_is_no_redis_is_unknown_and_nothing_is_believed_without_end() {
         ),
         (b"SSH-2.0-x\r\n", true, ["UNKNOWN", "NOT_REDIS"]),
         (b"+PON", true, ["DOWN", "CONNECTION_RESET"]),
+        // Half an answer, and the other half never comes.
+        (b"$1000000\r\n", false, ["DOWN", "REPLY_TIMEOUT"]),
         (b"$99999999999\r\n", false, ["UNKNOWN", "NOT_REDIS"]),
-        (b"+OK\r\n", false, ["UNKNOWN", "PROTOCOL_ERROR"]),
-        (&LONG, false, ["UNKNOWN", "NOT_REDIS"]),
+        (b"+OK\r\n+OK\r\n", false, ["UNKNOWN", "PROTOCOL_ERROR"]),
+        (&GARBAGE, false, ["UNKNOWN", "NOT_REDIS"]),
+        (&LINE, false, ["UNKNOWN", "NOT_REDIS"]),
     ] {
-        let (address, server) = says(text, closes);
+        // More than the agent believes, where it goes on.
+        let (address, server) = says(text, closes, if text.len() > 1_000 { 40 } else { 1 });
         let json = probe(&sandbox, &[&address]);
         let short = String::from_utf8_lossy(&text[..text.len().min(20)]);
         assert_eq!([&json["state"], &json["reason"]], expected, "{short}: {json}");
+        let works = if expected[0] == "DOWN" { "no" } else { "unknown" };
+        assert_eq!(
+            [&json["reads"], &json["writes"]],
+            [works, works],
+            "{short}: {json}"
+        );
         server.join().unwrap();
     }
 }
@@ -370,7 +484,7 @@ async fn the_printed_acl_user_is_enough_and_not_more() {
     };
     for flavour in [Flavour::Redis70, Flavour::Redis62, Flavour::Valkey81] {
         if flavour.binary().is_none() {
-            eprintln!("SKIPPED: {flavour:?} is not there; ./test fetches it");
+            redkeeper_tests::skipped!("{flavour:?} is not there; ./test fetches it");
             continue;
         }
         let redis = sandbox.server(flavour, &["--cluster-enabled", "yes"]);
@@ -415,26 +529,107 @@ async fn the_printed_acl_user_is_enough_and_not_more() {
     }
 }
 
+/// Servers that are not run here, through the whole path: what their releases write, said by a server of the test.
+#[tokio::test]
+async fn other_flavours_are_known_by_what_they_say() {
+    let sandbox = Sandbox::new();
+    for (info, server, version) in [
+        (
+            include_str!("../../core/src/agent/flavours/dragonfly.txt"),
+            "dragonfly",
+            "df-v2.0.0",
+        ),
+        (
+            include_str!("../../core/src/agent/flavours/keydb.txt"),
+            "keydb",
+            "6.3.4",
+        ),
+        (
+            include_str!("../../core/src/agent/flavours/kvrocks.txt"),
+            "kvrocks",
+            "2.17.0",
+        ),
+        (
+            include_str!("../../core/src/agent/flavours/garnet.txt"),
+            "garnet",
+            "2.2.0",
+        ),
+    ] {
+        let info = info.replace('\n', "\r\n");
+        let answers = format!("+PONG\r\n${}\r\n{info}\r\n", info.len());
+        let (address, server_ended) = says(answers.leak().as_bytes(), false, 1);
+        let json = probe(&sandbox, &[&address]);
+        assert_eq!(verdict(&json), UP, "{json}");
+        assert_eq!(
+            (&json["server"], &json["version"]),
+            (&server.into(), &version.into())
+        );
+        server_ended.join().unwrap();
+    }
+}
+
+/// A usage error is no verdict: 2 would mean DOWN.
+#[test]
+fn a_wrong_usage_is_no_verdict() {
+    let sandbox = Sandbox::new();
+    for args in [
+        &["probe"][..],
+        &["probe", "nowhere"],
+        &["probe", "127.0.0.1:1", "--timeout", "0s"],
+        &["probe", "127.0.0.1:1", "--frobnicate"],
+    ] {
+        let output = sandbox.command("redkeeper-agent").args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{args:?}");
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_diagnosis_for_people_tells_everything() {
+    let sandbox = Sandbox::new();
+    let nobody = ports::port();
+    let output = sandbox
+        .command("redkeeper-agent")
+        .args(["probe", &format!("127.0.0.1:{}", nobody.number)])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "state     DOWN\n",
+        "reason    CONNECTION_REFUSED\n",
+        "stage     CONNECT",
+        "evidence  connection refused",
+        "timings   connect ",
+    ] {
+        assert!(text.contains(part), "{part}\nnot in\n{text}");
+    }
+}
+
 /// In a network namespace of its own, where a second address on the loopback stands for a remote client.
 #[tokio::test]
-async fn protected_mode_is_unknown() {
+async fn protected_mode_is_unknown_and_no_route_is_down() {
     let sandbox = Sandbox::new();
+    // 6.2 is protected only where no address is named.
     let script = "ip link set lo up && ip addr add 192.0.2.1/32 dev lo || exit 77\n\
-                  \"$SERVER\" --port 6399 --bind 0.0.0.0 --save '' --dir \"$DIR\" >\"$DIR/log\" 2>&1 &\n\
+                  \"$SERVER\" --port 6399 $BIND --save '' --dir \"$DIR\" >\"$DIR/log\" 2>&1 &\n\
                   for attempt in $(seq 100); do\n\
                   \"$AGENT\" probe 127.0.0.1:6399 >/dev/null && break; sleep 0.2; done\n\
-                  \"$AGENT\" probe 192.0.2.1:6399 --json\n";
+                  \"$AGENT\" probe 192.0.2.1:6399 --json; \"$AGENT\" probe 198.51.100.1:6399 --json\n";
     let agent = sandbox.command("redkeeper-agent").get_program().to_owned();
     let namespaces = std::process::Command::new("unshare")
         .args(["--net", "--pid", "--fork", "true"])
         .status();
     if !namespaces.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: no network namespace can be made here; it needs root");
+        redkeeper_tests::skipped!("no network namespace can be made here; it needs root");
         return;
     }
-    for flavour in [Flavour::Redis70, Flavour::Valkey81] {
+    for (flavour, bind) in [
+        (Flavour::Redis70, "--bind 0.0.0.0"),
+        (Flavour::Redis62, ""),
+        (Flavour::Valkey81, "--bind 0.0.0.0"),
+    ] {
         let Some(server) = flavour.binary() else {
-            eprintln!("SKIPPED: {flavour:?} is not there; ./test fetches it");
+            redkeeper_tests::skipped!("{flavour:?} is not there; ./test fetches it");
             continue;
         };
         let output = std::process::Command::new("unshare")
@@ -443,16 +638,23 @@ async fn protected_mode_is_unknown() {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("SERVER", server)
+            .env("BIND", bind)
             .env("AGENT", &agent)
             .env("DIR", sandbox.path(""))
             .output()
             .unwrap();
         if output.status.code() == Some(77) {
-            eprintln!("SKIPPED: the command ip is not there");
+            redkeeper_tests::skipped!("the command ip is not there");
             return;
         }
-        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut lines = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let (json, unreachable) = (lines.next().unwrap(), lines.next().unwrap());
         let expected = ["UNKNOWN", "PROTECTED_MODE", "CONNECT", "unknown", "unknown"];
         assert_eq!(verdict(&json), expected, "{flavour:?}: {json}");
+        let expected = ["DOWN", "HOST_UNREACHABLE", "CONNECT", "no", "no"];
+        assert_eq!(verdict(&unreachable), expected, "{unreachable}");
     }
 }

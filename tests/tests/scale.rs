@@ -92,7 +92,8 @@ async fn an_instance_stopped_and_continued_at_five_hertz_is_written_once_a_secon
         changes.is_some_and(|n| n > seconds as f64),
         "{changes:?} hangs in {seconds} s: it did not flap"
     );
-    assert!(writes <= seconds + 5, "{writes} writes in {seconds} s");
+    // Four at once, before it counts as flapping.
+    assert!(writes <= seconds + 4, "{writes} writes in {seconds} s");
     redis.process.signal(Signal::SIGSTOP);
     let end = Instant::now();
     eventually("the true end state", state, |s| s == "DOWN/REPLY_TIMEOUT").await;
@@ -100,7 +101,12 @@ async fn an_instance_stopped_and_continued_at_five_hertz_is_written_once_a_secon
         "{changes:?} hangs, {writes} writes in {seconds} s, true after {:?}",
         end.elapsed()
     );
-    assert!(end.elapsed() < Duration::from_secs(3), "{:?}", end.elapsed());
+    // A second, and what seeing the hang and the look at it take.
+    assert!(
+        end.elapsed() < Duration::from_millis(1_400),
+        "{:?}",
+        end.elapsed()
+    );
     redis.process.signal(Signal::SIGCONT);
     eventually("UP at last", state, |s| s == "UP/OK").await;
 }

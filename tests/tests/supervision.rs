@@ -66,6 +66,32 @@ async fn a_worker_that_panics_or_blocks_is_replaced_and_its_instance_stays_true(
     assert_eq!(other.revision, before, "the other instance was never touched");
 }
 
+/// Nothing replaces a worker that takes the only thread with it. Then nothing is told that is not true, and the process
+/// ends, so that it is started anew.
+#[tokio::test]
+async fn a_worker_that_takes_the_thread_ends_the_agent() {
+    let sandbox = Sandbox::new();
+    let redis = sandbox.redis().await;
+    let a = sandbox.collector("a", None).await;
+    let mut agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
+    let id = format!("db01:{}", redis.port.number);
+    eventually("UP", || a.state(&id), |s| s == "UP/OK").await;
+    agent.hook("spin", &id);
+    eventually("not known", || a.state(&id), |s| s == "UNKNOWN/AGENT_SILENT").await;
+    let live = || async { daemons::http_get(agent.admin.number, "/livez").unwrap_or_default() };
+    eventually("told", live, |page| page.contains("has not run for")).await;
+    let status = agent.process.ends_within(Duration::from_secs(30));
+    assert_eq!(status.code(), Some(1));
+    let log = agent.process.log();
+    assert!(log.contains("some task blocks its thread; exiting"), "{log}");
+    sandbox.restart_agent(&mut agent);
+    eventually("UP again", || a.state(&id), |s| s == "UP/OK").await;
+    assert_eq!(
+        a.metric("redkeeper_transitions_total{reason=\"REPLY_TIMEOUT\"}"),
+        None
+    );
+}
+
 #[tokio::test]
 async fn rounds_against_dead_and_hung_instances_leave_nothing_behind() {
     let sandbox = Sandbox::new();

@@ -1,10 +1,14 @@
 //! TLS to Redis: accepted, refused, mistaken on either side, and renewed without a restart.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
 use redkeeper_tests::{
     Sandbox,
     certificates::{authority, certificate},
-    eventually, ports,
+    eventually, holds_for, ports,
+    process::Process,
     servers::{Flavour, Redis},
 };
 use serde_json::Value;
@@ -74,9 +78,10 @@ impl Rig {
 }
 
 fn is(json: &Value, state: &str, reason: &str, stage: &str) {
+    let works = if state == "UP" { "yes" } else { "unknown" };
     assert_eq!(
-        [&json["state"], &json["reason"], &json["stage"]],
-        [state, reason, stage],
+        ["state", "reason", "stage", "reads", "writes"].map(|key| &json[key]),
+        [state, reason, stage, works, works],
         "{json}"
     );
 }
@@ -178,4 +183,70 @@ async fn an_agent_watches_through_tls_and_takes_renewed_files() {
         a.metric("redkeeper_instances{state=\"DOWN\",reason=\"CONNECTION_RESET\"}"),
         None
     );
+}
+
+/// The password of a hung TLS server is not at fault, nor is its port: it stays what it is.
+#[tokio::test]
+async fn a_hung_server_stays_hung_through_tls() {
+    let rig = Rig::new("good", "no").await;
+    let a = rig.sandbox.collector("a", None).await;
+    let text = format!(
+        "[probe]\ninterval = '100ms'\nhang_after = '1s'\nconnect_timeout = '400ms'\n[[instances]]\naddress = '{}'\n\
+         tls = {{ ca_file = '{}' }}\n",
+        rig.tls,
+        rig.file("ca.crt"),
+    );
+    let collectors = [format!("'127.0.0.1:{}'", a.grpc.number)];
+    let _agent = rig.sandbox.agent_with("db01", &collectors, &text).await;
+    let id = format!("db01:{}", rig.tls.rsplit_once(':').unwrap().1);
+    eventually("UP", || a.state(&id), |s| s == "UP/OK").await;
+    rig.redis.process.signal(Signal::SIGSTOP);
+    let hung = |s: &String| s == "DOWN/REPLY_TIMEOUT";
+    eventually("hung", || a.state(&id), hung).await;
+    holds_for("still hung", Duration::from_secs(4), || a.state(&id), hung).await;
+    let verdict = a.instance(&id).await.unwrap().verdict.unwrap();
+    assert!(
+        verdict.evidence.contains("stopped (state T)"),
+        "{}",
+        verdict.evidence
+    );
+    rig.redis.process.signal(Signal::SIGCONT);
+    eventually("UP again", || a.state(&id), |s| s == "UP/OK").await;
+}
+
+/// The same port speaks TLS after a restart. That is the configuration's fault, not the server's death.
+#[tokio::test]
+async fn a_port_that_begins_to_speak_tls_is_a_mismatch() {
+    let rig = Rig::new("good", "no").await;
+    let a = rig.sandbox.collector("a", None).await;
+    let mut plain = rig.sandbox.redis().await;
+    let agent = rig.sandbox.agent("db01", &[plain.port.number], &[&a]).await;
+    let id = format!("db01:{}", plain.port.number);
+    eventually("UP", || a.state(&id), |s| s == "UP/OK").await;
+    plain.process.kill();
+    eventually("dead", || a.state(&id), |s| s == "DOWN/CONNECTION_REFUSED").await;
+    let mut command = std::process::Command::new("redis-server");
+    let port = plain.port.number.to_string();
+    command.args([
+        "--port",
+        "0",
+        "--save",
+        "",
+        "--tls-port",
+        &port,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    command.args([
+        "--tls-cert-file",
+        &rig.file("good.crt"),
+        "--tls-key-file",
+        &rig.file("good.key"),
+    ]);
+    command.args(["--tls-ca-cert-file", &rig.file("ca.crt")]);
+    command.current_dir(rig.sandbox.path(""));
+    let _server = Process::start(command, &rig.sandbox.path("tls-only.log"));
+    eventually("told", || a.state(&id), |s| s == "UNKNOWN/TLS_MISMATCH").await;
+    let reset = agent.metric("redkeeper_verdicts_total{reason=\"CONNECTION_RESET\"}");
+    assert_eq!(reset, None, "never taken for dead");
 }

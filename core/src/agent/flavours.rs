@@ -19,7 +19,7 @@ fn parse(text: &str) -> Info {
 }
 
 fn reason(text: &str) -> Option<Reason> {
-    health::judge(&parse(text), None).map(|meaning| meaning.reason)
+    health::judge(&parse(text), None, false).map(|meaning| meaning.reason)
 }
 
 #[test]
@@ -72,6 +72,14 @@ fn restrictions_are_seen_in_their_words() {
         ),
         (
             with(KEYDB, "role:master", &replica("down", "")),
+            Some(Reason::ReplicaSyncing),
+        ),
+        (
+            with(
+                KEYDB,
+                "role:master",
+                &replica("down", "errorstat_MASTERDOWN:count=3\n"),
+            ),
             Some(Reason::MasterLinkDown),
         ),
         // These two would say MASTERDOWN to PING if they did not serve what they have.

@@ -6,8 +6,8 @@ use crate::{
     status::{Reason, Role, Stage},
 };
 
-/// The gravest restriction; `None` where there is none.
-pub fn judge(info: &Info, cluster_info: Option<&str>) -> Option<Meaning> {
+/// The gravest restriction; `None` where there is none. `writes_refused`: for too few replicas, of late.
+pub fn judge(info: &Info, cluster_info: Option<&str>, writes_refused: bool) -> Option<Meaning> {
     let health = &info.health;
     let cluster_failed =
         cluster_info.is_some_and(|text| text.lines().any(|line| line.trim_end() == "cluster_state:fail"));
@@ -18,8 +18,15 @@ pub fn judge(info: &Info, cluster_info: Option<&str>) -> Option<Meaning> {
             Reason::ClusterDown,
             "CLUSTER INFO says cluster_state:fail".to_owned(),
         )
+    } else if info.role == Some(Role::Replica) && health.master_link_down && health.refused_for_master > 0 {
+        // Only where stale data is forbidden are reads refused; from Redis 7 on PING says so by itself.
+        let text = "INFO says that the link to the master is down, and that reads were refused for it";
+        (Reason::MasterLinkDown, text.to_owned())
     } else if health.syncing {
         let text = "INFO says that the first synchronisation with the master is in progress";
+        (Reason::ReplicaSyncing, text.to_owned())
+    } else if health.async_loading {
+        let text = "INFO says that what the master sent is loaded beside what is served";
         (Reason::ReplicaSyncing, text.to_owned())
     } else if health.master_link_down && info.role == Some(Role::Replica) {
         link_down(info)
@@ -39,10 +46,13 @@ pub fn judge(info: &Info, cluster_info: Option<&str>) -> Option<Meaning> {
             health.used_memory, health.max_memory
         );
         (Reason::OutOfMemory, text)
-    } else if health.good_replicas == Some(0) {
+    } else if let Some(good) = health.good_replicas.filter(|good| *good == 0 || writes_refused) {
         // The minimum itself is not shown, but where one is set it is at least 1.
-        let text = "INFO says that no replica is good, and a minimum is configured";
-        (Reason::NotEnoughReplicas, text.to_owned())
+        let text = match good {
+            0 => "INFO says that no replica is good, and a minimum is configured".to_owned(),
+            _ => format!("INFO says that writes were refused of late, with {good} good replicas"),
+        };
+        (Reason::NotEnoughReplicas, text)
     } else {
         return None;
     };
@@ -69,20 +79,23 @@ pub fn loading(info: &Info) -> String {
 }
 
 /// A replica without its master. From Redis 7 on PING says MASTERDOWN where stale reads are forbidden, so PONG
-/// means that they are served, as with Kvrocks and Dragonfly; before, it says nothing of it, and nothing better than no is known.
+/// means that they are served, as with Kvrocks and Dragonfly. 6.2 counts the reads that it refused. Before, nothing
+/// tells, and nothing better than no is known.
 fn link_down(info: &Info) -> (Reason, String) {
     let since = info.health.master_link_down_seconds;
     let since = since.map(|s| format!(" for {s} s")).unwrap_or_default();
-    let major = info
-        .version
-        .split('.')
-        .next()
-        .and_then(|text| text.parse::<u32>().ok());
-    if major.is_some_and(|major| major < 7) && matches!(info.server, "redis" | "keydb") {
+    let mut numbers = info.version.split('.').map(|text| text.parse::<u32>().ok());
+    let version = numbers.next().flatten().zip(numbers.next().flatten());
+    let old = version.filter(|version| matches!(info.server, "redis" | "keydb") && *version < (7, 0));
+    if old.is_some_and(|version| version < (6, 2)) {
         let text = format!(
             "INFO says that the link to the master is down{since}; this version does not show whether stale data is served"
         );
         (Reason::MasterLinkDown, text)
+    } else if old.is_some() {
+        let text =
+            format!("INFO says that the link to the master is down{since}; no read was refused for it");
+        (Reason::ReplicaSyncing, text)
     } else {
         let text = format!("INFO says that the link to the master is down{since}; stale data is served");
         (Reason::ReplicaSyncing, text)
@@ -95,7 +108,7 @@ mod tests {
     use crate::agent::info::parse;
 
     fn reason(text: &str, cluster: Option<&str>) -> Option<Reason> {
-        judge(&parse(text), cluster).map(|meaning| meaning.reason)
+        judge(&parse(text), cluster, false).map(|meaning| meaning.reason)
     }
 
     #[test]
@@ -116,7 +129,19 @@ mod tests {
             ),
             (
                 &format!("redis_version:6.2.14\r\n{replica}"),
+                Some(Reason::ReplicaSyncing),
+            ),
+            (
+                &format!("redis_version:6.2.14\r\n{replica}errorstat_MASTERDOWN:count=1\r\n"),
                 Some(Reason::MasterLinkDown),
+            ),
+            (
+                &format!("redis_version:6.0.9\r\n{replica}"),
+                Some(Reason::MasterLinkDown),
+            ),
+            (
+                "role:slave\r\nmaster_link_status:up\r\nasync_loading:1\r\n",
+                Some(Reason::ReplicaSyncing),
             ),
             (
                 &format!("redis_version:7.2.4\r\nvalkey_version:8.1.8\r\n{replica}"),
@@ -158,6 +183,12 @@ mod tests {
             Some(Reason::ClusterDown)
         );
         assert_eq!(reason("role:master\r\n", Some("cluster_state:ok\r\n")), None);
+        let one_of_two = parse("min_slaves_good_slaves:1\r\nerrorstat_NOREPLICAS:count=4\r\n");
+        let refused = |refused| judge(&one_of_two, None, refused).map(|meaning| meaning.reason);
+        assert_eq!(
+            [refused(true), refused(false)],
+            [Some(Reason::NotEnoughReplicas), None]
+        );
     }
 
     #[test]

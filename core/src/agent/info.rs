@@ -31,8 +31,10 @@ pub struct Info {
 /// Fields that bear on health.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Health {
-    /// `loading`, or `async_loading`.
+    /// `loading`.
     pub loading: bool,
+    /// `async_loading`: a replica loads what its master sent beside what it serves.
+    pub async_loading: bool,
     /// `loading_loaded_perc`, such as `43.70`.
     pub loaded_percent: String,
     /// `loading_eta_seconds`.
@@ -57,6 +59,14 @@ pub struct Health {
     pub noeviction: bool,
     /// `min_slaves_good_slaves`, which is shown only where a minimum is configured.
     pub good_replicas: Option<u64>,
+    /// `errorstat_NOREPLICAS`: writes that were refused for it, since the start.
+    pub refused_for_replicas: u64,
+    /// `errorstat_MASTERDOWN`: reads that were refused without a master. Only where stale data is forbidden.
+    pub refused_for_master: u64,
+    /// `connected_clients` and `connected_slaves`, which count together against the limit.
+    pub clients: u64,
+    /// `maxclients`; 0 where INFO does not tell.
+    pub max_clients: u64,
 }
 
 /// The `key:value` lines of an INFO text. By bytes: an INFO has some 200 lines, and 20 a second come from 200
@@ -136,6 +146,11 @@ pub fn parse(text: &str) -> Info {
 }
 
 impl Health {
+    /// No new client was let in when INFO was answered.
+    pub fn is_full(&self) -> bool {
+        self.max_clients > 0 && self.clients >= self.max_clients
+    }
+
     /// Memory that counts against the limit.
     pub fn counted_memory(&self) -> u64 {
         self.used_memory.saturating_sub(self.not_counted)
@@ -143,7 +158,8 @@ impl Health {
 
     fn field(&mut self, key: &str, value: &str) {
         match key {
-            "loading" | "async_loading" => self.loading |= value == "1",
+            "loading" => self.loading = value == "1",
+            "async_loading" => self.async_loading = value == "1",
             "loading_loaded_perc" => self.loaded_percent = cut(value, 6),
             "loading_eta_seconds" => self.loading_eta_seconds = value.parse().ok(),
             "master_link_status" => self.master_link_down = value == "down",
@@ -159,9 +175,21 @@ impl Health {
             "maxmemory" => self.max_memory = value.parse().unwrap_or(0),
             "maxmemory_policy" => self.noeviction = value == "noeviction",
             "min_slaves_good_slaves" => self.good_replicas = value.parse().ok(),
+            "errorstat_NOREPLICAS" => self.refused_for_replicas = count(value),
+            "errorstat_MASTERDOWN" => self.refused_for_master = count(value),
+            "connected_clients" | "connected_slaves" => self.clients += value.parse().unwrap_or(0),
+            "maxclients" => self.max_clients = value.parse().unwrap_or(0),
             _ => {}
         }
     }
+}
+
+/// `count=12`.
+fn count(value: &str) -> u64 {
+    value
+        .strip_prefix("count=")
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -202,7 +230,7 @@ mod tests {
         #[test]
         fn any_text_is_harmless(text in ".{0,400}") {
             let info = parse(&text);
-            crate::agent::health::judge(&info, Some(&text));
+            crate::agent::health::judge(&info, Some(&text), true);
             prop_assert!(info.run_id.len() <= RUN_ID_BYTES_MAX && info.version.len() <= VERSION_BYTES_MAX);
         }
     }

@@ -19,6 +19,7 @@ use crate::{
 
 pub use messages::{Command, ConnectFailure, Effect, Input, ProbeConfig, Sight};
 
+mod flapping;
 mod hidden;
 mod link;
 mod messages;
@@ -35,6 +36,10 @@ enum Link {
 /// and reset. It is repeated after 1, 2, 4, 8 and 16 ms before that counts as a failure.
 const QUICK_MAX: u32 = 5;
 
+/// So many answers on one connection that nothing asked for: some servers speak first to say why they will hang up,
+/// and a request may get a second answer; more is a peer that talks by itself.
+const UNASKED_MAX: u32 = 8;
+
 /// A reply is confirmed by another one after this, or a fifth of the interval, at the latest.
 const CONFIRM_AFTER: Duration = Duration::from_millis(100);
 
@@ -48,6 +53,8 @@ pub struct Prober {
     quiet_since: Mono,
     replied_on_link: bool,
     pinged_on_link: bool,
+    /// Answers on this connection that nothing asked for.
+    unasked: u32,
     /// When a closed connection was last replaced at once.
     reconnected_at: Option<Mono>,
     auth_error: Option<Meaning>,
@@ -66,6 +73,10 @@ pub struct Prober {
     /// What the last fresh connection was refused for.
     fresh: Option<Meaning>,
     fresh_at: Mono,
+    /// Fresh connections in a row that the server did not serve.
+    fresh_failures: u32,
+    /// Writes that were refused for too few replicas.
+    refusals: hidden::Refusals,
     /// The last INFO, while CLUSTER INFO is awaited; and whether it is asked for.
     info: info::Info,
     /// What the INFO before told.
@@ -75,6 +86,7 @@ pub struct Prober {
     patrol_at: Mono,
     /// Quick reconnections made since a working connection was closed.
     quick: u32,
+    flapping: flapping::Flapping,
     verdict: Verdict,
     /// What `next_deadline` promised last; waking much later means that the agent slept.
     promised: Mono,
@@ -89,6 +101,7 @@ impl Prober {
             quiet_since: now,
             replied_on_link: false,
             pinged_on_link: false,
+            unasked: 0,
             reconnected_at: None,
             auth_error: None,
             ping_at: schedule::next(now, config.interval, config.phase),
@@ -100,18 +113,15 @@ impl Prober {
             restriction: None,
             by_info: false,
             fresh: None,
-            fresh_at: schedule::next(
-                now,
-                config.connect_interval,
-                config
-                    .connect_interval
-                    .mul_f64(config.phase.as_secs_f64() / config.interval.as_secs_f64()),
-            ),
+            fresh_at: config.spread.next(now, config.connect_interval),
+            fresh_failures: 0,
+            refusals: hidden::Refusals::default(),
             info: info::Info::default(),
             uptime_seconds: None,
             suspicion: suspicion::Suspicion::default(),
             patrol_at: suspicion::NEVER,
             quick: QUICK_MAX,
+            flapping: flapping::Flapping::default(),
             verdict: Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall),
             promised: now,
             config,
@@ -142,7 +152,11 @@ impl Prober {
             Link::Closed { retry_at } => retry_at,
             Link::Connecting { give_up_at } => give_up_at.min(self.ping_at),
             Link::Open if self.waiting.is_empty() => self.ping_at.min(self.patrol_at),
-            Link::Open => self.hang_at().min(self.ping_at).min(self.suspicion.look_at()),
+            Link::Open => self
+                .hang_at()
+                .min(self.ping_at)
+                .min(self.suspicion.look_at())
+                .min(self.patrol_at),
         }
     }
 
@@ -163,8 +177,8 @@ impl Prober {
             Input::Inspected(sight) => self.inspected(now, wall, sight, out),
             Input::Fresh(answer) => self.tried_fresh(now, wall, answer, out),
             Input::Garbage(what) => {
-                let text = format!("answered with something that is not RESP: {what}");
-                self.judge(wall, Reason::NotRedis, Stage::Reply, &text, out);
+                let (reason, stage, _, text) = ConnectFailure::NotRedis(what).meaning();
+                self.judge(now, wall, reason, stage, &text, out);
                 self.hang_up(now, out);
             }
         }
@@ -197,7 +211,7 @@ impl Prober {
                     self.config.hang_after,
                     self.suspicion.words()
                 );
-                self.judge(wall, Reason::ReplyTimeout, Stage::Command, &text, out);
+                self.judge(now, wall, Reason::ReplyTimeout, Stage::Command, &text, out);
                 out.push(Effect::Round);
                 // A new connection each time: behind a broken path the old one would stay mute for ever.
                 self.successes = 0;
@@ -209,6 +223,9 @@ impl Prober {
             Link::Open if !self.waiting.is_empty() => {
                 if now >= self.suspicion.look_at() {
                     self.suspicion.look(now, self.config.interval);
+                    out.push(Effect::Inspect);
+                } else if now >= self.patrol_at {
+                    self.patrol_from(now);
                     out.push(Effect::Inspect);
                 }
                 self.still_waiting(now, out);
@@ -234,6 +251,7 @@ impl Prober {
         self.waiting.clear();
         self.replied_on_link = false;
         self.pinged_on_link = false;
+        self.unasked = 0;
         self.auth_error = None;
         self.restriction = None;
         self.suspicion.forget();
@@ -274,11 +292,15 @@ impl Prober {
             if self.info.cluster_enabled {
                 commands.push(Command::ClusterInfo);
             }
-            self.info_at = now + self.info_interval();
+            self.info_at = self.next_info(now);
+        }
+        if self.verdict.flapping && !self.flapping.is_flapping(now) {
+            self.verdict.flapping = false;
+            out.push(Effect::Verdict(self.verdict.clone()));
         }
         if now >= self.fresh_at && self.verdict.state() != State::Unknown {
             out.push(Effect::TryFresh);
-            self.fresh_at = now + self.config.connect_interval;
+            self.fresh_at = self.config.spread.next(now, self.config.connect_interval);
         }
         let hung = self.verdict.reason == Reason::ReplyTimeout;
         // In time to say what was seen when it is still hung.
@@ -294,6 +316,13 @@ impl Prober {
     fn replied(&mut self, now: Mono, wall: WallMs, reply: &Reply, out: &mut Vec<Effect>) {
         let Some((command, sent)) = self.waiting.pop_front() else {
             // Some servers speak first, to say why they will hang up.
+            self.unasked += 1;
+            if self.unasked > UNASKED_MAX {
+                let text = "answers again and again without being asked";
+                self.judge(now, wall, Reason::ProtocolError, Stage::Reply, text, out);
+                self.hang_up(now, out);
+                return;
+            }
             self.valid_reply(now);
             self.heard(now, wall, reply::ping(reply), out);
             return;
@@ -306,7 +335,10 @@ impl Prober {
                 }
             }
             Command::Ping => {
-                self.pinged_on_link = true;
+                if !std::mem::replace(&mut self.pinged_on_link, true) {
+                    // This connection was a new one.
+                    (self.fresh, self.fresh_failures) = (None, 0);
+                }
                 self.cut_short = 0;
                 let latency = now.since(sent);
                 self.suspicion.answered(latency, self.config.hang_after);
@@ -322,6 +354,7 @@ impl Prober {
                 match reply {
                     Reply::Text(text) => {
                         self.info = info::parse(text);
+                        self.refusals.count(now, &self.info.health);
                         self.informed(out);
                         self.patrol_from(now);
                         out.push(Effect::Locate(self.info.process_id.zip(self.info.uptime_seconds)));
@@ -371,16 +404,23 @@ impl Prober {
         };
         if meaning.reason != Reason::Ok {
             self.successes = 0;
-            self.judge(wall, meaning.reason, meaning.stage, &meaning.evidence, out);
+            self.judge(now, wall, meaning.reason, meaning.stage, &meaning.evidence, out);
             return;
         }
         self.successes = self.successes.saturating_add(1);
         if self.verdict.state() == State::Up || self.successes >= self.config.successes_before_up {
-            self.judge(wall, Reason::Ok, meaning.stage, &meaning.evidence, out);
+            self.judge(now, wall, Reason::Ok, meaning.stage, &meaning.evidence, out);
         } else {
             // The confirming PING comes soon, not a whole interval later.
             let soon = CONFIRM_AFTER.min(self.config.interval / 5);
             self.ping_at = self.ping_at.min(schedule::next(now, soon, Duration::ZERO));
+        }
+    }
+
+    fn next_info(&self, now: Mono) -> Mono {
+        match self.restricted_info_interval() {
+            Some(soon) => now + soon,
+            None => self.config.spread.next(now, self.config.info_interval),
         }
     }
 
@@ -392,9 +432,21 @@ impl Prober {
         }
     }
 
-    fn judge(&mut self, wall: WallMs, reason: Reason, stage: Stage, evidence: &str, out: &mut Vec<Effect>) {
+    fn judge(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        reason: Reason,
+        stage: Stage,
+        evidence: &str,
+        out: &mut Vec<Effect>,
+    ) {
         if self.verdict.reason == reason {
             return;
+        }
+        if self.verdict.state() != reason.state() && self.verdict.reason != Reason::NotProbed {
+            self.flapping.changed(now);
+            self.verdict.flapping = self.flapping.is_flapping(now);
         }
         self.verdict.reason = reason;
         self.verdict.stage = stage;

@@ -35,6 +35,11 @@ pub fn ping(reply: &Reply) -> Meaning {
         Reply::Error(line) => error(line),
     };
     let evidence = match reply {
+        Reply::Error(line) if matches!(reason, Reason::BusyScript | Reason::BusyModule) => format!(
+            "PING answered -{line}; the process is alive and serves nobody until that ends (an operator may end a \
+             script, redkeeper never does)"
+        )
+        .into(),
         Reply::Text(text) if text == "PONG" => "PING answered \"PONG\"".into(),
         Reply::Text(text) => format!("PING answered {text:?}").into(),
         Reply::Error(line) => format!("PING answered -{line}").into(),
@@ -56,15 +61,16 @@ pub fn auth(line: &str) -> Option<Meaning> {
         (Reason::Ok, _) | (Reason::AuthRequired, _) => (Reason::AuthFailed, Stage::Auth),
         other => other,
     };
+    // The first word only: the rest may repeat what was sent, the password included.
+    let word = line.split([' ', '\r']).next().unwrap_or_default();
+    let evidence = match reason {
+        Reason::MaxClients => "a new connection was answered -ERR max number of clients reached".into(),
+        _ => format!("AUTH answered -{word}").into(),
+    };
     Some(Meaning {
         reason,
         stage,
-        // The first word only: the rest may repeat what was sent, the password included.
-        evidence: format!(
-            "AUTH answered -{}",
-            line.split([' ', '\r']).next().unwrap_or_default()
-        )
-        .into(),
+        evidence,
     })
 }
 
@@ -72,7 +78,8 @@ fn error(line: &str) -> (Reason, Stage) {
     let word = line.split([' ', '\r']).next().unwrap_or_default();
     match word {
         "LOADING" => (Reason::Loading, Stage::Reply),
-        "BUSY" if line.contains("module") => (Reason::BusyModule, Stage::Reply),
+        // A module may choose its own words; those of a script are the server's.
+        "BUSY" if !line.contains("script") => (Reason::BusyModule, Stage::Reply),
         "BUSY" => (Reason::BusyScript, Stage::Reply),
         "MASTERDOWN" => (Reason::MasterLinkDown, Stage::Reply),
         "MISCONF" => (Reason::PersistenceFailed, Stage::Reply),

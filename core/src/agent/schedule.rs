@@ -25,6 +25,27 @@ pub fn phase(id: &InstanceId, interval: Duration) -> Duration {
     slot * (hash % slots)
 }
 
+/// Where an instance does its rarer work, such as INFO, within the interval of that: anywhere, so that the work of all
+/// is even. In 65,536ths.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Spread(pub u16);
+
+impl Spread {
+    /// Chosen by the name, so that a restart changes nothing.
+    pub fn of(id: &InstanceId) -> Self {
+        // FNV-1a, whose high bits differ for names that differ in a digit once they are folded.
+        let hash = id.as_str().bytes().fold(0x811c_9dc5u32, |h, b| {
+            (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
+        });
+        Self((hash ^ (hash >> 16)) as u16)
+    }
+
+    /// First instant after `now` for work that is done each `interval`.
+    pub fn next(self, now: Mono, interval: Duration) -> Mono {
+        next(now, interval, interval.mul_f64(f64::from(self.0) / 65_536.0))
+    }
+}
+
 /// First instant after `now` that lies `phase` into a multiple of `interval`.
 pub fn next(now: Mono, interval: Duration, phase: Duration) -> Mono {
     let interval = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX).max(1);
@@ -42,12 +63,29 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn neighbours_are_spread_evenly() {
+        let mut tenths = [0; 10];
+        for port in 6_000..7_000 {
+            let spread = Spread::of(&InstanceId::new(&format!("db01:{port}")).unwrap());
+            tenths[usize::from(spread.0) * 10 / 65_536] += 1;
+        }
+        assert!(tenths.iter().all(|n| (60..=140).contains(n)), "{tenths:?}");
+    }
+
     proptest! {
         #[test]
         fn next_is_soon_and_never_past(now in 0u64..1 << 50, interval in 1_000u64..10_000_000, phase in 0u64..10_000_000) {
             let at = next(Mono(now), Duration::from_micros(interval), Duration::from_micros(phase));
             prop_assert!(at > Mono(now));
             prop_assert!(at.since(Mono(now)) <= Duration::from_micros(interval));
+        }
+
+        #[test]
+        fn rare_work_comes_within_its_interval(now in 0u64..1 << 50, millis in 1u64..100_000, spread: u16) {
+            let (now, interval) = (Mono(now), Duration::from_millis(millis));
+            let at = Spread(spread).next(now, interval);
+            prop_assert!(at > now && at.since(now) <= interval);
         }
 
         #[test]

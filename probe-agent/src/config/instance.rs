@@ -3,7 +3,10 @@
 use std::{path::PathBuf, sync::Arc};
 
 use glob::Pattern;
-use redkeeper_core::agent::{prober::ProbeConfig, schedule};
+use redkeeper_core::agent::{
+    prober::ProbeConfig,
+    schedule::{self, Spread},
+};
 use redkeeper_proto::convert;
 
 use super::{
@@ -11,6 +14,7 @@ use super::{
     raw::{Access, Instance, Probe, RawTls},
 };
 use crate::{
+    process::is_local,
     redis::{Credentials, Target},
     tls::Tls,
 };
@@ -68,11 +72,16 @@ impl Rules {
         rules
     }
 
-    /// How to probe what was found at an address; in words why not.
-    pub(super) fn discovered(&self, address: &str) -> Result<InstanceConfig, String> {
+    /// How to probe what was found at an address, with this id or the usual one; in words why not.
+    pub(super) fn discovered(&self, address: &str, id: Option<&str>) -> Result<InstanceConfig, String> {
         let socket = address.rsplit('/').next().filter(|_| address.starts_with('/'));
+        let usual = || match address.parse() {
+            // Such as that of a container: the port alone may be the same for many.
+            Ok(elsewhere) if !is_local(&elsewhere) => Some(self.long_id(address)),
+            _ => socket.map(|name| format!("{}:{name}", self.agent)),
+        };
         let entry = Instance {
-            name: socket.map(|name| format!("{}:{name}", self.agent)),
+            name: id.map(str::to_owned).or_else(usual),
             ..Instance::at(address)
         };
         let mut problems = Vec::new();
@@ -81,6 +90,17 @@ impl Rules {
             Some(config) if problems.is_empty() => Ok(config),
             _ => Err(problems.join("; ")),
         }
+    }
+
+    /// Agent and whole address, in characters that an id may have.
+    pub(super) fn long_id(&self, address: &str) -> String {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
+        let address = address.trim_start_matches('/').replace(['[', ']'], "");
+        let text: String = address
+            .chars()
+            .map(|c| if allowed(c) { c } else { '_' })
+            .collect();
+        format!("{}:{text}", self.agent)
     }
 
     /// The first rule for an address.
@@ -130,6 +150,7 @@ impl Rules {
         let probe = ProbeConfig {
             interval: self.probe.interval,
             phase: schedule::phase(&identity.id, self.probe.interval),
+            spread: Spread::of(&identity.id),
             connect_timeout: self.probe.connect_timeout,
             hang_after: self.probe.hang_after,
             info_interval: self.probe.info_interval,
@@ -137,6 +158,7 @@ impl Rules {
             successes_before_up: self.probe.successes_before_up,
             failures_before_down: self.probe.failures_before_down,
             authenticate: credentials.is_some(),
+            tls: tls.is_some(),
             vanished: false,
         };
         Some(InstanceConfig {

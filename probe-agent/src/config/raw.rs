@@ -46,6 +46,7 @@ pub(super) struct Discovery {
     pub(super) config_files: Vec<String>,
     pub(super) processes: bool,
     pub(super) names: Vec<String>,
+    pub(super) ignore: Vec<String>,
     #[serde(with = "humantime_serde")]
     pub(super) interval: Duration,
     #[serde(with = "humantime_serde")]
@@ -59,6 +60,7 @@ impl Default for Discovery {
             config_files: Vec::new(),
             processes: false,
             names: PROCESS_NAMES.map(str::to_owned).to_vec(),
+            ignore: Vec::new(),
             interval: Duration::from_secs(30),
             forget_after: Duration::from_secs(600),
             state_file: None,

@@ -1,13 +1,14 @@
 //! Candidates from configuration files of servers. Reads files, nothing else.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use redkeeper_core::agent::server_conf::{Endpoint, ServerConf};
 
-use super::Candidate;
+use super::{Candidate, SENTINEL};
 
 /// Includes that are followed below one file.
 const INCLUDES_MAX: usize = 32;
@@ -16,11 +17,30 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What the files of these patterns tell.
 pub(super) fn candidates(patterns: &[String]) -> Vec<Candidate> {
-    let mut found = Vec::new();
+    let (mut found, mut read) = (Vec::new(), BTreeSet::new());
     for pattern in patterns {
-        match glob::glob(pattern) {
-            Err(e) => found.push(Candidate::nowhere(pattern).left(format!("is no pattern: {e}"))),
-            Ok(paths) => found.extend(paths.filter_map(Result::ok).map(|path| by_file(&path))),
+        let paths = match glob::glob(pattern) {
+            Ok(paths) => paths,
+            Err(e) => {
+                found.push(Candidate::nowhere(pattern).left(format!("is no pattern: {e}")));
+                continue;
+            }
+        };
+        for path in paths {
+            match path {
+                // Several patterns, and links, may lead to one file.
+                Ok(path) => {
+                    if read.insert(fs::canonicalize(&path).unwrap_or_else(|_| path.clone())) {
+                        found.push(by_file(&path));
+                    }
+                }
+                Err(e) => {
+                    let source = format!("folder {}", e.path().display());
+                    if read.insert(e.path().to_owned()) {
+                        found.push(Candidate::nowhere(source).left(format!("cannot be read: {}", e.error())));
+                    }
+                }
+            }
         }
     }
     found
@@ -33,7 +53,7 @@ fn by_file(path: &Path) -> Candidate {
         return Candidate::nowhere(source).left(format!("cannot be read: {e}"));
     }
     if conf.sentinel {
-        return Candidate::nowhere(source).left("is a Sentinel, which holds no data");
+        return Candidate::nowhere(source).left(SENTINEL);
     }
     match conf.endpoint() {
         None => {

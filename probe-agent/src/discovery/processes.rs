@@ -5,11 +5,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
 };
 
 use glob::Pattern;
 
-use super::Candidate;
+use super::{Candidate, SENTINEL};
 use crate::process::listeners;
 
 /// A cluster node listens for its peers this much higher.
@@ -24,13 +25,17 @@ pub(super) fn candidates(names: &[String]) -> Vec<Candidate> {
     let Ok(folders) = fs::read_dir("/proc") else {
         return vec![Candidate::nowhere("/proc").left("cannot be read: no process is seen")];
     };
-    let own_namespace = fs::read_link("/proc/self/ns/net").ok();
+    let here = Namespace::own();
     let mut pids: Vec<_> = folders
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .collect();
     pids.sort_unstable();
     let mut found = Vec::new();
+    if fs::read("/proc/1/comm").is_err() {
+        let why = "hides the processes of other users (hidepid, or ProtectProc of systemd): their servers are not seen";
+        found.push(Candidate::nowhere("/proc").left(why));
+    }
     for pid in pids {
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let comm = comm.trim_end();
@@ -40,17 +45,53 @@ pub(super) fn candidates(names: &[String]) -> Vec<Candidate> {
         let source = format!("process {pid} ({comm})");
         let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let title = String::from_utf8_lossy(&title).replace('\0', " ");
-        let namespace = fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        let elsewhere = namespace.is_some() && namespace != own_namespace;
+        let elsewhere = here.is_left_by(pid);
         if comm == "docker-proxy" {
             found.push(forwarder(&source, &title));
         } else if title.contains("[sentinel]") {
-            found.push(Candidate::nowhere(source).left("is a Sentinel, which holds no data"));
+            found.push(Candidate::nowhere(source).left(SENTINEL));
         } else {
             found.extend(of_process(pid, &source, &title, elsewhere));
         }
     }
     found
+}
+
+/// The network namespace of the agent.
+struct Namespace {
+    link: Option<PathBuf>,
+    sockets: BTreeSet<u64>,
+}
+
+impl Namespace {
+    fn own() -> Self {
+        Self {
+            link: fs::read_link("/proc/self/ns/net").ok(),
+            sockets: listening("self"),
+        }
+    }
+
+    /// Whether a process is in another one. Without the right to see that, what listens in it tells: the inodes of
+    /// sockets are the whole host's.
+    fn is_left_by(&self, pid: u32) -> bool {
+        match fs::read_link(format!("/proc/{pid}/ns/net")) {
+            Ok(link) => self.link.as_ref() != Some(&link),
+            Err(_) => {
+                let there = listening(&pid.to_string());
+                !there.is_empty() && there.is_disjoint(&self.sockets)
+            }
+        }
+    }
+}
+
+/// Inodes of the sockets that listen in the network namespace of a process.
+fn listening(process: &str) -> BTreeSet<u64> {
+    let mut inodes = BTreeSet::new();
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{process}/net/{table}")).unwrap_or_default();
+        inodes.extend(listeners(&text).map(|(inode, _)| inode));
+    }
+    inodes
 }
 
 /// What a process listens on: by its sockets where they may be seen, else by its title.
@@ -64,7 +105,16 @@ fn of_process(pid: u32, source: &str, title: &str, elsewhere: bool) -> Vec<Candi
             let why = "its sockets cannot be seen without the right to, and its title tells no address";
             return vec![Candidate::nowhere(source).left(why)];
         };
-        return vec![alive(address, format!("{source}, by its title"))];
+        let source = format!("{source}, by its title");
+        let Some(address) = (if elsewhere {
+            title_from_outside(&address, pid)
+        } else {
+            Some(address)
+        }) else {
+            let why = "is in another network namespace, and listens on its loopback only or cannot be seen";
+            return vec![Candidate::nowhere(source).left(why)];
+        };
+        return vec![alive(address, source)];
     };
     let mut ports = BTreeMap::<u16, BTreeSet<IpAddr>>::new();
     for table in ["tcp", "tcp6"] {
@@ -126,6 +176,19 @@ fn from_outside(ips: &BTreeSet<IpAddr>, own: &BTreeSet<IpAddr>) -> Option<IpAddr
         None if ips.iter().any(IpAddr::is_unspecified) => own.first().copied(),
         None => None,
     }
+}
+
+/// Where a server of another network namespace, whose title tells this address, may be reached from this one.
+fn title_from_outside(address: &str, pid: u32) -> Option<String> {
+    let address: SocketAddr = address.parse().ok()?;
+    // A title says `*` for all, which is read as the loopback here.
+    let ips = if address.ip().is_loopback() {
+        BTreeSet::from([Ipv4Addr::UNSPECIFIED.into()])
+    } else {
+        BTreeSet::from([address.ip()])
+    };
+    let ip = from_outside(&ips, &own_addresses(pid))?;
+    Some(SocketAddr::new(ip, address.port()).to_string())
 }
 
 /// IPv4 addresses of the network namespace of a process, without the loopback.
@@ -254,7 +317,7 @@ mod tests {
                      -container-port 6379 ";
         let candidate = forwarder("process 1 (docker-proxy)", title);
         assert_eq!(candidate.address, "127.0.0.1:6380");
-        assert!(candidate.left.unwrap().contains("172.17.0.2:6379"));
+        assert!(candidate.left.unwrap().to_string().contains("172.17.0.2:6379"));
         assert!(forwarder("p", "docker-proxy -host-port").left.is_some());
         let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 172.17.0.0\n        \
                     /16 link UNICAST\n     |-- 172.17.0.2\n        /32 host LOCAL\n";

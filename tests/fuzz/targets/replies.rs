@@ -27,6 +27,8 @@ fn config(authenticate: bool) -> ProbeConfig {
         successes_before_up: 2,
         failures_before_down: 3,
         authenticate,
+        spread: Default::default(),
+        tls: false,
         vanished: false,
     }
 }
@@ -56,7 +58,7 @@ fuzz_target!(|bytes: &[u8]| {
                 assert!(length > 0 && length <= rest.len());
                 let reply = read(&rest[..length]);
                 if let Reply::Text(text) = &reply {
-                    health::judge(&info::parse(text), Some(text));
+                    health::judge(&info::parse(text), Some(text), true);
                 }
                 now = now + Duration::from_millis(7 * n);
                 let next = step(Input::Replied(reply), now);

@@ -2,31 +2,53 @@
 
 use std::time::Duration;
 
-use super::{Effect, Link, Prober, Sight, suspicion};
+use super::{ConnectFailure, Effect, Link, Prober, Sight, suspicion};
 use crate::{
-    agent::{
-        health,
-        reply::{self, Reply},
-        schedule,
-    },
+    agent::{health, info::Health, reply::Meaning, schedule},
     status::{Reason, Role, Stage, State},
     time::{Mono, WallMs},
 };
 
 /// While INFO restricts an instance, or it loads, INFO is asked this often.
 const RESTRICTED_INFO_INTERVAL: Duration = Duration::from_secs(1);
-/// While a server is full, a fresh connection is tried this often.
-const FULL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// While fresh connections fail, one is tried this often.
+const FRESH_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Writes that were refused for too few replicas restrict an instance for so long: the minimum itself is not shown, so
+/// nothing tells that it is met again but that nobody is refused.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// Writes that a server refused for too few replicas, as it counts them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Refusals {
+    counted: Option<u64>,
+    /// When the count last rose, and how many good replicas were too few then.
+    rose: Option<(Mono, u64)>,
+}
+
+impl Refusals {
+    pub(super) fn count(&mut self, now: Mono, health: &Health) {
+        let risen = self
+            .counted
+            .is_some_and(|before| health.refused_for_replicas > before);
+        if let Some(good) = health.good_replicas.filter(|_| risen) {
+            self.rose = Some((now, good));
+        }
+        self.counted = Some(health.refused_for_replicas);
+    }
+
+    /// Whether writes are refused still, as far as can be known.
+    fn last(&self, now: Mono, health: &Health) -> bool {
+        self.rose.is_some_and(|(at, too_few)| {
+            now.since(at) < REFUSED_FOR && health.good_replicas.is_some_and(|good| good <= too_few)
+        })
+    }
+}
 
 impl Prober {
-    /// Whether INFO is of interest more often: what it restricts should end as soon as it does.
-    pub(super) fn info_interval(&self) -> Duration {
+    /// How often INFO is of interest while something is restricted: that should end as soon as it does.
+    pub(super) fn restricted_info_interval(&self) -> Option<Duration> {
         let restricted = self.restriction.is_some() || self.verdict.reason == Reason::Loading;
-        if restricted {
-            self.config.info_interval.min(RESTRICTED_INFO_INTERVAL)
-        } else {
-            self.config.info_interval
-        }
+        restricted.then(|| self.config.info_interval.min(RESTRICTED_INFO_INTERVAL))
     }
 
     /// Judges what INFO and CLUSTER INFO say.
@@ -37,7 +59,8 @@ impl Prober {
         cluster_info: Option<&str>,
         out: &mut Vec<Effect>,
     ) {
-        self.restriction = health::judge(&self.info, cluster_info);
+        let refused = self.refusals.last(now, &self.info.health);
+        self.restriction = health::judge(&self.info, cluster_info, refused);
         if let Some(restriction) = self.restriction.clone() {
             if self.verdict.reason == Reason::Loading && restriction.reason == Reason::Loading {
                 self.explain(&restriction.evidence, out);
@@ -51,6 +74,7 @@ impl Prober {
                 {
                     self.by_info = true;
                     self.judge(
+                        now,
                         wall,
                         restriction.reason,
                         restriction.stage,
@@ -59,7 +83,7 @@ impl Prober {
                     );
                 }
             }
-            self.info_at = self.info_at.min(now + self.info_interval());
+            self.info_at = self.info_at.min(self.next_info(now));
         }
     }
 
@@ -93,38 +117,77 @@ impl Prober {
             Some((_, sent)) => format!("no reply for {:?}, and {text}", now.since(*sent)),
             None => text,
         };
-        self.judge(wall, Reason::ProcessGone, Stage::Command, &text, out);
+        self.judge(now, wall, Reason::ProcessGone, Stage::Command, &text, out);
     }
 
-    /// A fresh connection tells whether new clients get in. Only a full server is a verdict; another failure is told
-    /// in the evidence, and is mostly seen again on the lasting connection.
+    /// A fresh connection tells whether new clients get in, while the lasting one is served. A full server is a verdict at
+    /// once, another failure of the server's when it repeats. What may be the agent's own fault, such as a password, is
+    /// told in the evidence.
     pub(super) fn tried_fresh(
         &mut self,
         now: Mono,
         wall: WallMs,
-        answer: Result<Reply, String>,
+        answer: Result<Meaning, ConnectFailure>,
         out: &mut Vec<Effect>,
     ) {
         if self.verdict.reason == Reason::Ok {
-            // Such as a certificate that ended since the lasting connection was opened.
-            match &answer {
-                Err(why) => {
-                    let text = format!("PING answered \"PONG\", but a new connection failed: {why}");
-                    self.explain(&text, out);
-                }
-                Ok(reply) => self.explain(&reply::ping(reply).evidence, out),
-            }
+            let text = match &answer {
+                Err(failure) => format!(
+                    "PING answered \"PONG\", but a new connection failed: {}",
+                    failure.words()
+                ),
+                Ok(meaning) if meaning.reason == Reason::Ok => meaning.evidence.to_string(),
+                Ok(meaning) => format!(
+                    "PING answered \"PONG\", but on a new connection {}",
+                    meaning.evidence
+                ),
+            };
+            self.explain(&text, out);
         }
-        let meaning = answer.ok().map(|reply| reply::ping(&reply));
-        self.fresh = meaning.filter(|meaning| meaning.reason == Reason::MaxClients);
-        if let Some(full) = self.fresh.clone() {
-            self.fresh_at = self
-                .fresh_at
-                .min(now + self.config.connect_interval.min(FULL_RETRY_INTERVAL));
-            if self.verdict.state() == State::Up {
-                self.successes = 0;
-                self.judge(wall, full.reason, full.stage, &full.evidence, out);
+        self.fresh = match &answer {
+            Ok(meaning) => {
+                self.fresh_failures = 0;
+                Some(meaning.clone()).filter(|meaning| meaning.reason == Reason::MaxClients)
             }
+            // With TLS a full server hangs up without a word.
+            Err(failure) if failure.is_cut() && self.info.health.is_full() => Some(self.full()),
+            Err(failure) if failure.is_servers() => {
+                self.fresh_failures = self.fresh_failures.saturating_add(1);
+                let enough = self.fresh_failures >= self.config.failures_before_down;
+                enough.then(|| Meaning {
+                    reason: Reason::NewConnectionsFail,
+                    stage: Stage::Connect,
+                    evidence: format!(
+                        "the lasting connection is served, but {} new ones in a row failed: {}",
+                        self.fresh_failures,
+                        failure.words()
+                    )
+                    .into(),
+                })
+            }
+            Err(_) => None,
+        };
+        if self.fresh.is_some() || self.fresh_failures > 0 {
+            let again = self.config.connect_interval.min(FRESH_RETRY_INTERVAL);
+            self.fresh_at = self.fresh_at.min(now + again);
+        }
+        if let Some(refused) = self.fresh.clone().filter(|_| self.verdict.state() == State::Up) {
+            self.successes = 0;
+            self.judge(now, wall, refused.reason, refused.stage, &refused.evidence, out);
+        }
+    }
+
+    /// What it means that a full server hangs up without a word.
+    pub(super) fn full(&self) -> Meaning {
+        let health = &self.info.health;
+        Meaning {
+            reason: Reason::MaxClients,
+            stage: Stage::Connect,
+            evidence: format!(
+                "new connections are cut, and INFO said that {} of {} clients are connected",
+                health.clients, health.max_clients
+            )
+            .into(),
         }
     }
 

@@ -10,6 +10,9 @@ use crate::{
     time::{Mono, WallMs},
 };
 
+/// A connection that worked and was closed is replaced at once so often at most.
+const AT_ONCE_EVERY: Duration = Duration::from_millis(100);
+
 impl Prober {
     pub(super) fn connect_failed(
         &mut self,
@@ -18,13 +21,21 @@ impl Prober {
         failure: &ConnectFailure,
         out: &mut Vec<Effect>,
     ) {
-        let (mut reason, stage, hard, mut text) = failure.meaning();
+        if *failure == ConnectFailure::TlsSilent {
+            self.silent_handshake(now, wall, out);
+            return;
+        }
+        let (mut reason, mut stage, hard, mut text) = failure.meaning();
         // TLS was spoken here before, so this is no mismatch: as from a proxy whose server is gone.
         let cut = matches!(failure, ConnectFailure::TlsEnded(_)) && self.verdict.certificate_ends.is_some();
         if (cut || *failure == ConnectFailure::Reset) && self.reconnect_quickly(now) {
             return;
         }
-        if cut {
+        if failure.is_cut() && self.info.health.is_full() && self.config.tls {
+            // A full server hangs up without a word where it would have to speak TLS to say so.
+            let full = self.full();
+            (reason, stage, text) = (full.reason, full.stage, full.evidence.into_owned());
+        } else if cut {
             reason = Reason::ConnectionReset;
         }
         if self.config.vanished && matches!(reason, Reason::ConnectionRefused | Reason::SocketMissing) {
@@ -34,11 +45,30 @@ impl Prober {
         self.quiet_since = now;
         if hard {
             self.successes = 0;
-            self.judge(wall, reason, stage, &text, out);
+            self.judge(now, wall, reason, stage, &text, out);
             self.retry_later(now, out);
         } else {
             self.soft_failure(now, wall, reason, stage, &text, out);
         }
+    }
+
+    /// Silence like that of a server that does not answer PING: the time since the last reply counts, not the number of
+    /// attempts, each of which took its own time-out.
+    fn silent_handshake(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
+        let (reason, stage, _, text) = ConnectFailure::TlsSilent.meaning();
+        let hang_after = self.config.hang_after;
+        if now.since(self.quiet_since) >= hang_after {
+            self.successes = 0;
+            self.judge(
+                now,
+                wall,
+                reason,
+                stage,
+                &format!("{text} for {hang_after:?}"),
+                out,
+            );
+        }
+        self.retry_later(now, out);
     }
 
     pub(super) fn closed(&mut self, now: Mono, wall: WallMs, how: &str, out: &mut Vec<Effect>) {
@@ -48,10 +78,10 @@ impl Prober {
         if self.pinged_on_link {
             let idle = self
                 .reconnected_at
-                .is_none_or(|at| now.since(at) >= self.config.interval);
+                .is_none_or(|at| now.since(at) >= AT_ONCE_EVERY.min(self.config.interval));
             if idle && self.verdict.state() != State::Unknown && self.verdict.reason != Reason::MaxClients {
                 // EOF or reset on a connection that worked: reconnecting at once tells a death from a restart.
-                // Once an interval, so that a peer that hangs up after each answer is not hammered.
+                // Not too often, so that a peer that hangs up after each answer is not hammered.
                 self.reconnected_at = Some(now);
                 self.quick = 0;
                 self.connect(now, out);
@@ -62,7 +92,7 @@ impl Prober {
             // It said why it hangs up, in answer to AUTH or before it was asked.
             if let Some(meaning) = self.auth_error.take() {
                 self.successes = 0;
-                self.judge(wall, meaning.reason, meaning.stage, &meaning.evidence, out);
+                self.judge(now, wall, meaning.reason, meaning.stage, &meaning.evidence, out);
                 self.retry_later(now, out);
             } else if matches!(self.waiting.front(), Some((Command::Ping, _))) {
                 // AUTH was answered, PING never is: as from a proxy whose server is gone.
@@ -104,7 +134,7 @@ impl Prober {
         self.successes = 0;
         self.failures = self.failures.saturating_add(1);
         if self.failures >= self.config.failures_before_down {
-            self.judge(wall, reason, stage, text, out);
+            self.judge(now, wall, reason, stage, text, out);
         }
         self.retry_later(now, out);
     }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use crate::{
-    agent::reply::Reply,
+    agent::{
+        reply::{Meaning, Reply},
+        schedule::Spread,
+    },
     status::{Reason, Stage, Verdict},
     time::WallMs,
 };
@@ -15,6 +18,8 @@ pub struct ProbeConfig {
     pub interval: Duration,
     /// Position within the interval, from [`phase`](crate::agent::schedule::phase).
     pub phase: Duration,
+    /// Position of the rarer work within its intervals, from [`Spread::of`].
+    pub spread: Spread,
     /// Time that a connection attempt may take.
     pub connect_timeout: Duration,
     /// Silence after the last valid reply that means DOWN.
@@ -29,6 +34,8 @@ pub struct ProbeConfig {
     pub failures_before_down: u32,
     /// Whether AUTH comes first on each connection.
     pub authenticate: bool,
+    /// Whether TLS is spoken.
+    pub tls: bool,
     /// It was discovered, and its process is found no more: refused then means gone.
     pub vanished: bool,
 }
@@ -83,6 +90,10 @@ pub enum ConnectFailure {
     TlsEnded(String),
     /// One side speaks TLS and the other does not.
     TlsMismatch(String),
+    /// Connected, but the handshake gets no answer.
+    TlsSilent,
+    /// The peer says something that is not RESP.
+    NotRedis(String),
     /// A fault of the agent itself, such as EMFILE or an unreadable password file.
     Own(String),
 }
@@ -106,6 +117,24 @@ impl ConnectFailure {
     /// What happened.
     pub fn words(&self) -> String {
         self.meaning().3
+    }
+
+    /// The peer hung up before it said a word.
+    pub(super) fn is_cut(&self) -> bool {
+        matches!(self, Self::Reset | Self::TlsEnded(_))
+    }
+
+    /// Whether it tells something of the server, and cannot be the agent's own mistake.
+    pub(super) fn is_servers(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused
+                | Self::SocketMissing
+                | Self::Reset
+                | Self::TimedOut
+                | Self::TlsEnded(_)
+                | Self::TlsSilent
+        )
     }
 
     /// Reason, stage, whether it is a hard fact, and what happened in words.
@@ -151,6 +180,18 @@ impl ConnectFailure {
             Self::TlsEnded(e) | Self::TlsMismatch(e) => {
                 (Reason::TlsMismatch, Stage::Tls, false, format!("TLS: {e}"))
             }
+            Self::NotRedis(what) => (
+                Reason::NotRedis,
+                Stage::Reply,
+                false,
+                format!("answered with something that is not RESP: {what}"),
+            ),
+            Self::TlsSilent => (
+                Reason::ReplyTimeout,
+                Stage::Tls,
+                false,
+                "connected, but the TLS handshake gets no answer".to_owned(),
+            ),
             Self::Own(e) => (
                 Reason::AgentFault,
                 Stage::Connect,
@@ -180,8 +221,8 @@ pub enum Input {
     Garbage(String),
     /// What the kernel shows of the process, asked for by [`Effect::Inspect`].
     Inspected(Sight),
-    /// A second connection, asked for by [`Effect::TryFresh`], was answered this to PING, or why it failed.
-    Fresh(Result<Reply, String>),
+    /// A second connection, asked for by [`Effect::TryFresh`], was answered this, or why it failed.
+    Fresh(Result<Meaning, ConnectFailure>),
 }
 
 /// What the shell must do, in order.

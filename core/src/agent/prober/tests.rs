@@ -10,6 +10,7 @@ fn config() -> ProbeConfig {
     ProbeConfig {
         interval: 500 * MS,
         phase: Duration::ZERO,
+        spread: Default::default(),
         connect_timeout: 1000 * MS,
         hang_after: 3000 * MS,
         info_interval: 10_000 * MS,
@@ -17,6 +18,7 @@ fn config() -> ProbeConfig {
         successes_before_up: 2,
         failures_before_down: 3,
         authenticate: false,
+        tls: false,
         vanished: false,
     }
 }
@@ -317,6 +319,43 @@ fn a_peer_that_hangs_up_after_each_answer_is_not_hammered() {
     bench.answer();
     bench.close();
     assert!(!bench.connecting, "once an interval is enough");
+}
+
+#[test]
+fn a_peer_that_talks_by_itself_is_left() {
+    let mut bench = Bench::new();
+    bench.up();
+    for _ in 0..UNASKED_MAX {
+        bench.input(Input::Replied(Reply::Text("PONG".into())));
+        assert!(bench.open);
+    }
+    bench.input(Input::Replied(Reply::Text("PONG".into())));
+    assert!(!bench.open && !bench.connecting);
+    assert_eq!(bench.reason(), Reason::ProtocolError);
+}
+
+#[test]
+fn a_state_that_changes_again_and_again_is_flapping_for_ten_minutes() {
+    let mut bench = Bench::new();
+    bench.up();
+    for n in 0..6 {
+        assert!(!bench.prober.verdict().flapping, "{n}");
+        if n % 2 == 0 {
+            bench.close();
+            bench.refuse();
+        } else {
+            bench.up();
+        }
+    }
+    assert!(bench.prober.verdict().flapping);
+    let serve = |b: &mut Bench| {
+        b.accept();
+        b.answer();
+    };
+    bench.run(bench.now + 580_000 * MS, serve);
+    assert!(bench.prober.verdict().flapping);
+    bench.run(bench.now + 21_000 * MS, serve);
+    assert!(!bench.prober.verdict().flapping);
 }
 
 #[test]

@@ -84,13 +84,24 @@ fn a_hung_server_is_looked_at_rarely() {
 
 #[test]
 fn a_hang_names_what_the_kernel_shows() {
-    let mut bench = Bench::new();
-    bench.up();
-    bench.run(bench.last_valid + 1000 * MS, |_| {});
-    bench.input(Input::Inspected(Sight::Stopped));
-    bench.run(bench.last_valid + 3000 * MS, |_| {});
-    assert_eq!(bench.reason(), Reason::ReplyTimeout);
-    assert!(bench.prober.verdict().evidence.contains("stopped (state T)"));
+    for (sight, words) in [
+        (Sight::Stopped, "stopped (state T)"),
+        (
+            Sight::Uninterruptible,
+            "waits uninterruptibly, mostly for a disk (state D)",
+        ),
+        (Sight::Running, "its process runs"),
+        (Sight::NotLocal, "not on this host or cannot be seen"),
+    ] {
+        let mut bench = Bench::new();
+        bench.up();
+        bench.run(bench.last_valid + 1000 * MS, |_| {});
+        bench.input(Input::Inspected(sight));
+        bench.run(bench.last_valid + 3000 * MS, |_| {});
+        assert_eq!(bench.reason(), Reason::ReplyTimeout);
+        let evidence = &bench.prober.verdict().evidence;
+        assert!(evidence.contains(words), "{sight:?}: {evidence}");
+    }
 }
 
 #[test]
@@ -140,9 +151,8 @@ fn a_full_server_is_seen_by_a_fresh_connection_only() {
         b.answer();
     });
     assert_eq!(bench.fresh, 1);
-    bench.input(Input::Fresh(Ok(Reply::Error(
-        "ERR max number of clients reached".into(),
-    ))));
+    let full = Reply::Error("ERR max number of clients reached".into());
+    bench.input(Input::Fresh(Ok(reply::ping(&full))));
     assert_eq!(bench.reason(), Reason::MaxClients);
     bench.run(bench.now + 6_000 * MS, |b| {
         b.accept();
@@ -153,19 +163,138 @@ fn a_full_server_is_seen_by_a_fresh_connection_only() {
         (2, Reason::MaxClients),
         "asked again soon"
     );
-    bench.input(Input::Fresh(Ok(Reply::Text("PONG".into()))));
+    let pong = || Input::Fresh(Ok(reply::ping(&Reply::Text("PONG".into()))));
+    bench.input(pong());
     bench.run(bench.now + 2_000 * MS, |b| {
         b.accept();
         b.answer();
     });
     assert_eq!(bench.reason(), Reason::Ok);
     // That a fresh connection fails for another reason is no verdict, but it is told.
-    bench.input(Input::Fresh(Err("the certificate has expired".into())));
+    let expired = || ConnectFailure::TlsCertificate("the certificate has expired".into());
+    for _ in 0..5 {
+        bench.input(Input::Fresh(Err(expired())));
+    }
     assert_eq!(bench.reason(), Reason::Ok);
     let evidence = |bench: &Bench| bench.prober.verdict().evidence.to_string();
-    assert!(evidence(&bench).ends_with("failed: the certificate has expired"));
-    bench.input(Input::Fresh(Ok(Reply::Text("PONG".into()))));
+    assert!(evidence(&bench).ends_with("failed: TLS: the certificate has expired"));
+    bench.input(pong());
     assert_eq!(evidence(&bench), "PING answered \"PONG\"");
+}
+
+#[test]
+fn new_connections_that_fail_again_and_again_restrict() {
+    let mut bench = Bench::new();
+    bench.up();
+    let serve = |b: &mut Bench| {
+        b.accept();
+        b.answer();
+    };
+    bench.run(bench.now + 61_000 * MS, serve);
+    assert_eq!(bench.fresh, 1);
+    for n in 1..=3 {
+        assert_eq!((bench.reason(), bench.fresh), (Reason::Ok, n));
+        bench.input(Input::Fresh(Err(ConnectFailure::TimedOut)));
+        bench.run(bench.now + 5_500 * MS, serve);
+    }
+    assert_eq!(bench.reason(), Reason::NewConnectionsFail);
+    assert_eq!(bench.prober.verdict().state(), State::Degraded);
+    // One that replaces the lasting connection is new as well.
+    bench.close();
+    bench.run(bench.now + 2_000 * MS, serve);
+    assert_eq!(bench.reason(), Reason::Ok);
+}
+
+#[test]
+fn an_error_to_auth_is_told_by_its_first_word_only() {
+    let mut bench = Bench::new();
+    bench.up();
+    let told = "ERR unknown command 'AUTH', with args beginning with: 'secret'";
+    bench.input(Input::Fresh(Ok(reply::auth(told).unwrap())));
+    let evidence = &*bench.prober.verdict().evidence;
+    assert!(
+        evidence.contains("AUTH answered -ERR") && !evidence.contains("secret"),
+        "{evidence}"
+    );
+}
+
+#[test]
+fn a_full_server_that_speaks_tls_is_not_dead() {
+    let mut bench = Bench::new();
+    bench.prober.config.tls = true;
+    bench.info = "connected_clients:99\r\nconnected_slaves:1\r\nmaxclients:100\r\n";
+    bench.up();
+    let cut = || ConnectFailure::TlsEnded("the handshake ended: EOF".into());
+    bench.input(Input::Fresh(Err(cut())));
+    assert_eq!(bench.reason(), Reason::MaxClients);
+    bench.close();
+    for _ in 0..QUICK_MAX + 6 {
+        bench.connecting = false;
+        bench.input(Input::ConnectFailed(cut()));
+        bench.now = bench.prober.next_deadline();
+        bench.input(Input::Tick);
+        assert_eq!(bench.prober.verdict().state(), State::Degraded);
+    }
+}
+
+#[test]
+fn a_silent_handshake_is_silence() {
+    let mut bench = Bench::new();
+    bench.prober.config.tls = true;
+    bench.up();
+    let last = bench.last_valid;
+    let silent = |b: &mut Bench| {
+        if b.connecting {
+            b.connecting = false;
+            b.now = b.now + 500 * MS;
+            b.input(Input::ConnectFailed(ConnectFailure::TlsSilent));
+        }
+    };
+    bench.run(last + 20_000 * MS, silent);
+    let reasons: Vec<_> = bench.verdicts.iter().map(|(_, reason, _)| *reason).collect();
+    assert_eq!(reasons, [Reason::Ok, Reason::ReplyTimeout]);
+    assert_eq!(bench.verdicts[1].0, last + 3_000 * MS);
+    // One that never answered is hung too, though there was no reply to count from.
+    let mut bench = Bench::new();
+    bench.run(bench.now + 6_000 * MS, silent);
+    assert_eq!(bench.reason(), Reason::ReplyTimeout);
+    assert_eq!(bench.prober.verdict().stage, Stage::Tls);
+}
+
+#[test]
+fn a_large_process_is_looked_at_while_its_answer_is_awaited_too() {
+    let mut bench = Bench::new();
+    bench.info = "used_memory_rss:4831838208\r\n";
+    bench.up();
+    // An answer that took long makes the next late one less suspicious.
+    bench.run(bench.now + 10_500 * MS, Bench::answer);
+    bench.run(bench.last_valid + 900 * MS, |_| {});
+    bench.answer();
+    let before = (bench.inspected, bench.last_valid);
+    bench.run(before.1 + 800 * MS, |_| {});
+    assert!(!bench.pending.is_empty());
+    let looks = bench.inspected - before.0;
+    assert!((20..=30).contains(&looks), "{looks} in 800 ms, each 30 ms");
+}
+
+#[test]
+fn writes_refused_for_too_few_replicas_restrict_for_a_minute() {
+    let mut bench = Bench::new();
+    let serve = |b: &mut Bench| {
+        b.accept();
+        b.answer();
+    };
+    bench.info = "min_slaves_good_slaves:1\r\nerrorstat_NOREPLICAS:count=4\r\n";
+    bench.up();
+    bench.run(bench.now + 11_000 * MS, serve);
+    assert_eq!(bench.reason(), Reason::Ok, "those may be of long ago");
+    bench.info = "min_slaves_good_slaves:1\r\nerrorstat_NOREPLICAS:count=5\r\n";
+    bench.run(bench.now + 11_000 * MS, serve);
+    assert_eq!(bench.reason(), Reason::NotEnoughReplicas);
+    bench.run(bench.now + 50_000 * MS, serve);
+    assert_eq!(bench.reason(), Reason::NotEnoughReplicas);
+    bench.run(bench.now + 12_000 * MS, serve);
+    assert_eq!(bench.reason(), Reason::Ok);
 }
 
 #[test]
