@@ -6,17 +6,20 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use prometheus_client::metrics::counter::Counter;
 use redkeeper_core::{
     dedupe::{Arrival, Origin},
-    fleet::{Effect, Fleet, Greeting, Input, Message},
-    ids::{AgentId, BootId, InstanceId, Revision, Seq},
-    status::Status,
+    fleet::{Effect, Fleet, Greeting, Input, Message, PAUSE_MIN, Place},
+    ids::{InstanceId, Revision, Seq},
+    status::{Reason, Status},
+    time::{Mono, WallMs},
 };
 use redkeeper_runtime::clock::Clock;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    beats::Beats,
     feedback::{End, Feedback},
     metrics::Metrics,
     view::{AgentEntry, Change, Entry, LOG_MAX, Live, Replacer, View},
@@ -33,12 +36,15 @@ pub enum Command {
     /// A stream began.
     Hello(u64, Greeting, Feedback),
     /// A message of a stream.
-    Message(u64, AgentId, BootId, Seq, Message),
+    Message(u64, Seq, Message),
     /// A stream ended.
     Bye(u64),
     /// Statuses found in ZooKeeper, and whether another collector led until now. Answered when they are in the view.
     Adopt(Vec<(Arc<Status>, Origin)>, bool, oneshot::Sender<()>),
 }
+
+/// Of an agent, and of which instances it has.
+type Version = (u64, u64);
 
 /// The aggregator.
 pub struct Aggregator {
@@ -48,10 +54,50 @@ pub struct Aggregator {
     touched: bool,
     replacer: Replacer,
     commands: mpsc::Receiver<Command>,
+    beats: Arc<Beats>,
     streams: BTreeMap<u64, Feedback>,
+    /// What the view says of each agent, by its place in the fleet, and which version of it.
+    agents: Vec<Option<(Version, Arc<AgentEntry>)>>,
+    told: Told,
     clock: Clock,
     metrics: Metrics,
+    /// The counter that most messages move.
+    accepted: Counter,
     stop: CancellationToken,
+}
+
+/// So many transitions of one batch are told in the log one by one. When a rack dies, thousands of lines tell nobody
+/// more than their number does; each of them is still in the history and told to watchers.
+const LINES_MAX: usize = 32;
+
+/// Transitions of the present batch.
+#[derive(Default)]
+struct Told {
+    lines: usize,
+    rest: BTreeMap<Reason, usize>,
+}
+
+impl Told {
+    /// Counts one; says whether it gets a line of its own.
+    fn one(&mut self, reason: Reason) -> bool {
+        self.lines += 1;
+        let own = self.lines <= LINES_MAX;
+        if !own {
+            *self.rest.entry(reason).or_default() += 1;
+        }
+        own
+    }
+
+    /// Tells the number of the others.
+    fn rest(&mut self) {
+        self.lines = 0;
+        if self.rest.is_empty() {
+            return;
+        }
+        let counts = std::mem::take(&mut self.rest).into_iter();
+        let counts: Vec<_> = counts.map(|(reason, n)| format!("{n} to {reason}")).collect();
+        tracing::info!("and {} more transitions at once", counts.join(", "));
+    }
 }
 
 impl Aggregator {
@@ -60,16 +106,22 @@ impl Aggregator {
         fleet: Fleet,
         replacer: Replacer,
         commands: mpsc::Receiver<Command>,
+        beats: Arc<Beats>,
         clock: Clock,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Self {
+        let accepted = metrics.reports.get_or_create_owned(&[("result", "accepted")]);
         Self {
+            accepted,
+            told: Told::default(),
+            agents: Vec::new(),
             fleet,
             view: View::default(),
             touched: false,
             replacer,
             commands,
+            beats,
             streams: BTreeMap::new(),
             clock,
             metrics,
@@ -81,6 +133,8 @@ impl Aggregator {
     pub async fn run(mut self) {
         let (mut batch, mut effects) = (Vec::with_capacity(BATCH_MAX), Vec::new());
         let (mut acks, mut adopted) = (Vec::with_capacity(BATCH_MAX), Vec::new());
+        let (beats, mut beaten, mut stepped) = (Arc::clone(&self.beats), Vec::new(), Mono::default());
+        let mut many = std::pin::pin!(beats.many());
         let stop = self.stop.clone();
         let mut stopped = std::pin::pin!(stop.cancelled());
         let mut timer = std::pin::pin!(tokio::time::sleep(std::time::Duration::ZERO));
@@ -94,30 +148,49 @@ impl Aggregator {
                 biased;
                 () = &mut stopped => return,
                 received = self.commands.recv_many(&mut batch, BATCH_MAX) => if received == 0 { return },
+                () = &mut many => many.set(beats.many()),
                 () = &mut timer => (),
             }
-            // Time first: a pause of this process must be known before anything is judged.
-            self.step(Input::Tick, &mut effects);
+            let (woken, wall) = (self.clock.now(), self.clock.wall());
+            if woken.since(stepped) >= PAUSE_MIN {
+                // This process slept, or this task was busy for so long. That must be known before anything is judged.
+                stepped = woken;
+                self.step((woken, wall), Input::Tick, &mut effects);
+            }
+            // Heartbeats first: each came before now.
+            beats.take(&mut beaten);
+            for beat in beaten.drain(..) {
+                acks.push((beat.stream, beat.seq));
+                stepped = beat.received.max(stepped);
+                let message = Input::Message(beat.stream, beat.seq, beat.message);
+                self.step((stepped, wall), message, &mut effects);
+            }
+            // One reading for the whole batch, so that a message costs none. Time first: a pause of this process must
+            // be known before anything is judged.
+            stepped = self.clock.now().max(stepped);
+            let now = (stepped, wall);
+            self.step(now, Input::Tick, &mut effects);
             for command in batch.drain(..) {
                 match command {
                     Command::Hello(stream, greeting, state) => {
                         self.streams.insert(stream, state);
-                        self.step(Input::Hello(stream, greeting), &mut effects);
+                        self.step(now, Input::Hello(stream, greeting), &mut effects);
                     }
-                    Command::Message(stream, agent, boot, seq, message) => {
+                    Command::Message(stream, seq, message) => {
                         acks.push((stream, seq));
-                        self.step(Input::Message(stream, agent, boot, seq, message), &mut effects);
+                        self.step(now, Input::Message(stream, seq, message), &mut effects);
                     }
                     Command::Bye(stream) => {
                         self.streams.remove(&stream);
-                        self.step(Input::Bye(stream), &mut effects);
+                        self.step(now, Input::Bye(stream), &mut effects);
                     }
                     Command::Adopt(statuses, grace, done) => {
-                        self.step(Input::Adopt(statuses, grace), &mut effects);
+                        self.step(now, Input::Adopt(statuses, grace), &mut effects);
                         adopted.push(done);
                     }
                 }
             }
+            self.told.rest();
             if std::mem::take(&mut self.touched) {
                 self.replacer.replace(self.view.clone());
             }
@@ -133,14 +206,22 @@ impl Aggregator {
         }
     }
 
-    fn step(&mut self, input: Input, effects: &mut Vec<Effect>) {
-        self.fleet
-            .step(self.clock.now(), self.clock.wall(), input, effects);
+    fn step(&mut self, (now, wall): (Mono, WallMs), input: Input, effects: &mut Vec<Effect>) {
+        self.fleet.step(now, wall, input, effects);
         for effect in effects.drain(..) {
             match effect {
                 Effect::Changed(id) => self.changed(&id),
                 Effect::Removed(id) => self.removed(&id),
-                Effect::Agent(name) => self.agent(&name),
+                Effect::Agent(place) => self.agent(place),
+                Effect::Forgotten(place) => {
+                    if let Some((_, entry)) = self.agents.get_mut(place.index()).and_then(Option::take) {
+                        self.view.agents.remove(&entry.name);
+                        self.touched = true;
+                    }
+                }
+                Effect::Arrived(Arrival::News) => {
+                    self.accepted.inc();
+                }
                 Effect::Arrived(arrival) => {
                     let result = match arrival {
                         Arrival::News => "accepted",
@@ -185,10 +266,12 @@ impl Aggregator {
         let previous = former.map(|former| former.status.verdict.reason);
         if previous != Some(status.verdict.reason) {
             let verdict = &status.verdict;
-            tracing::info!(
-                instance = %id, from = previous.map_or("-", redkeeper_core::status::Reason::as_str),
-                state = %verdict.state(), reason = %verdict.reason, agent = %status.agent, "transition"
-            );
+            if self.told.one(verdict.reason) {
+                tracing::info!(
+                    instance = %id, from = previous.map_or("-", Reason::as_str),
+                    state = %verdict.state(), reason = %verdict.reason, agent = %status.agent, "transition"
+                );
+            }
             self.metrics
                 .transitions
                 .get_or_create(&[("reason", verdict.reason.as_str())])
@@ -238,10 +321,8 @@ impl Aggregator {
     }
 
     /// What an agent says of itself; most messages move its live numbers only.
-    fn agent(&mut self, name: &AgentId) {
-        let Some(agent) = self.fleet.agents().get(name) else {
-            self.view.agents.remove(name);
-            self.touched = true;
+    fn agent(&mut self, place: Place) {
+        let Some(agent) = self.fleet.agents().at(place) else {
             return;
         };
         let sequence = agent.order.as_ref().map_or(0, |order| order.highest().0);
@@ -249,27 +330,30 @@ impl Aggregator {
         if sequence > 0 {
             self.view.heard.fetch_max(agent.heard.0, Ordering::Relaxed);
         }
-        let same = |entry: &&Arc<AgentEntry>| {
-            (entry.silent, entry.complete, entry.connected) == (agent.silent, agent.complete, agent.connected)
-                && entry.version == agent.members.version()
-                && entry.greeting == agent.greeting
-        };
-        if let Some(entry) = self.view.agents.get(name).filter(same) {
+        let version = (agent.version, agent.members.version());
+        if self.agents.len() <= place.index() {
+            self.agents.resize(place.index() + 1, None);
+        }
+        if let Some((told, entry)) = &self.agents[place.index()]
+            && *told == version
+            && entry.name == agent.name
+        {
             entry.live.set(sequence, agent.heard, progress);
             return;
         }
         let live = Live::new(agent.members.len());
         live.set(sequence, agent.heard, progress);
-        let entry = AgentEntry {
+        let entry = Arc::new(AgentEntry {
+            name: agent.name.clone(),
             greeting: agent.greeting.clone(),
             silent: agent.silent,
             complete: agent.complete,
             connected: agent.connected,
             ids: agent.members.iter().map(|member| member.id.clone()).collect(),
-            version: agent.members.version(),
             live: Arc::new(live),
-        };
-        self.view.agents.insert(name.clone(), Arc::new(entry));
+        });
+        self.view.agents.insert(agent.name.clone(), Arc::clone(&entry));
+        self.agents[place.index()] = Some((version, entry));
         self.touched = true;
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     aggregator::{Aggregator, COMMANDS_MAX},
+    beats::Beats,
     config::Config,
     coordinator::Coordinator,
     directory::Directory,
@@ -35,6 +36,9 @@ fn threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     (cpus / 2).clamp(1, 4)
 }
+
+/// How long clients may take to close their connections once their streams have ended.
+const CLOSE_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Runs the collector until it is asked to stop.
 ///
@@ -87,6 +91,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, view.clone(), directory_reader.clone(), clock);
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    let beats = Arc::new(Beats::default());
 
     let (ready_directory, standalone) = (directory_reader.clone(), config.zookeeper.is_none());
     let ready = move || {
@@ -139,6 +144,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         fleet,
         replacer,
         receiver,
+        Arc::clone(&beats),
         clock,
         metrics.clone(),
         aggregator_stop.clone(),
@@ -171,6 +177,8 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
             heartbeat_interval: config.heartbeat_interval,
             silent_after: config.silent_after,
             commands,
+            beats,
+            clock,
             supervisor: supervisor.clone(),
             metrics: metrics.clone(),
             next_stream: Arc::new(AtomicU64::new(1)),
@@ -187,6 +195,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         },
         directory: directory_reader,
         clock,
+        close_grace: CLOSE_GRACE.min(config.shutdown_grace / 2),
     };
     for kind in ["aggregator", "coordinator", "grpc", "pulse"] {
         supervisor.expect(kind, 1);

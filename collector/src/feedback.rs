@@ -27,10 +27,15 @@ pub struct Feedback {
     end: Option<oneshot::Sender<End>>,
 }
 
+/// Up to where everything is applied.
+#[derive(Debug)]
+pub struct Applied(Arc<AtomicU64>);
+
 /// The stream's side.
 #[derive(Debug)]
 pub struct FeedbackReader {
-    applied: Arc<AtomicU64>,
+    /// Up to where everything is applied.
+    pub applied: Applied,
     /// The reason to end; an error when the aggregator is gone.
     pub end: oneshot::Receiver<End>,
 }
@@ -43,13 +48,14 @@ pub fn channel() -> (Feedback, FeedbackReader) {
         applied: Arc::clone(&applied),
         end: Some(sender),
     };
+    let applied = Applied(applied);
     (feedback, FeedbackReader { applied, end })
 }
 
 impl Feedback {
     /// Everything up to here is applied, and in the view.
     pub fn applied(&self, seq: Seq) {
-        self.applied.store(seq.0, Ordering::Release);
+        self.applied.fetch_max(seq.0, Ordering::Release);
     }
 
     /// The first reason counts.
@@ -61,9 +67,9 @@ impl Feedback {
     }
 }
 
-impl FeedbackReader {
-    /// Up to where everything is applied.
-    pub fn applied(&self) -> Seq {
-        Seq(self.applied.load(Ordering::Acquire))
+impl Applied {
+    /// The number of the last message that is.
+    pub fn get(&self) -> Seq {
+        Seq(self.0.load(Ordering::Acquire))
     }
 }

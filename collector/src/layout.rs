@@ -1,5 +1,7 @@
 //! Where things stand in ZooKeeper (`ARCHITECTURE.md` has the picture), and the candidate's own node.
 
+use std::fmt::Write;
+
 use redkeeper_core::ids::{Bucket, CollectorId, InstanceId};
 
 use crate::{
@@ -62,7 +64,10 @@ impl Layout {
 
     /// One status.
     pub fn instance(&self, id: &InstanceId) -> String {
-        format!("{}/instances/{}/{id}", self.root, id.bucket())
+        let mut path = String::with_capacity(self.root.len() + id.as_str().len() + 16);
+        // Writing to a text cannot fail.
+        write!(path, "{}/instances/{}/{id}", self.root, id.bucket()).ok();
+        path
     }
 
     /// Creates what is missing above the buckets. A layout of another version is refused.

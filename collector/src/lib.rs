@@ -8,7 +8,7 @@
 //! ```
 //!
 //! * [`config`], [`cli`], [`app`]: what to run, and how it starts and stops.
-//! * [`aggregator`]: owns the fleet state, and tells streams by [`feedback`]; [`view`]: the immutable picture that everybody reads.
+//! * [`aggregator`]: owns the fleet state, and tells streams by [`feedback`], while heartbeats wait in [`beats`]; [`view`]: the immutable picture that everybody reads.
 //! * [`grpc`]: streams from agents, queries from tools.
 //! * [`coordinator`]: session and election, with `candidacy` for its requests and [`directory`] for what it tells; [`publisher`]: the leader's writing, with `published`
 //!   for what it reads; [`layout`], [`znode`]: where
@@ -16,6 +16,7 @@
 
 pub mod aggregator;
 pub mod app;
+pub mod beats;
 mod candidacy;
 pub mod cli;
 pub mod config;

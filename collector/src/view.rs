@@ -52,6 +52,8 @@ pub struct Change {
 /// One agent.
 #[derive(Clone, Debug)]
 pub struct AgentEntry {
+    /// Its name.
+    pub name: AgentId,
     /// Boot, version and host, where it was heard.
     pub greeting: Option<redkeeper_core::fleet::Greeting>,
     /// Nothing heard for `silent_after`.
@@ -62,8 +64,6 @@ pub struct AgentEntry {
     pub connected: WallMs,
     /// Its instances, in order.
     pub ids: Vec<InstanceId>,
-    /// Changes with them.
-    pub version: u64,
     /// What moves with each message.
     pub live: Arc<Live>,
 }

@@ -1,13 +1,14 @@
 //! What stands in the znodes. Consumers rely on these formats; fields are only ever added.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use redkeeper_core::{
     dedupe::Origin,
     ids::{AgentId, BootTag, ClusterName, Epoch, InstanceId, Seq},
-    limits::{RUN_ID_BYTES_MAX, STATUS_JSON_BYTES_MAX},
+    limits::STATUS_JSON_BYTES_MAX,
     publish::{BucketData, Held, Record},
-    status::{Reason, Role, Stage, Status, Verdict, cut},
+    run_id::RunId,
+    status::{Reason, Role, Stage, Status, Verdict},
     time::WallMs,
 };
 use serde::{Deserialize, Serialize};
@@ -26,13 +27,22 @@ struct StatusOut<'a> {
     reads: &'a str,
     writes: &'a str,
     role: &'a str,
-    since: String,
-    run_id: &'a str,
+    since: Text<humantime::Rfc3339Timestamp>,
+    run_id: Text<&'a RunId>,
     agent: &'a str,
-    boot: String,
+    boot: Text<fmt::Arguments<'a>>,
     seq: u64,
     epoch: u64,
     rev: u64,
+}
+
+/// Written as a string, without one being made first.
+struct Text<T>(T);
+
+impl<T: fmt::Display> Serialize for Text<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
 }
 
 #[derive(Deserialize)]
@@ -69,6 +79,7 @@ pub fn status(record: &Record) -> Vec<u8> {
     let (reads, writes) = verdict.abilities();
     let since = std::time::UNIX_EPOCH + std::time::Duration::from_millis(verdict.since.0);
     let out = StatusOut {
+        boot: Text(format_args!("{:08x}", record.origin.boot.0)),
         v: STATUS_VERSION,
         id: identity.id.as_str(),
         cluster: identity.cluster.as_ref().map_or("", ClusterName::as_str),
@@ -78,16 +89,18 @@ pub fn status(record: &Record) -> Vec<u8> {
         reads: reads.as_str(),
         writes: writes.as_str(),
         role: verdict.role.as_str(),
-        since: humantime::format_rfc3339_millis(since).to_string(),
-        run_id: &verdict.run_id,
+        since: Text(humantime::format_rfc3339_millis(since)),
+        run_id: Text(&verdict.run_id),
         agent: agent.as_str(),
-        boot: format!("{:08x}", record.origin.boot.0),
         seq: record.origin.seq.0,
         epoch: record.epoch.0,
         rev: record.rev,
     };
     // Strings and numbers only: this cannot fail.
-    let bytes = serde_json::to_vec(&out).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(STATUS_JSON_BYTES_MAX);
+    if serde_json::to_writer(&mut bytes, &out).is_err() {
+        bytes.clear();
+    }
     debug_assert!(bytes.len() <= STATUS_JSON_BYTES_MAX);
     bytes
 }
@@ -122,7 +135,7 @@ fn parse(id: &InstanceId, bytes: &[u8]) -> Option<Record> {
     let reason = Reason::parse(&wire.reason)?;
     let mut verdict = Verdict::blank(reason, Stage::Resolve, "as published before", since);
     verdict.role = Role::parse(&wire.role).unwrap_or(Role::Unknown);
-    verdict.run_id = cut(&wire.run_id, RUN_ID_BYTES_MAX).into();
+    verdict.run_id = RunId::new(&wire.run_id);
     let status = Status {
         identity: checked.ok()?,
         agent: AgentId::new(&wire.agent).ok()?,
@@ -229,7 +242,7 @@ impl Default for MetaJson {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use redkeeper_core::limits::{NAME_BYTES_MAX, NAMES_TOTAL_BYTES_MAX};
+    use redkeeper_core::limits::{NAME_BYTES_MAX, NAMES_TOTAL_BYTES_MAX, RUN_ID_BYTES_MAX};
     use redkeeper_core::status::Identity;
 
     fn record(id: &str, address: &str, agent: &str) -> Record {

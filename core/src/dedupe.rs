@@ -35,10 +35,16 @@ impl Origin {
     }
 }
 
+/// Which boot of an agent, in the order in which they were heard of: streams carry it, because a number is compared at
+/// once, and a boot is a text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Life(u32);
+
 /// Order of the messages of one agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Order {
     boot: BootId,
+    life: Life,
     highest: Seq,
     retired: VecDeque<BootId>,
 }
@@ -48,6 +54,7 @@ impl Order {
     pub fn new(boot: BootId) -> Self {
         Self {
             boot,
+            life: Life::default(),
             highest: Seq(0),
             retired: VecDeque::new(),
         }
@@ -69,13 +76,13 @@ impl Order {
     }
 
     /// Takes a Hello. A boot not seen before supersedes and retires the present one.
-    /// Returns false where `boot` itself is retired.
-    pub fn hello(&mut self, boot: &BootId) -> bool {
+    /// Tells under which number its messages count; `None` where `boot` itself is retired.
+    pub fn hello(&mut self, boot: &BootId) -> Option<Life> {
         if *boot == self.boot {
-            return true;
+            return Some(self.life);
         }
         if self.retired.contains(boot) {
-            return false;
+            return None;
         }
         if self.retired.len() == RETIRED_BOOTS_MAX {
             self.retired.pop_front();
@@ -83,12 +90,22 @@ impl Order {
         self.retired
             .push_back(std::mem::replace(&mut self.boot, boot.clone()));
         self.highest = Seq(0);
-        true
+        // So many boots are not lived to see: one a second takes a century.
+        self.life.0 = self.life.0.saturating_add(1);
+        Some(self.life)
     }
 
-    /// Takes the number of a message.
-    pub fn arrive(&mut self, boot: &BootId, seq: Seq) -> Arrival {
-        if *boot != self.boot {
+    /// Origin of a message of the boot in force.
+    pub fn origin(&self, seq: Seq) -> Origin {
+        Origin {
+            boot: self.boot.tag(),
+            seq,
+        }
+    }
+
+    /// Takes the number of a message of this boot.
+    pub fn arrive(&mut self, life: Life, seq: Seq) -> Arrival {
+        if life != self.life {
             return Arrival::Retired;
         }
         if seq <= self.highest {
@@ -114,7 +131,7 @@ mod tests {
             let mut order = Order::new(boot(1));
             let mut news = std::collections::BTreeSet::new();
             for seq in seqs {
-                if order.arrive(&boot(1), Seq(seq)) == Arrival::News {
+                if order.arrive(Life::default(), Seq(seq)) == Arrival::News {
                     prop_assert!(news.insert(seq));
                 }
             }
@@ -123,17 +140,20 @@ mod tests {
         #[test]
         fn a_retired_boot_never_returns(hellos in proptest::collection::vec(0u8..20, 1..60)) {
             let mut order = Order::new(boot(0));
-            let mut dead = std::collections::BTreeSet::new();
+            let (mut dead, mut lives) = (std::collections::BTreeSet::new(), std::collections::BTreeMap::new());
             let mut current = 0u8;
             for hello in hellos {
                 let accepted = order.hello(&boot(hello));
-                prop_assert_eq!(accepted, !dead.contains(&hello));
-                if accepted && hello != current {
-                    dead.insert(current);
-                    current = hello;
+                prop_assert_eq!(accepted.is_some(), !dead.contains(&hello));
+                if let Some(life) = accepted {
+                    prop_assert_eq!(*lives.entry(hello).or_insert(life), life);
+                    if hello != current {
+                        dead.insert(current);
+                        current = hello;
+                    }
                 }
-                for gone in &dead {
-                    prop_assert_eq!(order.arrive(&boot(*gone), Seq(1_000)), Arrival::Retired);
+                for gone in dead.iter().filter_map(|gone| lives.get(gone)) {
+                    prop_assert_eq!(order.arrive(*gone, Seq(1_000)), Arrival::Retired);
                 }
             }
         }

@@ -14,20 +14,22 @@ use std::{
 };
 
 use crate::{
-    dedupe::{Order, Origin},
+    dedupe::{Life, Order, Origin},
     ids::{AgentId, InstanceId},
     status::{Reason, Status, Verdict},
     time::{Mono, WallMs},
 };
 
-pub use members::{Member, Members};
+pub use members::{FreshnessLimit, Member, Members};
 pub use messages::{Effect, Greeting, Input, Message, Report};
+pub use table::{Agents, Place};
 
 mod adopt;
 mod agents;
 mod freshness;
 mod members;
 mod messages;
+mod table;
 
 /// A gap between two steps that means that this process slept. The shell promises a step every
 /// [`STEP_INTERVAL_MAX`].
@@ -44,6 +46,11 @@ const _: () = assert!(STEP_INTERVAL_MAX.as_millis() * 2 < PAUSE_MIN.as_millis())
 /// An agent as the fleet sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AgentState {
+    /// Its name.
+    pub name: AgentId,
+    /// Counts the changes of what follows but for `order`, `heard` and the progress of members, which move with each
+    /// message.
+    pub version: u64,
     /// Order of its messages; `None` where it is known from ZooKeeper only.
     pub order: Option<Order>,
     /// Its version and host, for people.
@@ -88,7 +95,9 @@ pub struct InstanceState {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fleet {
     silent_after: Duration,
-    agents: BTreeMap<AgentId, AgentState>,
+    agents: Agents,
+    /// Whose the open streams are, and of which boot.
+    streams: BTreeMap<u64, (Place, Life)>,
     instances: BTreeMap<InstanceId, InstanceState>,
     /// When to look at an agent again, once for each. It may be early (the deadline moved on since), never late.
     deadlines: BTreeSet<(Mono, AgentId)>,
@@ -102,7 +111,8 @@ impl Fleet {
     pub fn new(now: Mono, silent_after: Duration) -> Self {
         Self {
             silent_after,
-            agents: BTreeMap::new(),
+            agents: Agents::default(),
+            streams: BTreeMap::new(),
             instances: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             contested: BTreeMap::new(),
@@ -116,7 +126,7 @@ impl Fleet {
     }
 
     /// All agents.
-    pub fn agents(&self) -> &BTreeMap<AgentId, AgentState> {
+    pub fn agents(&self) -> &Agents {
         &self.agents
     }
 
@@ -141,9 +151,7 @@ impl Fleet {
         self.forgive_own_pause(now, out);
         match input {
             Input::Hello(stream, greeting) => self.hello(now, wall, stream, greeting, out),
-            Input::Message(stream, agent, boot, seq, message) => {
-                self.message(now, wall, (stream, &agent, &boot, seq), message, out);
-            }
+            Input::Message(stream, seq, message) => self.message(now, wall, (stream, seq), message, out),
             Input::Bye(stream) => self.bye(stream),
             Input::Adopt(statuses, grace) => self.adopt(now, wall, statuses, grace, out),
             Input::Tick => {}
@@ -157,7 +165,7 @@ impl Fleet {
         if late < PAUSE_MIN {
             return;
         }
-        for agent in self.agents.values_mut() {
+        for agent in self.agents.iter_mut() {
             agent.heard = (agent.heard + late).min(now);
             agent.beat = (agent.beat + late).min(now);
             for member in agent.members.iter_mut() {
@@ -169,8 +177,10 @@ impl Fleet {
 }
 
 impl AgentState {
-    fn adopted(now: Mono) -> Self {
+    fn adopted(name: AgentId, now: Mono) -> Self {
         Self {
+            name,
+            version: 0,
             order: None,
             greeting: None,
             heard: now,

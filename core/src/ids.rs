@@ -101,7 +101,12 @@ name!(
 impl InstanceId {
     /// Bucket under `instances/`: the lowest byte of FNV-1a-64 of the id. Part of the ZooKeeper layout.
     pub fn bucket(&self) -> Bucket {
-        Bucket((fnv1a_64(&self.0) % BUCKETS as u64) as u8)
+        Bucket((self.hash64() % BUCKETS as u64) as u8)
+    }
+
+    /// FNV-1a-64 of the name.
+    pub fn hash64(&self) -> u64 {
+        fnv1a_64(&self.0)
     }
 }
 

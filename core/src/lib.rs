@@ -26,5 +26,6 @@ pub mod ids;
 pub mod lease;
 pub mod limits;
 pub mod publish;
+pub mod run_id;
 pub mod status;
 pub mod time;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     ids::{Bucket, Epoch, InstanceId},
-    limits::{BATCH_OPS_MAX, BATCHES_IN_FLIGHT_MAX},
+    limits::{BACKLOG, BATCH_OPS_BACKLOG_MAX, BATCH_OPS_MAX, BATCHES_IN_FLIGHT_MAX},
     status::Reason,
     time::Mono,
 };
@@ -167,6 +167,11 @@ impl Publisher {
             .collect();
         let refused = self.refusals.iter().filter(|(_, n)| **n >= REFUSALS_MAX);
         busy.extend(refused.map(|(bucket, _)| *bucket));
+        let room = if self.dirty.len() > BACKLOG {
+            BATCH_OPS_BACKLOG_MAX
+        } else {
+            BATCH_OPS_MAX
+        };
         let (mut ops, mut done, mut touched) = (Vec::new(), Vec::new(), BTreeSet::new());
         let mut oldest = None::<Mono>;
         for ((bucket, id), marked) in self
@@ -175,7 +180,7 @@ impl Publisher {
             .filter(|((bucket, _), _)| !busy.contains(bucket))
         {
             // The writes of the touched buckets count too.
-            if ops.len() + touched.len() + 2 > BATCH_OPS_MAX {
+            if ops.len() + touched.len() + 2 > room {
                 break;
             }
             let op = self.op(id, desired(id));
@@ -195,7 +200,7 @@ impl Publisher {
         }
         let buckets = self.new_buckets.union(&self.stale_buckets);
         for bucket in buckets.filter(|bucket| !busy.contains(bucket)) {
-            if ops.len() + touched.len() + 1 > BATCH_OPS_MAX {
+            if ops.len() + touched.len() + 1 > room {
                 break;
             }
             touched.insert(*bucket);

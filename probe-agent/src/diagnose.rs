@@ -154,7 +154,12 @@ impl Session {
             };
             self.note(&input);
             prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
-            for effect in effects.drain(..) {
+            // The judge would go on with a new connection; one diagnosis ends with what was found on this one.
+            let down = prober.verdict().state() == State::Down;
+            for effect in effects
+                .drain(..)
+                .filter(|effect| !down || *effect != Effect::Connect)
+            {
                 self.carry_out(effect, &mut inputs).await;
             }
         }
@@ -305,7 +310,7 @@ impl Diagnosis {
             "version": &*verdict.server_version,
             "role": verdict.role.as_str(),
             "master": &*verdict.master_address,
-            "run_id": &*verdict.run_id,
+            "run_id": verdict.run_id.to_string(),
             "certificate_ends": verdict.certificate_ends.map(date),
             "uptime_seconds": self.info.uptime_seconds,
             "clients": limited(self.info.health.clients, self.info.health.max_clients),

@@ -67,6 +67,8 @@ pub struct Candidate {
     pub lives: bool,
     /// It speaks TLS only.
     pub tls: bool,
+    /// It has told which server it is, and is no other candidate.
+    pub told: bool,
     /// Why it is left; `None` where it is taken.
     pub left: Option<Left>,
 }
@@ -80,6 +82,8 @@ pub enum Left {
     Same(String),
     /// It was found in another way too.
     Twice,
+    /// It is not to be watched, in words why.
+    Unwanted(&'static str),
     /// Another reason, in words.
     Because(String),
 }
@@ -91,6 +95,7 @@ impl fmt::Display for Left {
             Self::Configured(address) => write!(f, "is the server that is configured as {address}"),
             Self::Same(address) => write!(f, "is the server that is reached at {address}"),
             Self::Twice => write!(f, "was found already"),
+            Self::Unwanted(why) => f.write_str(why),
             Self::Because(why) => f.write_str(why),
         }
     }
@@ -103,6 +108,7 @@ impl Candidate {
             source: source.into(),
             lives: false,
             tls: false,
+            told: false,
             left: None,
         }
     }
@@ -172,7 +178,7 @@ pub async fn find(
         } else if !addresses.insert(candidate.address.clone()) {
             Some(Left::Twice)
         } else if ignore.iter().any(|pattern| pattern.matches(&candidate.address)) {
-            Some(Left::Because("discovery.ignore says so".to_owned()))
+            Some(Left::Unwanted("discovery.ignore says so"))
         } else {
             match target(&candidate.address) {
                 Ok(target) if candidate.tls && target.tls.is_none() => {
@@ -203,7 +209,7 @@ pub async fn find(
         let candidate = &mut found[n];
         candidate.left = match answer {
             Err(why) => Some(Left::Because(why)),
-            Ok(told) if told.role == Some(Role::Sentinel) => Some(Left::Because(SENTINEL.to_owned())),
+            Ok(told) if told.role == Some(Role::Sentinel) => Some(Left::Unwanted(SENTINEL)),
             // It does not say which server it is.
             Ok(told) if told.run_id.is_empty() => None,
             Ok(told) => match watched.get(&told.run_id) {
@@ -212,6 +218,7 @@ pub async fn find(
                     let server = format!("{} {}", told.run_id, told.port);
                     let left = servers.get(&server).cloned().map(Left::Same);
                     servers.entry(server).or_insert_with(|| candidate.address.clone());
+                    candidate.told = left.is_none();
                     left
                 }
             },

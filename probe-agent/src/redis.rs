@@ -202,9 +202,10 @@ async fn read_files<A: Send + 'static, T: Send + 'static>(
     what: A,
     read: fn(&A) -> Result<T, String>,
 ) -> Result<T, ConnectFailure> {
-    let late = || Err("reading the password or the certificates takes too long".to_owned());
-    let read = FILES.run(limit / 4, move || read(&what)).await;
-    read.unwrap_or_else(late).map_err(ConnectFailure::Own)
+    let read = FILES.run(limit / 2, move || read(&what)).await;
+    let late =
+        || ConnectFailure::OwnDelay("reading the password or the certificates takes too long".to_owned());
+    read.ok_or_else(late)?.map_err(ConnectFailure::Own)
 }
 
 /// Look-ups of names. The system's resolver cannot be cancelled and may take minutes where the servers for names are

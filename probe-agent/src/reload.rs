@@ -101,12 +101,12 @@ impl Reloader {
         let entries = self.board.entries();
         let run_ids: BTreeMap<_, _> = entries
             .values()
-            .map(|entry| (&entry.identity.id, &*entry.verdict.run_id))
+            .map(|entry| (&entry.identity.id, entry.verdict.run_id.to_string()))
             .collect();
         let one = |instance: &InstanceConfig| {
             Known::new(
                 instance,
-                run_ids.get(&instance.identity.id).copied().unwrap_or_default(),
+                run_ids.get(&instance.identity.id).map_or("", String::as_str),
             )
         };
         self.present.instances.iter().map(one).collect()

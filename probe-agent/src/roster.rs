@@ -55,11 +55,20 @@ impl Roster {
     ) -> bool {
         let before = self.configs();
         let by_process = !discovery.settings.process_names.is_empty();
-        self.entries.retain(|_, entry| {
+        self.entries.retain(|id, entry| {
             let address = &*entry.config.identity.address;
+            // Configured since then for another server: this one is taken anew, with a longer id.
+            if taken.contains(id) {
+                return false;
+            }
             let same = || found.iter().filter(|candidate| candidate.address == address);
-            // Its server is watched under another address, so it would be there twice.
-            let elsewhere = |c: &Candidate| matches!(c.left, Some(Left::Configured(_) | Left::Same(_)));
+            // Its server is watched under another address, so it would be there twice; or it is not to be watched.
+            let elsewhere = |c: &Candidate| {
+                matches!(
+                    c.left,
+                    Some(Left::Configured(_) | Left::Same(_) | Left::Unwanted(_))
+                )
+            };
             if same().any(elsewhere) {
                 return false;
             }
@@ -72,10 +81,12 @@ impl Roster {
             }
             now.duration_since(entry.seen) < discovery.forget_after
         });
+        let told = found.iter().filter(|candidate| candidate.told);
+        let told: BTreeSet<&str> = told.map(|candidate| candidate.address.as_str()).collect();
         let mut ids: BTreeMap<String, InstanceId> = self.ids();
         for candidate in found.iter().filter(|candidate| candidate.left.is_none()) {
             if !ids.contains_key(&candidate.address)
-                && let Some(id) = self.take(discovery, candidate, taken, now)
+                && let Some(id) = self.take(discovery, candidate, (taken, &told), now)
             {
                 ids.insert(candidate.address.clone(), id);
             }
@@ -94,7 +105,7 @@ impl Roster {
         &mut self,
         discovery: &DiscoveryConfig,
         candidate: &Candidate,
-        taken: &BTreeSet<InstanceId>,
+        (taken, told): (&BTreeSet<InstanceId>, &BTreeSet<&str>),
         now: Instant,
     ) -> Option<InstanceId> {
         let address = &candidate.address;
@@ -109,7 +120,16 @@ impl Roster {
                 return None;
             }
         };
-        let long = || discovery.instance_as(address, &discovery.long_id(address)).ok();
+        // Another instance has the short id. That it is another server must be proved by both, in this look.
+        let is_other = |config: &InstanceConfig| {
+            let holder = self.entries.get(&config.identity.id);
+            candidate.told && holder.is_none_or(|holder| told.contains(&*holder.config.identity.address))
+        };
+        let proved = short.as_ref().is_some_and(is_other);
+        let long = || {
+            let config = discovery.instance_as(address, &discovery.long_id(address));
+            config.ok().filter(|_| proved)
+        };
         let Some(config) = short.filter(is_free).or_else(|| long().filter(is_free)) else {
             tracing::warn!(
                 address,

@@ -226,6 +226,8 @@ impl Worker {
                 };
                 inputs.push_back(Input::Inspected(sight));
             }
+            // One at a time: a former one that is slow is worth more than a new one.
+            Effect::TryFresh if beside.fresh.is_some() => {}
             Effect::TryFresh => {
                 let (target, limit) = (Arc::clone(&self.config.target), self.config.probe.connect_timeout);
                 beside.fresh = Some(Box::pin(async move { redis::try_fresh(&target, limit).await }));

@@ -8,8 +8,9 @@ use redkeeper_core::{
     ids::{AgentId, BootId, ClusterName, Handle, InstanceId},
     limits::{
         ADDRESS_BYTES_MAX, AGENT_INSTANCES_MAX, EVIDENCE_BYTES_MAX, LABEL_BYTES_MAX, LABELS_MAX,
-        NAMES_TOTAL_BYTES_MAX, REPORTS_PER_MESSAGE_MAX, RUN_ID_BYTES_MAX, VERSION_BYTES_MAX,
+        NAMES_TOTAL_BYTES_MAX, REPORTS_PER_MESSAGE_MAX, VERSION_BYTES_MAX,
     },
+    run_id::RunId,
     status::{Ability, Identity, Reason, Role, Stage, State, Verdict, cut, cut_shared},
     time::WallMs,
 };
@@ -108,7 +109,7 @@ pub fn time_to_wire(time: WallMs) -> Option<pbjson_types::Timestamp> {
 pub fn time_from_wire(wire: Option<&pbjson_types::Timestamp>) -> WallMs {
     // The year 9999 is the end of the protobuf type.
     let millis = wire.map_or(0, |t| {
-        t.seconds.clamp(0, 253_402_300_799) * 1000 + i64::from(t.nanos) / 1_000_000
+        t.seconds.clamp(0, 253_402_300_799) * 1000 + i64::from(t.nanos.clamp(0, 999_999_999)) / 1_000_000
     });
     WallMs(u64::try_from(millis).unwrap_or(0))
 }
@@ -128,7 +129,7 @@ pub fn verdict_to_wire(verdict: &Verdict) -> v1::Verdict {
         master_address: verdict.master_address.to_string(),
         evidence: verdict.evidence.to_string(),
         since_time: time_to_wire(verdict.since),
-        restarts: verdict.restarts,
+        restarts: verdict.restarts.into(),
         certificate_end_time: verdict.certificate_ends.and_then(time_to_wire),
         flapping: verdict.flapping,
     }
@@ -145,10 +146,10 @@ fn verdict_from_wire(wire: &v1::Verdict) -> Result<Verdict, Invalid> {
     );
     debug_assert!(verdict.evidence.len() <= EVIDENCE_BYTES_MAX);
     verdict.role = role_from_wire(wire.role).unwrap_or(Role::Unknown);
-    verdict.run_id = cut_shared(&wire.run_id, RUN_ID_BYTES_MAX);
+    verdict.run_id = RunId::new(&wire.run_id);
     verdict.server_version = cut_shared(&wire.server_version, VERSION_BYTES_MAX);
     verdict.master_address = cut_shared(&wire.master_address, ADDRESS_BYTES_MAX);
-    verdict.restarts = wire.restarts;
+    verdict.restarts = u32::try_from(wire.restarts).unwrap_or(u32::MAX);
     verdict.flapping = wire.flapping;
     let ends = wire.certificate_end_time.as_ref();
     verdict.certificate_ends = ends.map(|time| time_from_wire(Some(time)));

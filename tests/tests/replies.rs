@@ -276,16 +276,12 @@ impl Bench {
         Self::ask(&master, &keys);
         Self::ask(replica, &format!("REPLICAOF 127.0.0.1 {}", master.port.number));
         let syncing = ["DEGRADED", "REPLICA_SYNCING", "REPLY", "yes", "no"];
-        let json = self
-            .expect("a first synchronisation", replica, &[], syncing)
-            .await;
-        assert!(
-            json["evidence"]
-                .as_str()
-                .unwrap()
-                .contains("first synchronisation"),
-            "{json}"
-        );
+        self.expect("a replica that begins", replica, &[], syncing).await;
+        // Before the connection to the master stands, its link is only down.
+        let address = Self::address(replica);
+        let evidence = || async { probe(&self.sandbox, &[&address])["evidence"].to_string() };
+        let begun = |text: &String| text.contains("first synchronisation");
+        eventually("a first synchronisation", evidence, begun).await;
         Self::ask(replica, "REPLICAOF NO ONE");
     }
 

@@ -2,6 +2,7 @@
 //! applied, and ends the stream when it must.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use redkeeper_core::{
-    fleet::Greeting,
+    fleet::{Greeting, Message},
     ids::Seq,
     limits::{AGENT_INSTANCES_MAX, AGENT_MESSAGE_BYTES_MAX, UNACKED_MESSAGES_MAX},
 };
@@ -21,7 +23,7 @@ use redkeeper_proto::{
         report_status_request, report_status_response::Message as Answer,
     },
 };
-use redkeeper_runtime::supervise::Supervisor;
+use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -31,6 +33,7 @@ use super::{
 };
 use crate::{
     aggregator::Command,
+    beats::{Beat, Beats},
     feedback::{self, End},
     metrics::Metrics,
 };
@@ -56,6 +59,10 @@ pub struct Ingest {
     pub silent_after: Duration,
     /// To the aggregator.
     pub commands: mpsc::Sender<Command>,
+    /// Where heartbeats wait for it.
+    pub beats: Arc<Beats>,
+    /// Time.
+    pub clock: Clock,
     /// Owner of the streams' tasks.
     pub supervisor: Supervisor,
     /// Counters.
@@ -64,11 +71,13 @@ pub struct Ingest {
     pub next_stream: Arc<AtomicU64>,
 }
 
-/// An acknowledgement waits for others, up to this time, or a third of `silent_after`: each costs as much as the
+/// An acknowledgement waits for others, up to this time, or two thirds of `silent_after`: each costs as much as the
 /// message that it answers. An agent calls a collector mute after the whole of `silent_after`.
-const ACK_DELAY: Duration = Duration::from_secs(1);
-/// So many messages wait no longer than until they are applied: a quarter of what an agent may have unacknowledged.
-const ACK_EVERY: u64 = UNACKED_MESSAGES_MAX as u64 / 4;
+const ACK_DELAY: Duration = Duration::from_secs(2);
+/// So many messages wait no longer than until they are applied: half of what an agent may have unacknowledged.
+const ACK_EVERY: u64 = UNACKED_MESSAGES_MAX as u64 / 2;
+/// So many messages in a row are taken before anything else is looked at.
+const STREAK_MAX: u32 = 64;
 /// When a stream looks whether so many messages are applied; then after twice as long each time, up to the latter.
 const ACK_SOON: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(64));
 
@@ -92,6 +101,14 @@ impl AgentService for Ingest {
         });
         Ok(Response::new(receiver))
     }
+}
+
+/// What a stream's task does next.
+enum Next {
+    Message(Result<Option<ReportStatusRequest>, Status>),
+    Stop,
+    End(Option<End>),
+    Timer,
 }
 
 fn answer(message: Answer) -> Result<Box<ReportStatusResponse>, Status> {
@@ -160,8 +177,8 @@ impl Ingest {
         stream: u64,
         answers: &Answers<ReportStatusResponse>,
     ) -> Result<String, Failure> {
-        let (agent, boot) = (greeting.agent.clone(), greeting.boot.clone());
-        let (sender, mut feedback) = feedback::channel();
+        let agent = greeting.agent.clone();
+        let (sender, feedback) = feedback::channel();
         self.send(Command::Hello(stream, greeting, sender)).await?;
         let limits = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let welcome = Welcome {
@@ -174,16 +191,44 @@ impl Ingest {
         if answers.send(answer(Answer::Welcome(welcome))).await.is_err() {
             return Ok("closed by the agent".to_owned());
         }
-        let (idle, ack_delay) = (self.silent_after * 2, ACK_DELAY.min(self.silent_after / 3));
+        let (idle, ack_delay) = (self.silent_after * 2, ACK_DELAY.min(self.silent_after * 2 / 3));
         let (mut acked, mut ack_at, mut heard) = (last, None::<Instant>, Instant::now());
-        let mut soon = ACK_SOON.0;
-        let mut stopped = std::pin::pin!(self.supervisor.stop().cancelled());
+        let (mut soon, mut streak) = (ACK_SOON.0, 0);
+        // The last message that went to the aggregator as a command; the Hello is applied before any of them.
+        let mut commanded = last + 1;
+        // What ends the stream. It is looked at when it happens, and not with each message.
+        let mut ends = FuturesUnordered::<Pin<Box<dyn Future<Output = Next> + Send>>>::new();
+        let (stop, end) = (self.supervisor.stop().clone(), feedback.end);
+        ends.push(Box::pin(async move {
+            stop.cancelled().await;
+            Next::Stop
+        }));
+        ends.push(Box::pin(async move { Next::End(end.await.ok()) }));
+        let applied = feedback.applied;
         // Moved lazily: what was heard meanwhile is looked at when it fires.
         let mut timer = std::pin::pin!(tokio::time::sleep(idle));
         loop {
-            tokio::select! {
-                biased;
-                () = &mut stopped => {
+            // Messages first: then a wake-up for one of them looks at everything else once, not twice.
+            let next = if streak < STREAK_MAX {
+                tokio::select! {
+                    biased;
+                    message = messages.message() => Next::Message(message),
+                    Some(end) = ends.next() => end,
+                    () = &mut timer => Next::Timer,
+                }
+            } else {
+                tokio::select! {
+                    biased;
+                    Some(end) = ends.next() => end,
+                    () = &mut timer => Next::Timer,
+                    message = messages.message() => {
+                        streak = 0;
+                        Next::Message(message)
+                    }
+                }
+            };
+            match next {
+                Next::Stop => {
                     let drain = Drain {
                         reason: "the collector is shutting down".to_owned(),
                         reconnect_after: Some(convert::duration_to_wire(DRAIN_RECONNECT)),
@@ -192,26 +237,36 @@ impl Ingest {
                     drop(answers.try_send(answer(Answer::Drain(drain))));
                     return Ok("drained".to_owned());
                 }
-                why = &mut feedback.end => return Err(match why {
-                    Ok(End::Superseded) => Failure::Superseded,
-                    Ok(End::Resend) => Failure::Resend,
-                    Ok(End::Full(what)) => Failure::Full(what),
-                    Err(_) => Failure::ShuttingDown,
-                }),
-                () = &mut timer => {
+                Next::End(why) => {
+                    return Err(match why {
+                        Some(End::Superseded) => Failure::Superseded,
+                        Some(End::Resend) => Failure::Resend,
+                        Some(End::Full(what)) => Failure::Full(what),
+                        None => Failure::ShuttingDown,
+                    });
+                }
+                Next::Timer => {
+                    streak = 0;
                     let now = Instant::now();
                     if ack_at.is_some_and(|at| now >= at) {
-                        let applied = feedback.applied().0;
+                        let applied = applied.get().0;
                         // One place is left to the reason of the end, so that nothing here waits for the agent.
                         if applied > acked && answers.capacity() > 1 {
                             acked = applied;
-                            if answers.try_send(answer(Answer::Ack(Ack { sequence: acked }))).is_err() {
+                            if answers
+                                .try_send(answer(Answer::Ack(Ack { sequence: acked })))
+                                .is_err()
+                            {
                                 return Ok("closed by the agent".to_owned());
                             }
                         }
                         // The aggregator, or the agent, is busy with the rest.
                         ack_at = (last > acked).then(|| now + soon);
-                        soon = if last > acked { (soon * 2).min(ACK_SOON.1) } else { ACK_SOON.0 };
+                        soon = if last > acked {
+                            (soon * 2).min(ACK_SOON.1)
+                        } else {
+                            ACK_SOON.0
+                        };
                     }
                     if now >= heard + idle {
                         return Ok(format!("nothing heard for {idle:?}"));
@@ -219,30 +274,48 @@ impl Ingest {
                     let next = ack_at.unwrap_or(heard + idle);
                     timer.as_mut().reset(next.min(heard + idle));
                 }
-                message = messages.message() => match message {
-                    Ok(None) => return Ok("closed by the agent".to_owned()),
-                    Err(status) if status.code() == tonic::Code::OutOfRange => {
-                        return Err(self.bad(status.message().to_owned()));
+                Next::Message(Ok(None)) => return Ok("closed by the agent".to_owned()),
+                Next::Message(Err(status)) if status.code() == tonic::Code::OutOfRange => {
+                    return Err(self.bad(status.message().to_owned()));
+                }
+                Next::Message(Err(status)) => return Ok(format!("broken: {}", status.message())),
+                Next::Message(Ok(Some(message))) => {
+                    streak += 1;
+                    heard = Instant::now();
+                    let seq = message.sequence;
+                    if seq <= last {
+                        return Err(self.bad(format!("sequence {seq} after {last} on the same stream")));
                     }
-                    Err(status) => return Ok(format!("broken: {}", status.message())),
-                    Ok(Some(message)) => {
-                        heard = Instant::now();
-                        let seq = message.sequence;
-                        if seq <= last {
-                            return Err(self.bad(format!("sequence {seq} after {last} on the same stream")));
-                        }
-                        last = seq;
-                        let content = message.message.ok_or_else(|| self.bad(format!("message {seq} is empty")))?;
-                        let content = convert::message_from_wire(content, &agent).map_err(|e| self.bad(e.to_string()))?;
-                        self.send(Command::Message(stream, agent.clone(), boot.clone(), Seq(seq), content)).await?;
-                        let wait = if last >= acked + ACK_EVERY { soon } else { ack_delay };
-                        let at = ack_at.unwrap_or(heard + wait).min(heard + wait);
-                        ack_at = Some(at);
-                        if at < timer.deadline() {
-                            timer.as_mut().reset(at);
-                        }
+                    last = seq;
+                    let content = message
+                        .message
+                        .ok_or_else(|| self.bad(format!("message {seq} is empty")))?;
+                    let content =
+                        convert::message_from_wire(content, &agent).map_err(|e| self.bad(e.to_string()))?;
+                    let message = Beat {
+                        stream,
+                        seq: Seq(seq),
+                        message: content,
+                        received: self.clock.now(),
+                    };
+                    // It must not overtake what is still on its way.
+                    let beats =
+                        matches!(message.message, Message::Heartbeat(_)) && applied.get().0 >= commanded;
+                    if !beats {
+                        commanded = seq;
                     }
-                },
+                    self.hand_on(message, beats).await?;
+                    let wait = if last >= acked + ACK_EVERY {
+                        soon
+                    } else {
+                        ack_delay
+                    };
+                    let at = ack_at.unwrap_or(heard + wait).min(heard + wait);
+                    ack_at = Some(at);
+                    if at < timer.deadline() {
+                        timer.as_mut().reset(at);
+                    }
+                }
             }
         }
     }
@@ -253,6 +326,22 @@ impl Ingest {
             .get_or_create(&[("result", "bad_message")])
             .inc();
         Failure::BadMessage(text)
+    }
+
+    /// A heartbeat may wait for others (`beats`); everything else is taken in at once.
+    async fn hand_on(&self, message: Beat, beats: bool) -> Result<(), Failure> {
+        let message = if beats {
+            match self.beats.push(message) {
+                Ok(()) => return Ok(()),
+                Err(refused) => *refused,
+            }
+        } else {
+            message
+        };
+        let Beat {
+            stream, seq, message, ..
+        } = message;
+        self.send(Command::Message(stream, seq, message)).await
     }
 
     /// Waits while the aggregator is busy: the agent's own stream slows down, and no other.

@@ -317,6 +317,9 @@ impl StatusService for Queries {
 
 type Events = Answers<v1::WatchInstancesResponse>;
 
+/// A watcher that takes nothing for so long is stuck.
+const STUCK_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
+
 impl Queries {
     /// Sends the snapshot, then every change once and in order, until the reader goes or the collector stops.
     async fn watch(&self, filter: &Filter, from: Option<Revision>, events: &Events) -> Result<(), Failure> {
@@ -406,6 +409,8 @@ impl Queries {
         tokio::select! {
             sent = events.send(message) => sent.is_ok(),
             () = self.supervisor.stop().cancelled() => false,
+            // It holds on to a whole view meanwhile.
+            () = tokio::time::sleep(STUCK_AFTER) => false,
         }
     }
 }

@@ -177,7 +177,9 @@ impl Health {
             "min_slaves_good_slaves" => self.good_replicas = value.parse().ok(),
             "errorstat_NOREPLICAS" => self.refused_for_replicas = count(value),
             "errorstat_MASTERDOWN" => self.refused_for_master = count(value),
-            "connected_clients" | "connected_slaves" => self.clients += value.parse().unwrap_or(0),
+            "connected_clients" | "connected_slaves" => {
+                self.clients = self.clients.saturating_add(value.parse().unwrap_or(0));
+            }
             "maxclients" => self.max_clients = value.parse().unwrap_or(0),
             _ => {}
         }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     ids::{Handle, Seq},
-    limits::{REPORTS_PER_MESSAGE_MAX, UNACKED_MESSAGES_MAX},
+    limits::{REPORTS_PER_MESSAGE_MAX, REPORTS_PER_SNAPSHOT_PART_MAX, UNACKED_MESSAGES_MAX},
     time::Mono,
 };
 
@@ -76,7 +76,7 @@ impl Outbox {
             return None;
         }
         if let Some(mut rest) = self.snapshot.take() {
-            let chunk = take(&mut rest);
+            let chunk = take(&mut rest, REPORTS_PER_SNAPSHOT_PART_MAX);
             let last = rest.is_empty();
             if !last {
                 self.snapshot = Some(rest);
@@ -84,10 +84,10 @@ impl Outbox {
             return Some(Next::Snapshot(chunk, last));
         }
         if !self.gone.is_empty() {
-            return Some(Next::Gone(take(&mut self.gone)));
+            return Some(Next::Gone(take(&mut self.gone, REPORTS_PER_MESSAGE_MAX)));
         }
         if !self.dirty.is_empty() {
-            return Some(Next::Changes(take(&mut self.dirty)));
+            return Some(Next::Changes(take(&mut self.dirty, REPORTS_PER_MESSAGE_MAX)));
         }
         if now >= self.heartbeat_at {
             // From now on, not from when it was due: a late agent does not send a burst.
@@ -125,9 +125,9 @@ impl Outbox {
     }
 }
 
-fn take(set: &mut BTreeSet<Handle>) -> Vec<Handle> {
+fn take(set: &mut BTreeSet<Handle>, max: usize) -> Vec<Handle> {
     let mut chunk = Vec::new();
-    while chunk.len() < REPORTS_PER_MESSAGE_MAX {
+    while chunk.len() < max {
         let Some(handle) = set.pop_first() else { break };
         chunk.push(handle);
     }

@@ -81,6 +81,8 @@ pub struct Prober {
     info: info::Info,
     /// What the INFO before told.
     uptime_seconds: Option<u64>,
+    /// When it was answered.
+    informed_at: Mono,
     suspicion: suspicion::Suspicion,
     /// When the process is looked at next while no answer is awaited.
     patrol_at: Mono,
@@ -118,6 +120,7 @@ impl Prober {
             refusals: hidden::Refusals::default(),
             info: info::Info::default(),
             uptime_seconds: None,
+            informed_at: now,
             suspicion: suspicion::Suspicion::default(),
             patrol_at: suspicion::NEVER,
             quick: QUICK_MAX,
@@ -197,6 +200,10 @@ impl Prober {
     }
 
     fn tick(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
+        if self.verdict.flapping && !self.flapping.is_flapping(now) {
+            self.verdict.flapping = false;
+            out.push(Effect::Verdict(self.verdict.clone()));
+        }
         match self.link {
             Link::Closed { retry_at } if now >= retry_at => self.connect(now, out),
             Link::Closed { .. } => {}
@@ -294,10 +301,6 @@ impl Prober {
             }
             self.info_at = self.next_info(now);
         }
-        if self.verdict.flapping && !self.flapping.is_flapping(now) {
-            self.verdict.flapping = false;
-            out.push(Effect::Verdict(self.verdict.clone()));
-        }
         if now >= self.fresh_at && self.verdict.state() != State::Unknown {
             out.push(Effect::TryFresh);
             self.fresh_at = self.config.spread.next(now, self.config.connect_interval);
@@ -355,6 +358,7 @@ impl Prober {
                     Reply::Text(text) => {
                         self.info = info::parse(text);
                         self.refusals.count(now, &self.info.health);
+                        self.informed_at = now;
                         self.informed(out);
                         self.patrol_from(now);
                         out.push(Effect::Locate(self.info.process_id.zip(self.info.uptime_seconds)));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{AgentState, Effect, Fleet, InstanceState, Member, is_collectors_own};
+use super::{AgentState, Effect, Fleet, FreshnessLimit, InstanceState, Member, is_collectors_own};
 use crate::{
     dedupe::Origin,
     ids::{AgentId, InstanceId},
@@ -10,6 +10,14 @@ use crate::{
     status::{Reason, Status},
     time::{Mono, WallMs},
 };
+
+impl AgentState {
+    /// As if it had been heard now.
+    fn grant(&mut self, now: Mono) {
+        self.version += u64::from(self.silent);
+        (self.heard, self.beat, self.silent) = (now, now, false);
+    }
+}
 
 impl Fleet {
     pub(super) fn adopt(
@@ -24,8 +32,8 @@ impl Fleet {
         let unheard: BTreeSet<AgentId> = self
             .agents
             .iter()
-            .filter(|(_, agent)| agent.silent || agent.stream.is_none())
-            .map(|(name, _)| name.clone())
+            .filter(|agent| agent.silent || agent.stream.is_none())
+            .map(|agent| agent.name.clone())
             .collect();
         for (status, origin) in statuses {
             let id = status.identity.id.clone();
@@ -43,21 +51,21 @@ impl Fleet {
                 continue;
             }
             let name = status.agent.clone();
-            let agent = self
+            let (place, agent) = self
                 .agents
-                .entry(name.clone())
-                .or_insert_with(|| AgentState::adopted(now));
+                .get_or_add(&name, || AgentState::adopted(name.clone(), now));
             agent.members.put(Member {
                 id: id.clone(),
                 progress: now,
-                freshness_limit: self.silent_after,
+                freshness_limit: FreshnessLimit::of(self.silent_after),
                 reason: status.verdict.reason,
             });
             if unheard.contains(&name) {
                 // So that its silence is found again, with this instance.
-                (agent.heard, agent.beat, agent.silent) = (now, now, false);
+                agent.grant(now);
+                out.push(Effect::Agent(place));
             }
-            agent.watch(self.silent_after, &name, &mut self.deadlines);
+            agent.watch(self.silent_after, &mut self.deadlines);
             let state = InstanceState {
                 status,
                 overruled: None,
@@ -98,13 +106,13 @@ impl Fleet {
         if let Some(agent) = agent {
             // The former leader may have heard it until now, whatever this one heard.
             if grace {
-                (agent.heard, agent.beat, agent.silent) = (now, now, false);
+                agent.grant(now);
             }
             if let Some(member) = agent.members.get_mut(id).filter(|_| unheard && grace) {
                 member.progress = now;
-                member.freshness_limit = member.freshness_limit.max(self.silent_after);
+                member.freshness_limit = member.freshness_limit.max(FreshnessLimit::of(self.silent_after));
             }
-            agent.watch(self.silent_after, &name, &mut self.deadlines);
+            agent.watch(self.silent_after, &mut self.deadlines);
         }
         if news {
             known.overruled = Some(Box::new(status.verdict.clone()));

@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
-    AgentState, CONTESTED_MAX, Effect, Fleet, Greeting, InstanceState, Member, Message, Report, Snapshot,
-    is_collectors_own,
+    AgentState, CONTESTED_MAX, Effect, Fleet, FreshnessLimit, Greeting, InstanceState, Member, Message,
+    Report, Snapshot, is_collectors_own,
 };
 use crate::{
     dedupe::{Arrival, Order, Origin},
-    ids::{AgentId, BootId, Handle, InstanceId, Seq},
+    ids::{AgentId, Handle, InstanceId, Seq},
     limits::{AGENT_INSTANCES_MAX, AGENTS_MAX, FLEET_INSTANCES_MAX},
     status::{Reason, Status},
     time::{Mono, WallMs},
@@ -23,39 +23,41 @@ impl Fleet {
         greeting: Greeting,
         out: &mut Vec<Effect>,
     ) {
-        if !self.agents.contains_key(&greeting.agent) && self.agents.len() >= AGENTS_MAX {
+        if self.agents.place(&greeting.agent).is_none() && self.agents.len() >= AGENTS_MAX {
             out.push(Effect::Full(stream, "too many agents"));
             return;
         }
         let (name, silent_after) = (greeting.agent.clone(), self.silent_after);
-        let agent = self
+        let (place, agent) = self
             .agents
-            .entry(name.clone())
-            .or_insert_with(|| AgentState::adopted(now));
+            .get_or_add(&name, || AgentState::adopted(name.clone(), now));
         let order = agent
             .order
             .get_or_insert_with(|| Order::new(greeting.boot.clone()));
-        if !order.hello(&greeting.boot) {
+        let Some(life) = order.hello(&greeting.boot) else {
             out.push(Effect::Superseded(stream));
             return;
-        }
+        };
         let fresh_boot = order.highest() == Seq(0);
         if fresh_boot {
             agent.complete = false;
             agent.members.forget_handles();
         }
+        agent.version += 1;
         agent.greeting = Some(greeting);
         agent.stream = Some(stream);
         agent.connected = wall;
         agent.snapshot = None;
         agent.beat = now;
-        agent.heard(now, silent_after, &name, &mut self.deadlines);
-        out.push(Effect::Agent(name));
+        agent.heard(now, silent_after, &mut self.deadlines);
+        self.streams.insert(stream, (place, life));
+        out.push(Effect::Agent(place));
     }
 
     pub(super) fn bye(&mut self, stream: u64) {
-        let mut agents = self.agents.values_mut();
-        if let Some(agent) = agents.find(|agent| agent.stream == Some(stream)) {
+        let of = self.streams.remove(&stream);
+        let agent = of.and_then(|(place, _)| self.agents.at_mut(place));
+        if let Some(agent) = agent.filter(|agent| agent.stream == Some(stream)) {
             agent.stream = None;
             agent.snapshot = None;
         }
@@ -65,16 +67,18 @@ impl Fleet {
         &mut self,
         now: Mono,
         wall: WallMs,
-        (stream, name, boot, seq): (u64, &AgentId, &BootId, Seq),
+        (stream, seq): (u64, Seq),
         message: Message,
         out: &mut Vec<Effect>,
     ) {
         let silent_after = self.silent_after;
-        let arrived = self.agents.get_mut(name).and_then(|agent| {
-            let arrival = agent.order.as_mut()?.arrive(boot, seq);
-            Some((agent, arrival))
+        // The agent may be forgotten by now.
+        let arrived = self.streams.get(&stream).and_then(|(place, life)| {
+            let agent = self.agents.at_mut(*place)?;
+            let arrival = agent.order.as_mut()?.arrive(*life, seq);
+            Some((*place, agent, arrival))
         });
-        let Some((agent, arrival)) = arrived else {
+        let Some((place, agent, arrival)) = arrived else {
             out.push(Effect::Superseded(stream));
             return;
         };
@@ -84,13 +88,24 @@ impl Fleet {
                 out.push(Effect::Superseded(stream));
                 return;
             }
-            Arrival::News => agent.heard(now, silent_after, name, &mut self.deadlines),
+            Arrival::News => agent.heard(now, silent_after, &mut self.deadlines),
             Arrival::Late => {}
         }
-        let origin = Origin {
-            boot: boot.tag(),
-            seq,
-        };
+        if let Message::Heartbeat(ages) = message {
+            if arrival == Arrival::News {
+                for id in agent.heartbeat(now, &ages) {
+                    self.settle(wall, &id, true, out);
+                }
+            }
+            out.push(Effect::Agent(place));
+            return;
+        }
+        let name = &agent.name.clone();
+        let origin = agent
+            .order
+            .as_ref()
+            .map(|order| order.origin(seq))
+            .unwrap_or_default();
         match message {
             Message::Snapshot(reports, last) => {
                 self.snapshot(now, wall, (stream, name, origin), reports, last, out)
@@ -100,11 +115,7 @@ impl Fleet {
                     self.report(now, wall, (stream, name, origin), report, out);
                 }
             }
-            Message::Heartbeat(ages) if arrival == Arrival::News => {
-                for id in agent.heartbeat(now, &ages) {
-                    self.settle(wall, &id, true, out);
-                }
-            }
+            // Above.
             Message::Heartbeat(_) => {}
             Message::Gone(handles) => {
                 for handle in handles {
@@ -116,7 +127,7 @@ impl Fleet {
                 }
             }
         }
-        out.push(Effect::Agent(name.clone()));
+        out.push(Effect::Agent(place));
     }
 
     fn snapshot(
@@ -150,7 +161,9 @@ impl Fleet {
         let Some(snapshot) = agent.snapshot.take() else {
             return;
         };
+        agent.version += u64::from(!agent.complete);
         agent.complete = true;
+        agent.members.shrink();
         let ids = agent.members.iter().map(|member| &member.id);
         let missing: Vec<_> = ids
             .filter(|id| !snapshot.mentioned.contains(*id))
@@ -192,7 +205,8 @@ impl Fleet {
         let Some(agent) = self.agents.get(name) else {
             return;
         };
-        if agent.members.get(&id).is_none() {
+        let found = agent.members.find(report.handle, &id);
+        if found.is_none() {
             if agent.members.len() >= AGENT_INSTANCES_MAX {
                 out.push(Effect::Full(stream, "too many instances for one agent"));
                 return;
@@ -202,67 +216,89 @@ impl Fleet {
                 return;
             }
         }
-        let former = self.instances.remove(&id);
-        let owner = former.as_ref().map(|former| &former.status.agent);
-        let member = owner.and_then(|owner| {
-            let members = &mut self.agents.get_mut(owner)?.members;
-            if owner == name {
-                members.get(&id).cloned()
-            } else {
-                members.remove(&id)
-            }
-        });
-        let progress = match (report.probe_age, &member) {
-            (Some(age), Some(member)) => member.progress.max(now.before(age)),
-            (Some(age), None) => now.before(age),
-            // Without a completed round nothing became fresher.
-            (None, Some(member)) => member.progress,
-            (None, None) => now,
-        };
         // A new boot starts with "not probed": what is known stays until it has seen something.
         let keep = report.verdict.reason == Reason::NotProbed;
-        let changed = |status: &Status| status.identity != report.identity || status.agent != *name;
-        let told = former.as_ref().is_none_or(|former| changed(&former.status));
-        let state = match former {
-            None => InstanceState {
-                status: Arc::new(Status {
+        let (mut owner, mut told) = (None, true);
+        let reason = match self.instances.get_mut(&id) {
+            None => {
+                let status = Arc::new(Status {
                     identity: report.identity,
                     agent: name.clone(),
                     verdict: report.verdict,
-                }),
-                overruled: None,
-                origin,
-            },
-            Some(mut former) => {
-                if !keep {
-                    former.overruled = Some(Box::new(report.verdict));
-                }
+                });
+                let reason = status.verdict.reason;
+                let state = InstanceState {
+                    status,
+                    overruled: None,
+                    origin,
+                };
+                self.instances.insert(id.clone(), state);
+                reason
+            }
+            Some(known) => {
+                let status = &known.status;
+                owner = Some(status.agent.clone()).filter(|owner| owner != name);
+                told = owner.is_some() || status.identity != report.identity;
                 if told {
-                    former.status = Arc::new(Status {
+                    known.status = Arc::new(Status {
                         identity: report.identity,
                         agent: name.clone(),
-                        verdict: former.status.verdict.clone(),
+                        verdict: status.verdict.clone(),
                     });
                 }
-                former.origin = origin;
-                former
+                if !keep {
+                    known.overruled = Some(Box::new(report.verdict));
+                }
+                known.origin = origin;
+                known.status.verdict.reason
             }
         };
-        let member = Member {
-            id: id.clone(),
-            progress,
-            freshness_limit: report.freshness_limit,
-            reason: state.status.verdict.reason,
-        };
+        let taken = owner.and_then(|owner| self.taken_from(&owner, &id, out));
         if let Some(agent) = self.agents.get_mut(name) {
-            agent.members.put(member);
-            agent.members.name(report.handle, &id);
+            let known = found.and_then(|(place, _)| agent.members.at_mut(place));
+            let before = taken.as_ref().or(known.as_deref()).map(|member| member.progress);
+            let progress = match (report.probe_age, before) {
+                (Some(age), Some(before)) => before.max(now.before(age)),
+                (Some(age), None) => now.before(age),
+                // Without a completed round nothing became fresher.
+                (None, Some(before)) => before,
+                (None, None) => now,
+            };
+            let freshness_limit = FreshnessLimit::of(report.freshness_limit);
+            match known {
+                Some(member) => {
+                    (member.progress, member.freshness_limit, member.reason) =
+                        (progress, freshness_limit, reason)
+                }
+                None => agent.members.put(Member {
+                    id: id.clone(),
+                    progress,
+                    freshness_limit,
+                    reason,
+                }),
+            }
+            if !found.is_some_and(|(_, named)| named) {
+                agent.members.name(report.handle, &id);
+            }
         }
-        self.instances.insert(id.clone(), state);
         if told {
             out.push(Effect::Changed(id.clone()));
         }
         self.settle(wall, &id, false, out);
+    }
+
+    /// Takes an instance from an agent that is silent; one without instances is forgotten then.
+    fn taken_from(&mut self, owner: &AgentId, id: &InstanceId, out: &mut Vec<Effect>) -> Option<Member> {
+        let place = self.agents.place(owner)?;
+        let agent = self.agents.at_mut(place)?;
+        let member = agent.members.remove(id);
+        if agent.silent && agent.members.is_empty() {
+            self.agents.remove(owner);
+            out.push(Effect::Forgotten(place));
+        } else {
+            out.push(Effect::Agent(place));
+        }
+        member
     }
 
     /// A report whose verdict is not news, perhaps because it came from ZooKeeper first, still tells under which
@@ -280,7 +316,7 @@ impl Fleet {
             agent.members.name(report.handle, id);
             if let (Some(age), Some(member)) = (report.probe_age, agent.members.get_mut(id)) {
                 member.progress = member.progress.max(now.before(age));
-                member.freshness_limit = report.freshness_limit;
+                member.freshness_limit = FreshnessLimit::of(report.freshness_limit);
             }
         }
         self.settle(wall, id, false, out);
@@ -301,16 +337,11 @@ impl Fleet {
 }
 
 impl AgentState {
-    fn heard(
-        &mut self,
-        now: Mono,
-        silent_after: Duration,
-        name: &AgentId,
-        deadlines: &mut BTreeSet<(Mono, AgentId)>,
-    ) {
+    fn heard(&mut self, now: Mono, silent_after: Duration, deadlines: &mut BTreeSet<(Mono, AgentId)>) {
         self.heard = self.heard.max(now);
+        self.version += u64::from(self.silent);
         self.silent = false;
-        self.watch(silent_after, name, deadlines);
+        self.watch(silent_after, deadlines);
     }
 
     /// Takes what was probed; tells whose status is no longer what progress says.

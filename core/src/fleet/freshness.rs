@@ -17,14 +17,9 @@ impl AgentState {
     }
 
     /// Makes sure that it is looked at in time.
-    pub(super) fn watch(
-        &mut self,
-        silent_after: Duration,
-        name: &AgentId,
-        deadlines: &mut BTreeSet<(Mono, AgentId)>,
-    ) {
+    pub(super) fn watch(&mut self, silent_after: Duration, deadlines: &mut BTreeSet<(Mono, AgentId)>) {
         if !std::mem::replace(&mut self.watched, true) {
-            deadlines.insert((self.due(silent_after), name.clone()));
+            deadlines.insert((self.due(silent_after), self.name.clone()));
         }
     }
 }
@@ -45,18 +40,22 @@ impl Fleet {
         };
         agent.watched = false;
         if agent.due(silent_after) > now {
-            agent.watch(silent_after, name, &mut self.deadlines);
+            agent.watch(silent_after, &mut self.deadlines);
             return;
         }
         if agent.silent {
             return;
         }
         agent.silent = true;
+        agent.version += 1;
         let ids: Vec<_> = agent.members.iter().map(|member| member.id.clone()).collect();
+        let place = self.agents.place(name);
         if ids.is_empty() {
             self.agents.remove(name);
+            out.extend(place.map(Effect::Forgotten));
+        } else {
+            out.extend(place.map(Effect::Agent));
         }
-        out.push(Effect::Agent(name.clone()));
         for id in ids {
             self.settle(wall, &id, false, out);
             self.uncontest(&id, out);
@@ -80,7 +79,7 @@ impl Fleet {
         let silent = agent.as_ref().is_none_or(|agent| agent.silent);
         let beat = agent.as_ref().map(|agent| agent.beat);
         let mut member = agent.as_mut().and_then(|agent| agent.members.get_mut(id));
-        let limit = member.as_ref().map(|member| member.freshness_limit);
+        let limit = member.as_ref().map(|member| member.freshness_limit.get());
         let fresh = member
             .as_ref()
             .zip(beat)

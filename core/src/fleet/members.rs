@@ -8,6 +8,24 @@ use crate::{
     time::Mono,
 };
 
+/// How long an instance may be without a completed round. In milliseconds, which are few bytes for many instances;
+/// what is longer than 49 days counts as that.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct FreshnessLimit(u32);
+
+impl FreshnessLimit {
+    /// Rounded up, so that nothing is stalled too early.
+    pub fn of(limit: Duration) -> Self {
+        let millis = limit.as_micros().div_ceil(1_000);
+        Self(u32::try_from(millis).unwrap_or(u32::MAX))
+    }
+
+    /// The same as a duration.
+    pub fn get(self) -> Duration {
+        Duration::from_millis(self.0.into())
+    }
+}
+
 /// An instance as its agent has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
@@ -16,7 +34,7 @@ pub struct Member {
     /// Last completed probe round.
     pub progress: Mono,
     /// Without a round for this long it is stalled.
-    pub(super) freshness_limit: Duration,
+    pub(super) freshness_limit: FreshnessLimit,
     /// Reason of the status in force.
     pub(super) reason: Reason,
 }
@@ -24,7 +42,7 @@ pub struct Member {
 impl Member {
     /// Whether its agent, heard last at `beat`, proved progress then.
     pub(super) fn is_fresh(&self, beat: Mono) -> bool {
-        self.progress + self.freshness_limit > beat
+        self.progress + self.freshness_limit.get() > beat
     }
 }
 
@@ -32,7 +50,8 @@ impl Member {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Members {
     all: Vec<Member>,
-    handles: Vec<(Handle, InstanceId)>,
+    /// Handles, sorted, with the places of what they name.
+    handles: Vec<(Handle, u32)>,
     version: u64,
 }
 
@@ -65,6 +84,7 @@ impl Members {
         self.all.iter_mut()
     }
 
+    #[cfg(test)]
     pub(super) fn get(&self, id: &InstanceId) -> Option<&Member> {
         self.place(id).ok().map(|place| &self.all[place])
     }
@@ -73,12 +93,30 @@ impl Members {
         self.place(id).ok().map(|place| &mut self.all[place])
     }
 
+    /// Where an instance is that is mentioned by this handle: mostly found without comparing names. False where the handle
+    /// does not name it yet.
+    pub(super) fn find(&self, handle: Handle, id: &InstanceId) -> Option<(usize, bool)> {
+        let at = self.handles.binary_search_by_key(&handle, |(known, _)| *known);
+        let named = at.ok().map(|at| self.handles[at].1 as usize);
+        match named.filter(|place| self.all.get(*place).is_some_and(|member| member.id == *id)) {
+            Some(place) => Some((place, true)),
+            None => self.place(id).ok().map(|place| (place, false)),
+        }
+    }
+
+    /// The one at a place that [`find`](Self::find) gave.
+    pub(super) fn at_mut(&mut self, place: usize) -> Option<&mut Member> {
+        self.all.get_mut(place)
+    }
+
     /// Takes one, in place of what was known of it.
     pub(super) fn put(&mut self, member: Member) {
         match self.place(&member.id) {
             Ok(place) => self.all[place] = member,
             Err(place) => {
                 self.all.insert(place, member);
+                let moved = self.handles.iter_mut().filter(|(_, at)| *at as usize >= place);
+                moved.for_each(|(_, at)| *at += 1);
                 self.version += 1;
             }
         }
@@ -86,17 +124,21 @@ impl Members {
 
     pub(super) fn remove(&mut self, id: &InstanceId) -> Option<Member> {
         let place = self.place(id).ok()?;
-        self.handles.retain(|(_, other)| other != id);
+        self.handles.retain(|(_, at)| *at as usize != place);
+        let moved = self.handles.iter_mut().filter(|(_, at)| *at as usize > place);
+        moved.for_each(|(_, at)| *at -= 1);
         self.version += 1;
         Some(self.all.remove(place))
     }
 
-    /// Its messages will mention `id` by this handle.
+    /// Its messages will mention `id`, which is one of them, by this handle.
     pub(super) fn name(&mut self, handle: Handle, id: &InstanceId) {
+        let Some(place) = self.place(id).ok().and_then(|place| u32::try_from(place).ok()) else {
+            return;
+        };
         match self.handles.binary_search_by_key(&handle, |(known, _)| *known) {
-            Ok(place) if self.handles[place].1 == *id => {}
-            Ok(place) => self.handles[place].1 = id.clone(),
-            Err(place) => self.handles.insert(place, (handle, id.clone())),
+            Ok(at) => self.handles[at].1 = place,
+            Err(at) => self.handles.insert(at, (handle, place)),
         }
     }
 
@@ -106,13 +148,79 @@ impl Members {
 
     /// Forgets a handle; tells whose it was.
     pub(super) fn take_handle(&mut self, handle: Handle) -> Option<InstanceId> {
-        let place = self.handles.binary_search_by_key(&handle, |(known, _)| *known);
-        place.ok().map(|place| self.handles.remove(place).1)
+        let at = self.handles.binary_search_by_key(&handle, |(known, _)| *known);
+        let (_, place) = self.handles.remove(at.ok()?);
+        self.all.get(place as usize).map(|member| member.id.clone())
     }
 
     pub(super) fn by_handle(&mut self, handle: Handle) -> Option<&mut Member> {
-        let place = self.handles.binary_search_by_key(&handle, |(known, _)| *known);
-        let place = self.place(&self.handles[place.ok()?].1).ok()?;
-        Some(&mut self.all[place])
+        let at = self.handles.binary_search_by_key(&handle, |(known, _)| *known);
+        let (_, place) = self.handles[at.ok()?];
+        self.all.get_mut(place as usize)
+    }
+
+    /// Gives back the room that growing set aside: most agents seldom get more instances.
+    pub(super) fn shrink(&mut self) {
+        self.all.shrink_to_fit();
+        self.handles.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(n: u8) -> InstanceId {
+        InstanceId::new(&format!("h:{n}")).unwrap()
+    }
+
+    proptest! {
+        /// Handles name what they were given to, whatever comes and goes.
+        #[test]
+        fn handles_follow_their_instances(steps in proptest::collection::vec((0u8..4, 0u8..12, 0u32..6), 0..80)) {
+            let (mut members, mut model) = (Members::default(), BTreeMap::<u32, InstanceId>::new());
+            for (what, n, handle) in steps {
+                match what {
+                    0 => members.put(Member {
+                        id: id(n),
+                        progress: Mono(u64::from(n)),
+                        freshness_limit: FreshnessLimit::of(Duration::from_secs(1)),
+                        reason: Reason::Ok,
+                    }),
+                    1 => {
+                        members.remove(&id(n));
+                        model.retain(|_, named| *named != id(n));
+                    }
+                    2 => {
+                        members.name(Handle(handle), &id(n));
+                        if members.get(&id(n)).is_some() {
+                            model.insert(handle, id(n));
+                        }
+                    }
+                    _ => prop_assert_eq!(members.take_handle(Handle(handle)), model.remove(&handle)),
+                }
+                for handle in 0..6 {
+                    let named = members.by_handle(Handle(handle)).map(|member| member.id.clone());
+                    prop_assert_eq!(named.as_ref(), model.get(&handle));
+                }
+                prop_assert!(members.iter().zip(members.iter().skip(1)).all(|(a, b)| a.id < b.id));
+            }
+        }
+    }
+
+    #[test]
+    fn limits_are_rounded_up() {
+        assert_eq!(
+            FreshnessLimit::of(Duration::from_micros(1_001)).get(),
+            Duration::from_millis(2)
+        );
+        assert_eq!(
+            FreshnessLimit::of(Duration::MAX).get(),
+            Duration::from_millis(u32::MAX.into())
+        );
     }
 }

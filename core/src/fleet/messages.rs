@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::Place;
 use crate::{
     dedupe::{Arrival, Origin},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
@@ -54,8 +55,8 @@ pub struct Greeting {
 pub enum Input {
     /// A stream began. `stream` is a number that the shell never reuses.
     Hello(u64, Greeting),
-    /// A message of that stream.
-    Message(u64, AgentId, BootId, Seq, Message),
+    /// A message of a stream that began.
+    Message(u64, Seq, Message),
     /// Statuses found in ZooKeeper: taken over where nothing fresher is known. True where another collector led
     /// until now: every agent then gets a full grace period, because that one may have heard it.
     Adopt(Vec<(Arc<Status>, Origin)>, bool),
@@ -72,8 +73,10 @@ pub enum Effect {
     Changed(InstanceId),
     /// This instance is no longer known.
     Removed(InstanceId),
-    /// Something about this agent changed, its progress included.
-    Agent(AgentId),
+    /// Something about the agent at this place changed, its progress included.
+    Agent(Place),
+    /// The agent that was at this place is no longer known.
+    Forgotten(Place),
     /// How the message counted.
     Arrived(Arrival),
     /// The stream must be ended: its boot is retired.

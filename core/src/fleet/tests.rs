@@ -65,8 +65,9 @@ impl World {
         self.step(Input::Hello(stream, greeting));
     }
 
+    /// Each boot has the stream of its number.
     fn message(&mut self, n: u64, seq: u64, message: Message) {
-        self.step(Input::Message(1, agent(), boot(n), Seq(seq), message));
+        self.step(Input::Message(n, Seq(seq), message));
     }
 
     /// Time passes as the shell lets it: a step at each deadline.
@@ -165,8 +166,6 @@ fn a_new_boot_retires_the_old_one_for_good() {
     w.hello(2, 2);
     w.step(Input::Message(
         2,
-        agent(),
-        boot(2),
         Seq(1),
         Message::Snapshot(vec![report(1, Reason::ConnectionRefused)], true),
     ));
@@ -185,8 +184,6 @@ fn a_restarted_agent_does_not_erase_what_is_known() {
     w.hello(2, 2);
     w.step(Input::Message(
         2,
-        agent(),
-        boot(2),
         Seq(1),
         Message::Snapshot(vec![report(1, Reason::NotProbed)], true),
     ));
@@ -295,8 +292,6 @@ fn a_take_over_does_not_publish_what_is_older_than_what_is_published() {
     w.hello(2, 2);
     w.step(Input::Message(
         2,
-        agent(),
-        boot(2),
         Seq(1),
         Message::Snapshot(vec![report(1, Reason::ConnectionRefused)], true),
     ));
@@ -322,13 +317,7 @@ fn an_old_verdict_is_not_fresh_because_the_agent_restarted() {
             probe_age: None,
             ..report(1, Reason::NotProbed)
         };
-        w.step(Input::Message(
-            n,
-            agent(),
-            boot(n),
-            Seq(1),
-            Message::Snapshot(vec![unseen], true),
-        ));
+        w.step(Input::Message(n, Seq(1), Message::Snapshot(vec![unseen], true)));
         assert_eq!(w.reason(1).state(), State::Unknown);
         w.pass(FRESH / 2);
     }
@@ -344,6 +333,34 @@ fn what_an_agent_no_longer_has_is_not_adopted_again() {
         true,
     ));
     assert!(w.fleet.instance(&id(2)).is_none());
+}
+
+#[test]
+fn an_agent_that_is_silent_and_has_nothing_left_is_forgotten() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    w.pass(SILENT);
+    let other = AgentId::new("db02").unwrap();
+    let greeting = Greeting {
+        agent: other.clone(),
+        boot: boot(5),
+        version: String::new(),
+        host: String::new(),
+    };
+    w.step(Input::Hello(2, greeting));
+    w.step(Input::Message(
+        2,
+        Seq(1),
+        Message::Snapshot(vec![report(1, Reason::Ok)], true),
+    ));
+    assert_eq!(w.fleet.instance(&id(1)).unwrap().status.agent, other);
+    assert!(w.fleet.agents().get(&agent()).is_none());
+    assert!(w.out.iter().any(|effect| matches!(effect, Effect::Forgotten(_))));
+    // Its stream, should it still be open, must begin anew.
+    w.out.clear();
+    w.message(1, 2, Message::Heartbeat(vec![]));
+    assert_eq!(w.out, [Effect::Superseded(1)]);
 }
 
 #[test]
@@ -374,8 +391,6 @@ fn a_second_reporter_does_not_take_a_live_instance() {
     ));
     w.step(Input::Message(
         2,
-        other.clone(),
-        boot(5),
         Seq(1),
         Message::Snapshot(vec![report(1, Reason::ConnectionRefused)], true),
     ));

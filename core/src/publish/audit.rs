@@ -112,15 +112,14 @@ impl Publisher {
             return Vec::new();
         }
         self.audit.advance();
-        if bucket.0 == 0 {
-            self.paces.forget_quiet(now);
-        }
+        self.paces.forget_quiet(now);
         self.refusals.remove(&bucket);
         let Some(data) = found.data else {
             self.bucket_is_gone(now, bucket);
             return vec![Difference::Bucket(bucket)];
         };
         let mut differences = self.compare(now, bucket, &found.held);
+        let is_known = differences.is_empty();
         let books = self.buckets.entry(bucket).or_default();
         let count = found.held.len() as u64;
         if *books != data || data.count != count {
@@ -132,15 +131,17 @@ impl Publisher {
             books.count = count;
             self.stale_buckets.insert(bucket);
         }
-        let known = self.mirror.entry(bucket).or_default();
-        let mut held = found.held;
-        // What is as it was stays: its status is shared with the view, and what was read is a copy.
-        for (id, found) in &mut held {
-            if let Some(same) = known.get(id).filter(|known| *known == found) {
-                found.clone_from(same);
+        // What is as it was stays: its name and status are shared with the view, and what was read is a copy.
+        if !is_known {
+            let known = self.mirror.entry(bucket).or_default();
+            let mut held = found.held;
+            for (id, found) in &mut held {
+                if let Some(same) = known.get(id).filter(|known| *known == found) {
+                    found.clone_from(same);
+                }
             }
+            *known = held;
         }
-        *known = held;
         self.retry_quarantined(now, bucket);
         self.find_orphans(now, bucket, abandoned, &mut differences);
         differences

@@ -12,6 +12,9 @@ const COST: Duration = Duration::from_secs(1);
 /// After this long beyond what was paid the writes are free again.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// How often the quiet ones are looked for: at a million instances that takes milliseconds.
+const FORGET_INTERVAL: Duration = Duration::from_secs(2);
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Pace {
     since: Mono,
@@ -25,14 +28,19 @@ impl Pace {
     }
 }
 
-/// The writes of late, by instance. Bounded by the published instances; quiet ones are forgotten.
+/// The writes of late, by the hash of the instance's name: a number is found faster than a name, and two instances that
+/// share one would at worst wait for each other. Bounded by the published instances; quiet ones are forgotten.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Paces(BTreeMap<InstanceId, Pace>);
+pub(super) struct Paces {
+    all: BTreeMap<u64, Pace>,
+    /// When the quiet ones were last forgotten.
+    forgot: Mono,
+}
 
 impl Paces {
     /// When the instance may be written; `None` stands for now.
     pub(super) fn due(&self, id: &InstanceId, now: Mono) -> Option<Mono> {
-        let pace = self.0.get(id)?;
+        let pace = self.all.get(&id.hash64())?;
         (pace.writes >= FREE)
             .then(|| pace.paid_at())
             .filter(|due| *due > now)
@@ -43,7 +51,7 @@ impl Paces {
             since: now,
             writes: 0,
         };
-        let pace = self.0.entry(id.clone()).or_insert_with(|| fresh.clone());
+        let pace = self.all.entry(id.hash64()).or_insert_with(|| fresh.clone());
         if now >= pace.paid_at() + QUIET {
             *pace = fresh;
         }
@@ -53,11 +61,15 @@ impl Paces {
     /// Instances whose writes are limited now.
     pub(super) fn flapping(&self, now: Mono) -> usize {
         let limited = |pace: &&Pace| pace.writes >= FREE && now < pace.paid_at() + QUIET;
-        self.0.values().filter(limited).count()
+        self.all.values().filter(limited).count()
     }
 
-    /// Forgets the quiet ones.
+    /// Forgets the quiet ones, now and then.
     pub(super) fn forget_quiet(&mut self, now: Mono) {
-        self.0.retain(|_, pace| now < pace.paid_at() + QUIET);
+        if now.since(self.forgot) < FORGET_INTERVAL {
+            return;
+        }
+        self.forgot = now;
+        self.all.retain(|_, pace| now < pace.paid_at() + QUIET);
     }
 }

@@ -84,7 +84,13 @@ fn drain(publisher: &mut Publisher, store: &mut Store, desired: &BTreeMap<Instan
             }
             continue;
         };
-        assert!(batch.ops.len() <= BATCH_OPS_MAX);
+        let waited = publisher.dirty.len() + batch.ops.len();
+        let room = if waited > BACKLOG {
+            BATCH_OPS_BACKLOG_MAX
+        } else {
+            BATCH_OPS_MAX
+        };
+        assert!(batch.ops.len() <= room, "{} of {waited}", batch.ops.len());
         match store.apply(&batch) {
             Ok(()) => drop(publisher.acknowledged(batch.number)),
             Err((index, refusal)) => drop(publisher.refused(batch.number, index, refusal)),

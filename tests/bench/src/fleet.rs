@@ -9,6 +9,7 @@ use std::{
 };
 
 use pbjson_types::Duration as WireDuration;
+use redkeeper_core::limits::{REPORTS_PER_MESSAGE_MAX, REPORTS_PER_SNAPSHOT_PART_MAX};
 use redkeeper_proto::v1::{
     self, Changes, Heartbeat, InstanceReport, ReportStatusRequest, ReportStatusResponse, Snapshot,
     agent_service_client::AgentServiceClient, report_status_request::Message,
@@ -22,9 +23,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::rig::endpoint;
-
-/// Reports in one message.
-const REPORTS: usize = 64;
 
 /// What an agent says of one instance: alive, or refused.
 pub(crate) fn report(agent: &str, number: u32, up: bool) -> InstanceReport {
@@ -106,7 +104,7 @@ impl Speaker {
         let call = client.report_status(ReceiverStream::new(receiver)).await;
         speaker.answers = Some(call.map_err(|e| e.to_string())?.into_inner());
         let all: Vec<_> = (1..=instances).collect();
-        let mut chunks = all.chunks(REPORTS).peekable();
+        let mut chunks = all.chunks(REPORTS_PER_SNAPSHOT_PART_MAX).peekable();
         while let Some(chunk) = chunks.next() {
             let snapshot = Snapshot {
                 instances: chunk.iter().map(|n| report(&speaker.name, *n, true)).collect(),
@@ -147,7 +145,7 @@ impl Speaker {
             let instances = chunk.iter().map(|n| report(&self.name, *n, up)).collect();
             Message::Changes(Changes { instances })
         };
-        numbers.chunks(REPORTS).map(one).collect()
+        numbers.chunks(REPORTS_PER_MESSAGE_MAX).map(one).collect()
     }
 
     /// Says it.
@@ -168,7 +166,7 @@ pub(crate) fn drain(speaker: &mut Speaker) {
 }
 
 /// A process that is `agents` agents with `instances` each; each sends a heartbeat `every` so many milliseconds, or
-/// as fast as it is taken for 0. Prints once a second how many messages it sent.
+/// as fast as it is taken for 0. Prints again and again how many messages it sent.
 #[allow(clippy::disallowed_methods)] // They end with the process.
 pub(crate) async fn report_for_ever(
     collector: &str,
@@ -198,7 +196,8 @@ pub(crate) async fn report_for_ever(
         });
     }
     println!("ready");
-    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    // Often: who reads it measures short windows.
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
     loop {
         tokio::select! {
             ended = tasks.join_next() => return match ended {

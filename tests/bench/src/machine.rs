@@ -6,20 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{time::clock_getcpuclockid, unistd::Pid};
+
 use crate::stats::Samples;
 
-/// CPU time of a process in seconds, over all of its threads that live.
+/// CPU time of a process in seconds, over all of its threads, those that ended included.
 ///
-/// Threads that ended take their time with them; the daemons keep theirs.
-pub(crate) fn cpu_seconds(pid: u32) -> f64 {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return 0.0;
-    };
-    let nanos = threads.flatten().filter_map(|thread| {
-        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    });
-    nanos.sum::<u64>() as f64 / 1e9
+/// # Errors
+/// When the process is gone: a measurement of it would be nothing.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, String> {
+    let gone = |e| format!("the CPU time of process {pid}: {e}");
+    let number = i32::try_from(pid).map_err(|e| e.to_string())?;
+    let clock = clock_getcpuclockid(Pid::from_raw(number)).map_err(gone)?;
+    Ok(Duration::from(clock.now().map_err(gone)?).as_secs_f64())
 }
 
 /// A line of `/proc/PID/status` in bytes.
@@ -31,8 +30,11 @@ fn status_bytes(pid: u32, key: &str) -> Option<f64> {
 }
 
 /// Resident memory in bytes.
-pub(crate) fn resident(pid: u32) -> f64 {
-    status_bytes(pid, "VmRSS:").unwrap_or(0.0)
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn resident(pid: u32) -> Result<f64, String> {
+    status_bytes(pid, "VmRSS:").ok_or_else(|| format!("process {pid} is gone: it has no memory"))
 }
 
 /// Memory that could be taken now, in bytes.

@@ -74,13 +74,16 @@ impl Outcome {
 }
 
 /// The last line of a run.
-#[derive(Serialize, Clone)]
+#[derive(Serialize, Clone, Default)]
 struct Line {
     scenario: String,
     pass: bool,
     ratios: BTreeMap<&'static str, f64>,
     values: BTreeMap<&'static str, f64>,
     targets: BTreeMap<String, f64>,
+    /// Why nothing was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 fn targets(scenario: &str) -> Result<BTreeMap<String, Target>, String> {
@@ -109,6 +112,7 @@ fn judge(scenario: &str, outcome: &Outcome) -> Result<Line, String> {
         ratios: outcome.ratios.clone(),
         values: outcome.values.clone(),
         targets: bounds.flatten().collect(),
+        error: None,
     })
 }
 
@@ -221,7 +225,30 @@ fn json(value: &impl Serialize) -> Result<String, String> {
 
 /// Runs one scenario and prints. Says whether it passed.
 pub(crate) fn one(name: &str, quick: bool) -> Result<bool, String> {
-    let (line, text) = run(name, quick)?;
+    if !scenarios::names().any(|known| known == name) {
+        return Err(format!("there is no scenario {name:?}; ./bench lists them"));
+    }
+    // What a scenario waits for in vain ends it with a panic.
+    let ran = std::panic::catch_unwind(|| run(name, quick));
+    let (line, text) = match ran {
+        Ok(Ok(done)) => done,
+        failed => {
+            let error = match failed {
+                Ok(Err(error)) => error,
+                _ => "the scenario panicked; what it said is above".to_owned(),
+            };
+            eprintln!("error: {error}");
+            let line = judge(name, &Outcome::default())?;
+            println!(
+                "{}",
+                json(&Line {
+                    error: Some(error),
+                    ..line
+                })?
+            );
+            return Ok(false);
+        }
+    };
     print!("{}", columns(&text));
     println!("{}", json(&line)?);
     Ok(line.pass)
@@ -259,9 +286,10 @@ pub(crate) fn all(quick: bool) -> Result<bool, String> {
         |file: &str, text: &str| fs::write(folder().join(file), text).map_err(|e| format!("{file}: {e}"));
     write("report.md", &report)?;
     write("report.json", &json(&lines)?)?;
-    println!(
-        "{}",
-        json(&serde_json::json!({ "scenario": "all", "results": lines }))?
-    );
-    Ok(lines.iter().all(|line| line["pass"] == true))
+    let pass = lines.iter().all(|line| line["pass"] == true);
+    let all = serde_json::json!({
+        "scenario": "all", "pass": pass, "ratios": {}, "values": {}, "targets": {}, "results": lines
+    });
+    println!("{}", json(&all)?);
+    Ok(pass)
 }

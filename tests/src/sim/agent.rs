@@ -188,7 +188,7 @@ impl Uplink {
             return;
         }
         loop {
-            outbox.acked(feedback.applied());
+            outbox.acked(feedback.applied.get());
             let changed = self.board.changed_since(generation);
             generation = changed.generation;
             outbox.mark(changed.handles);
@@ -198,7 +198,7 @@ impl Uplink {
                 let content = request.message.expect("a message");
                 let message =
                     convert::message_from_wire(content, &self.agent).expect("what an agent sends is valid");
-                let command = Command::Message(stream, self.agent.clone(), self.boot.clone(), seq, message);
+                let command = Command::Message(stream, seq, message);
                 if pipe.send(command).await.is_err() {
                     return;
                 }

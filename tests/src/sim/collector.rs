@@ -77,6 +77,7 @@ impl Collector {
             fleet,
             replacer,
             receiver,
+            Arc::default(),
             clock,
             metrics.clone(),
             CancellationToken::new(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{ConnectFailure, Effect, Link, Prober, Sight, suspicion};
 use crate::{
     agent::{health, info::Health, reply::Meaning, schedule},
+    run_id::RunId,
     status::{Reason, Role, Stage, State},
     time::{Mono, WallMs},
 };
@@ -13,6 +14,8 @@ use crate::{
 const RESTRICTED_INFO_INTERVAL: Duration = Duration::from_secs(1);
 /// While fresh connections fail, one is tried this often.
 const FRESH_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// That a server was full is believed for so many intervals of INFO: later, one that hangs up may be dead behind a proxy.
+const FULL_BELIEVED: u32 = 3;
 /// Writes that were refused for too few replicas restrict an instance for so long: the minimum itself is not shown, so
 /// nothing tells that it is met again but that nobody is refused.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
@@ -150,7 +153,7 @@ impl Prober {
                 Some(meaning.clone()).filter(|meaning| meaning.reason == Reason::MaxClients)
             }
             // With TLS a full server hangs up without a word.
-            Err(failure) if failure.is_cut() && self.info.health.is_full() => Some(self.full()),
+            Err(failure) if failure.is_cut() && self.was_full(now) => Some(self.full()),
             Err(failure) if failure.is_servers() => {
                 self.fresh_failures = self.fresh_failures.saturating_add(1);
                 let enough = self.fresh_failures >= self.config.failures_before_down;
@@ -165,7 +168,8 @@ impl Prober {
                     .into(),
                 })
             }
-            Err(_) => None,
+            // It tells nothing of the server: what was known stays.
+            Err(_) => self.fresh.clone(),
         };
         if self.fresh.is_some() || self.fresh_failures > 0 {
             let again = self.config.connect_interval.min(FRESH_RETRY_INTERVAL);
@@ -175,6 +179,11 @@ impl Prober {
             self.successes = 0;
             self.judge(now, wall, refused.reason, refused.stage, &refused.evidence, out);
         }
+    }
+
+    /// Whether no client was let in when INFO was last answered, which was not long ago.
+    pub(super) fn was_full(&self, now: Mono) -> bool {
+        self.info.health.is_full() && now.since(self.informed_at) < self.config.info_interval * FULL_BELIEVED
     }
 
     /// What it means that a full server hangs up without a word.
@@ -203,13 +212,14 @@ impl Prober {
         let info = &self.info;
         let mut verdict = self.verdict.clone();
         let known = !verdict.run_id.is_empty();
-        if !info.run_id.is_empty() && *verdict.run_id != info.run_id {
-            verdict.restarts += u64::from(known);
-            verdict.run_id = info.run_id.as_str().into();
+        let run_id = RunId::new(&info.run_id);
+        if !run_id.is_empty() && verdict.run_id != run_id {
+            verdict.restarts = verdict.restarts.saturating_add(u32::from(known));
+            verdict.run_id = run_id;
         }
         // Dragonfly and Kvrocks have no run_id: there a restart is a younger process.
         if info.run_id.is_empty() && info.uptime_seconds < self.uptime_seconds {
-            verdict.restarts += 1;
+            verdict.restarts = verdict.restarts.saturating_add(1);
         }
         self.uptime_seconds = info.uptime_seconds;
         if *verdict.server_version != info.version {

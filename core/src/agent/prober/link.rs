@@ -31,7 +31,7 @@ impl Prober {
         if (cut || *failure == ConnectFailure::Reset) && self.reconnect_quickly(now) {
             return;
         }
-        if failure.is_cut() && self.info.health.is_full() && self.config.tls {
+        if failure.is_cut() && self.was_full(now) && self.config.tls {
             // A full server hangs up without a word where it would have to speak TLS to say so.
             let full = self.full();
             (reason, stage, text) = (full.reason, full.stage, full.evidence.into_owned());

@@ -94,6 +94,8 @@ pub enum ConnectFailure {
     TlsSilent,
     /// The peer says something that is not RESP.
     NotRedis(String),
+    /// The agent itself was too slow, such as in reading files.
+    OwnDelay(String),
     /// A fault of the agent itself, such as EMFILE or an unreadable password file.
     Own(String),
 }
@@ -191,6 +193,12 @@ impl ConnectFailure {
                 Stage::Tls,
                 false,
                 "connected, but the TLS handshake gets no answer".to_owned(),
+            ),
+            Self::OwnDelay(e) => (
+                Reason::AgentFault,
+                Stage::Connect,
+                false,
+                format!("the agent could not connect: {e}"),
             ),
             Self::Own(e) => (
                 Reason::AgentFault,

@@ -165,7 +165,11 @@ fn up_needs_two_replies_and_knows_run_id() {
     bench.up();
     let verdict = bench.prober.verdict();
     assert_eq!(
-        (&*verdict.run_id, verdict.role, &*verdict.server_version),
+        (
+            verdict.run_id.to_string().as_str(),
+            verdict.role,
+            &*verdict.server_version
+        ),
         ("r1", Role::Master, "7.0.15")
     );
 }
@@ -205,7 +209,11 @@ fn a_restart_between_two_probes_stays_up_and_is_counted() {
     bench.input(Input::Replied(Reply::Text("run_id:r2\r\nrole:master\r\n".into())));
     let verdict = bench.prober.verdict();
     assert_eq!(
-        (verdict.reason, &*verdict.run_id, verdict.restarts),
+        (
+            verdict.reason,
+            verdict.run_id.to_string().as_str(),
+            verdict.restarts
+        ),
         (Reason::Ok, "r2", 1)
     );
 }
@@ -356,6 +364,17 @@ fn a_state_that_changes_again_and_again_is_flapping_for_ten_minutes() {
     assert!(bench.prober.verdict().flapping);
     bench.run(bench.now + 21_000 * MS, serve);
     assert!(!bench.prober.verdict().flapping);
+    for n in 0..7 {
+        if n % 2 == 0 {
+            bench.close();
+            bench.refuse();
+        } else {
+            bench.up();
+        }
+    }
+    assert!(bench.prober.verdict().flapping);
+    bench.run(bench.now + 601_000 * MS, Bench::refuse);
+    assert!(!bench.prober.verdict().flapping, "dead for long is not flapping");
 }
 
 #[test]

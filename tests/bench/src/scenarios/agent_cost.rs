@@ -1,6 +1,6 @@
 //! P4: CPU and memory of the agent with 200 instances beside Sentinel that watches the same, and how they grow.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use redkeeper_tests::{
@@ -47,15 +47,35 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
     let (mut our_memory, mut their_memory) = (Samples::default(), Samples::default());
     let pids = (agent.process.pid(), sentinel.process.pid());
+    // Both must do the work whose cost is measured.
+    let up = || async {
+        agents
+            .collector
+            .metric("redkeeper_instances{state=\"UP\",reason=\"OK\"}")
+    };
+    eventually("all are watched", up, |n| *n == Some(INSTANCES as f64)).await;
+    let pings = || {
+        agent
+            .metric("redkeeper_probe_duration_seconds_count")
+            .unwrap_or(0.0)
+    };
+    let (asked, start) = (pings(), Instant::now());
     for _ in 0..rounds {
         // Both watch the same servers at the same time, so the window is the same too.
-        let before = (cpu_seconds(pids.0), cpu_seconds(pids.1));
+        let before = (cpu_seconds(pids.0)?, cpu_seconds(pids.1)?);
         tokio::time::sleep(window).await;
-        ours.push((cpu_seconds(pids.0) - before.0) * 30_000.0 / window.as_secs_f64());
-        theirs.push((cpu_seconds(pids.1) - before.1) * 30_000.0 / window.as_secs_f64());
-        our_memory.push(resident(pids.0) / 1_048_576.0);
-        their_memory.push(resident(pids.1) / 1_048_576.0);
+        ours.push((cpu_seconds(pids.0)? - before.0) * 30_000.0 / window.as_secs_f64());
+        theirs.push((cpu_seconds(pids.1)? - before.1) * 30_000.0 / window.as_secs_f64());
+        our_memory.push(resident(pids.0)? / 1_048_576.0);
+        their_memory.push(resident(pids.1)? / 1_048_576.0);
     }
+    let rate = (pings() - asked) / start.elapsed().as_secs_f64() / INSTANCES as f64;
+    if rate < 0.9 {
+        return Err(format!(
+            "the agent sent {rate:.2} PINGs a second to each instance, not 1"
+        ));
+    }
+    outcome.value("pings_per_second", Some(rate));
     outcome.sample("agent, CPU in 30 s", "ms", &ours);
     outcome.sample("Sentinel, CPU in 30 s", "ms", &theirs);
     outcome.sample("agent, resident", "MiB", &our_memory);
@@ -67,7 +87,7 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         let note = "the cost of hung and dead instances, and growth, are measured without --quick";
         outcome.notes.push(note.to_owned());
     } else {
-        not_up(&mut servers, agent.process.pid(), &agents.collector, &mut outcome).await;
+        not_up(&mut servers, agent.process.pid(), &agents.collector, &mut outcome).await?;
         drop(agent);
         growth(&sandbox, &agents, &mut outcome).await?;
     }
@@ -75,7 +95,12 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
 }
 
 /// What the agent costs when all of its instances hang, and when all are dead, beside what it costs when all live.
-async fn not_up(servers: &mut [Redis], agent: u32, collector: &Collector, outcome: &mut Outcome) {
+async fn not_up(
+    servers: &mut [Redis],
+    agent: u32,
+    collector: &Collector,
+    outcome: &mut Outcome,
+) -> Result<(), String> {
     let all = async |state: &str| {
         let metric = format!("redkeeper_instances{{{state}}}");
         let count = || async { collector.metric(&metric) };
@@ -85,19 +110,20 @@ async fn not_up(servers: &mut [Redis], agent: u32, collector: &Collector, outcom
     };
     let window = Duration::from_secs(15);
     let measured = async |samples: &mut Samples| {
-        let before = cpu_seconds(agent);
+        let before = cpu_seconds(agent)?;
         tokio::time::sleep(window).await;
-        samples.push((cpu_seconds(agent) - before) * 30_000.0 / window.as_secs_f64());
+        samples.push((cpu_seconds(agent)? - before) * 30_000.0 / window.as_secs_f64());
+        Ok::<_, String>(())
     };
     let [mut live, mut hung, mut dead] = std::array::from_fn(|_| Samples::default());
     for _ in 0..5 {
         all("state=\"UP\",reason=\"OK\"").await;
-        measured(&mut live).await;
+        measured(&mut live).await?;
         servers
             .iter()
             .for_each(|redis| redis.process.signal(Signal::SIGSTOP));
         all("state=\"DOWN\",reason=\"REPLY_TIMEOUT\"").await;
-        measured(&mut hung).await;
+        measured(&mut hung).await?;
         servers
             .iter()
             .for_each(|redis| redis.process.signal(Signal::SIGCONT));
@@ -105,13 +131,14 @@ async fn not_up(servers: &mut [Redis], agent: u32, collector: &Collector, outcom
     servers.iter_mut().for_each(|redis| redis.process.kill());
     all("state=\"DOWN\",reason=\"CONNECTION_REFUSED\"").await;
     for _ in 0..5 {
-        measured(&mut dead).await;
+        measured(&mut dead).await?;
     }
     outcome.sample("agent, all live, CPU in 30 s", "ms", &live);
     outcome.sample("agent, all hung, CPU in 30 s", "ms", &hung);
     outcome.sample("agent, all dead, CPU in 30 s", "ms", &dead);
     outcome.value("cpu_hung_to_live", hung.ratio(&live));
     outcome.value("cpu_dead_to_live", dead.ratio(&live));
+    Ok(())
 }
 
 /// Agents that report to a collector of their own.
@@ -165,11 +192,11 @@ async fn growth(sandbox: &Sandbox, agents: &Agents<'_>, outcome: &mut Outcome) -
         let sentinel = Sentinel::start(sandbox, some)?;
         tokio::time::sleep(Duration::from_secs(8)).await;
         let pids = [agent.process.pid(), sentinel.process.pid()];
-        let before = pids.map(cpu_seconds);
+        let before = [cpu_seconds(pids[0])?, cpu_seconds(pids[1])?];
         tokio::time::sleep(Duration::from_secs(20)).await;
         for (n, pid) in pids.into_iter().enumerate() {
-            cpu[n].push((count as f64, (cpu_seconds(pid) - before[n]) * 50.0));
-            memory[n].push((count as f64, resident(pid) / 1_048_576.0));
+            cpu[n].push((count as f64, (cpu_seconds(pid)? - before[n]) * 50.0));
+            memory[n].push((count as f64, resident(pid)? / 1_048_576.0));
         }
     }
     let named = |lines: [Vec<(f64, f64)>; 2]| {

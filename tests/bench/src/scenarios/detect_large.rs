@@ -57,7 +57,7 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         // Beside this thread, on which the ZooKeeper session is kept.
         let filled = tokio::task::spawn_blocking(move || populate(port, keys)).await;
         filled.map_err(|e| e.to_string())??;
-        let bytes = resident(redis.process.pid());
+        let bytes = resident(redis.process.pid())?;
         let mut connection = open(redis.port.number).map_err(|e| format!("a connection: {e}"))?;
         // The next INFO tells the agent how large it is, and its last death is forgotten: writes of a flapping
         // instance are limited.

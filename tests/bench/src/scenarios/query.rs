@@ -100,12 +100,12 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     for round in 0..=rounds {
         for (n, clients) in [&ours, &bare].into_iter().enumerate() {
             let pid = [collector.process.pid(), floor.pid()][n];
-            let (mut latency, before) = (Samples::default(), cpu_seconds(pid));
+            let (mut latency, before) = (Samples::default(), cpu_seconds(pid)?);
             let rate = load(clients, time, &mut latency).await?;
             // The first round warms up.
             if round > 0 {
                 rates[n].push(rate);
-                costs[n].push((cpu_seconds(pid) - before) * 1e6 / (rate * time.as_secs_f64()));
+                costs[n].push((cpu_seconds(pid)? - before) * 1e6 / (rate * time.as_secs_f64()));
                 latencies[n].0.append(&mut latency.0);
             }
         }

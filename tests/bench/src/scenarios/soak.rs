@@ -136,11 +136,14 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let mut outcome = Outcome::default();
     let worst = |of: fn(&Held) -> f64| {
         let ratio = |after: &Held, before: &Held| of(after) / of(before);
-        Some(ratio(&after, &before).max(ratio(&agent_after, &agent_before)))
+        // The one that is farther from where it was, in either direction.
+        let (collector, agent) = (ratio(&after, &before), ratio(&agent_after, &agent_before));
+        let farther = (agent - 1.0).abs() > (collector - 1.0).abs();
+        Some(if farther { agent } else { collector })
     };
-    outcome.value("tasks", worst(|held| held.tasks));
-    outcome.value("descriptors", worst(|held| held.descriptors));
-    outcome.value("allocated", worst(|held| held.bytes));
+    outcome.ratio("tasks", worst(|held| held.tasks));
+    outcome.ratio("descriptors", worst(|held| held.descriptors));
+    outcome.ratio("allocated", worst(|held| held.bytes));
     outcome.value(
         "bytes_per_cycle",
         Some((after.bytes - before.bytes).max(0.0) / cycles as f64),

@@ -224,6 +224,7 @@ fn a_full_server_that_speaks_tls_is_not_dead() {
     bench.prober.config.tls = true;
     bench.info = "connected_clients:99\r\nconnected_slaves:1\r\nmaxclients:100\r\n";
     bench.up();
+    bench.input(Input::Certificate(WallMs(1)));
     let cut = || ConnectFailure::TlsEnded("the handshake ended: EOF".into());
     bench.input(Input::Fresh(Err(cut())));
     assert_eq!(bench.reason(), Reason::MaxClients);
@@ -235,6 +236,15 @@ fn a_full_server_that_speaks_tls_is_not_dead() {
         bench.input(Input::Tick);
         assert_eq!(bench.prober.verdict().state(), State::Degraded);
     }
+    // Long after the last INFO it may be a proxy whose server is dead.
+    bench.now = bench.now + 30_000 * MS;
+    for _ in 0..4 {
+        bench.connecting = false;
+        bench.input(Input::ConnectFailed(cut()));
+        bench.now = bench.prober.next_deadline();
+        bench.input(Input::Tick);
+    }
+    assert_eq!(bench.reason(), Reason::ConnectionReset);
 }
 
 #[test]

@@ -1,0 +1,132 @@
+//! All agents: by name, and by a place that does not move while an agent is known. A message finds its agent by the
+//! place that its stream was given, without comparing names.
+
+use std::collections::BTreeMap;
+
+use super::AgentState;
+use crate::ids::AgentId;
+
+/// Where an agent stands. What stands there is used again for another one once it is forgotten, with another turn.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Place {
+    index: u32,
+    turn: u32,
+}
+
+impl Place {
+    /// Below the largest number of agents that were known at one time.
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// The agents. Bounded by `AGENTS_MAX`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Agents {
+    states: Vec<(u32, Option<AgentState>)>,
+    names: BTreeMap<AgentId, Place>,
+    free: Vec<Place>,
+}
+
+impl Agents {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// True without any.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Where an agent stands.
+    pub fn place(&self, name: &AgentId) -> Option<Place> {
+        self.names.get(name).copied()
+    }
+
+    /// One agent by its name.
+    pub fn get(&self, name: &AgentId) -> Option<&AgentState> {
+        self.at(self.place(name)?)
+    }
+
+    /// One agent by its place.
+    pub fn at(&self, place: Place) -> Option<&AgentState> {
+        let (turn, state) = self.states.get(place.index())?;
+        state.as_ref().filter(|_| *turn == place.turn)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &AgentState> {
+        self.states.iter().filter_map(|(_, state)| state.as_ref())
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut AgentState> {
+        self.states.iter_mut().filter_map(|(_, state)| state.as_mut())
+    }
+
+    pub(super) fn get_mut(&mut self, name: &AgentId) -> Option<&mut AgentState> {
+        self.at_mut(self.place(name)?)
+    }
+
+    pub(super) fn at_mut(&mut self, place: Place) -> Option<&mut AgentState> {
+        let (turn, state) = self.states.get_mut(place.index())?;
+        state.as_mut().filter(|_| *turn == place.turn)
+    }
+
+    /// The agent of this name, made where it is not known.
+    pub(super) fn get_or_add(
+        &mut self,
+        name: &AgentId,
+        state: impl FnOnce() -> AgentState,
+    ) -> (Place, &mut AgentState) {
+        let place = match self.place(name) {
+            Some(place) => place,
+            None => {
+                let place = self.free.pop().unwrap_or_else(|| {
+                    self.states.push((0, None));
+                    // `AGENTS_MAX` is far below 4 billion.
+                    let index = u32::try_from(self.states.len() - 1).unwrap_or(u32::MAX);
+                    Place { index, turn: 0 }
+                });
+                self.names.insert(name.clone(), place);
+                place
+            }
+        };
+        (place, self.states[place.index()].1.get_or_insert_with(state))
+    }
+
+    pub(super) fn remove(&mut self, name: &AgentId) {
+        if let Some(place) = self.names.remove(name) {
+            let turn = place.turn.wrapping_add(1);
+            self.states[place.index()] = (turn, None);
+            self.free.push(Place { turn, ..place });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Mono;
+
+    #[test]
+    fn places_stay_and_are_used_again() {
+        let mut agents = Agents::default();
+        let [a, b, c] = ["a", "b", "c"].map(|name| AgentId::new(name).unwrap());
+        let add = |agents: &mut Agents, name: &AgentId| {
+            agents
+                .get_or_add(name, || AgentState::adopted(name.clone(), Mono(0)))
+                .0
+        };
+        let (first, second) = (add(&mut agents, &a), add(&mut agents, &b));
+        assert_eq!((add(&mut agents, &a), agents.len()), (first, 2));
+        agents.remove(&a);
+        assert_eq!((agents.get(&a), agents.at(first)), (None, None));
+        assert_eq!(agents.place(&b), Some(second));
+        let again = add(&mut agents, &c);
+        assert_eq!(again.index(), first.index());
+        assert_eq!(agents.at(again).map(|agent| &agent.name), Some(&c));
+        assert_eq!(agents.at(first), None, "it is another's turn");
+        assert_eq!(agents.iter().count(), 2);
+    }
+}
