@@ -42,7 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
         for effect in out.drain(..) {
             if let Effect::Verdict(verdict) = effect {
                 assert!(verdict.evidence.len() <= EVIDENCE_BYTES_MAX);
-                assert!(verdict.run_id.len() <= RUN_ID_BYTES_MAX);
+                assert!(verdict.run_id.to_string().len() <= RUN_ID_BYTES_MAX);
                 assert!(verdict.server_version.len() <= VERSION_BYTES_MAX);
                 assert!(verdict.master_address.len() <= ADDRESS_BYTES_MAX);
             }
