@@ -11,7 +11,7 @@ use tonic_prost::ProstCodec;
 /// Bytes that are set aside at first; larger messages make them grow.
 const BUFFER: usize = 1_024;
 /// Many messages go out in parts of this size. Whoever receives them keeps a buffer as large as the largest part, and a
-/// collector has thousands: with tonic's 32 KiB each stream that had carried a snapshot was 5 KB larger.
+/// collector has thousands: with tonic's 32 KiB each stream that had carried a snapshot was 0.9 KB larger (measured).
 const YIELD: usize = 4 * 1_024;
 
 /// prost with small buffers.
