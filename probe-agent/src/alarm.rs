@@ -101,11 +101,7 @@ pub struct Alarm {
 
 impl Alarm {
     /// Ready at `at`. What it was set to before no longer counts.
-    pub async fn until(&mut self, at: Mono) {
-        std::future::poll_fn(|context| self.poll(at, context)).await;
-    }
-
-    fn poll(&mut self, at: Mono, context: &Context<'_>) -> Poll<()> {
+    pub fn poll(&mut self, at: Mono, context: &Context<'_>) -> Poll<()> {
         if self.alarms.clock.now() >= at {
             return Poll::Ready(());
         }
@@ -139,6 +135,10 @@ mod tests {
 
     use super::*;
 
+    async fn until(alarm: &mut Alarm, at: Mono) {
+        std::future::poll_fn(|context| alarm.poll(at, context)).await;
+    }
+
     #[allow(clippy::disallowed_methods)] // The test owns its tasks.
     #[tokio::test(start_paused = true)]
     async fn each_is_woken_at_its_time_and_none_stays_behind() {
@@ -151,9 +151,10 @@ mod tests {
             tokio::spawn(async move {
                 // Set late, then early: only the last one counts.
                 let late = start + Duration::from_secs(900);
-                let gave_up = tokio::time::timeout(Duration::from_millis(n % 3), alarm.until(late)).await;
+                let gave_up =
+                    tokio::time::timeout(Duration::from_millis(n % 3), until(&mut alarm, late)).await;
                 assert!(gave_up.is_err());
-                alarm.until(start + Duration::from_millis(10 * n)).await;
+                until(&mut alarm, start + Duration::from_millis(10 * n)).await;
                 (n, clock.now().since(start))
             })
         });

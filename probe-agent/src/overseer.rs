@@ -96,7 +96,7 @@ impl Overseer {
                 _ = ticks.tick() => {}
             }
             let now = clock.now();
-            if now.since(looked) > period * 3 {
+            if now.since(looked) > period * 5 / 2 {
                 paused = Some(now);
                 let late = now.since(looked);
                 self.common.metrics.pauses.inc();
@@ -120,7 +120,7 @@ impl Overseer {
     /// How often the workers are looked at.
     fn period(&self) -> Duration {
         let intervals = self.posts.iter().map(|post| post.worker.config.probe.interval);
-        let period = intervals.min().unwrap_or_default() / 2;
+        let period = intervals.min().unwrap_or_default();
         period.clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
 

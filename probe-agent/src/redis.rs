@@ -5,8 +5,11 @@
 
 use std::{
     io::ErrorKind,
+    mem::MaybeUninit,
     net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -14,7 +17,6 @@ use crate::{
     blocking::Bounded,
     tls::{self, Tls},
 };
-use bytes::{Buf, BytesMut};
 use redkeeper_core::agent::{
     prober::{Command, ConnectFailure},
     reply::{self, Meaning, Reply},
@@ -22,7 +24,7 @@ use redkeeper_core::agent::{
 };
 use redkeeper_core::time::WallMs;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
@@ -75,9 +77,8 @@ fn read_password(path: &Path) -> std::io::Result<String> {
     Ok(line.to_owned())
 }
 
-/// Bytes asked for at the beginning of an answer, and further on: INFO has about 6,000.
-const SHORT_READ: usize = 64;
-const LONG_READ: usize = 16 * 1024;
+/// Bytes asked for at a time: INFO has about 6,000.
+const READ_BYTES: usize = 16 * 1024;
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -85,7 +86,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 /// An open connection.
 pub struct Connection {
     stream: Box<dyn Stream>,
-    buffer: BytesMut,
+    /// What came beyond the last answer, or of one that is not whole yet.
+    kept: Vec<u8>,
     auth: Option<Vec<u8>>,
     /// When the certificate that the server showed ends.
     pub certificate_ends: Option<WallMs>,
@@ -189,7 +191,7 @@ pub async fn connect_by_steps(
     };
     Ok(Connection {
         stream,
-        buffer: BytesMut::new(),
+        kept: Vec::new(),
         auth,
         mute,
         peer,
@@ -336,35 +338,57 @@ impl Connection {
 
     /// Waits for the next answer or the end. May be cancelled: nothing is lost.
     pub async fn receive(&mut self) -> Received {
+        std::future::poll_fn(|context| self.poll_receive(context)).await
+    }
+
+    /// As [`receive`](Self::receive).
+    pub fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Received> {
+        if !self.kept.is_empty()
+            && let Some(received) = self.first(&[])
+        {
+            return Poll::Ready(received);
+        }
         loop {
-            match frame(&self.buffer) {
-                Frame::Complete(length) => {
-                    let bytes = self.buffer.split_to(length);
-                    if self.buffer.is_empty() {
-                        // INFO is large and rare: an idle connection keeps no buffer.
-                        self.buffer = BytesMut::new();
-                    }
-                    return Received::Reply(read(&bytes));
+            // On the stack, so that an idle connection keeps no buffer, and PONG and INFO take one read each.
+            let mut space = [MaybeUninit::uninit(); READ_BYTES];
+            let mut came = ReadBuf::uninit(&mut space);
+            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut came)) {
+                Ok(()) if came.filled().is_empty() => {
+                    return Poll::Ready(self.ended("closed by the peer".to_owned()));
                 }
-                // It may echo what was sent, the password included.
-                Frame::Invalid if self.auth.is_some() => return Received::Garbage("not shown".to_owned()),
-                Frame::Invalid => {
-                    let start = &self.buffer.chunk()[..self.buffer.len().min(40)];
-                    return Received::Garbage(format!("{:?}", String::from_utf8_lossy(start)));
-                }
-                Frame::Incomplete => {}
+                Ok(()) => self.mute = None,
+                Err(e) => return Poll::Ready(self.ended(e.to_string())),
             }
-            // PONG is short; an answer that goes on is INFO.
-            let room = if self.buffer.is_empty() {
-                SHORT_READ
-            } else {
-                LONG_READ
-            };
-            self.buffer.reserve(room);
-            match self.stream.read_buf(&mut self.buffer).await {
-                Ok(0) => return self.ended("closed by the peer".to_owned()),
-                Ok(_) => self.mute = None,
-                Err(e) => return self.ended(e.to_string()),
+            if let Some(received) = self.first(came.filled()) {
+                return Poll::Ready(received);
+            }
+        }
+    }
+
+    /// The first answer of what was kept and what came now. What is left over is kept.
+    fn first(&mut self, came: &[u8]) -> Option<Received> {
+        let mut kept = std::mem::take(&mut self.kept);
+        let bytes = if kept.is_empty() {
+            came
+        } else {
+            kept.extend_from_slice(came);
+            &kept
+        };
+        match frame(bytes) {
+            Frame::Complete(length) => {
+                let reply = read(&bytes[..length]);
+                self.kept = bytes[length..].to_vec();
+                Some(Received::Reply(reply))
+            }
+            Frame::Incomplete => {
+                self.kept = if kept.is_empty() { came.to_vec() } else { kept };
+                None
+            }
+            // It may echo what was sent, the password included.
+            Frame::Invalid if self.auth.is_some() => Some(Received::Garbage("not shown".to_owned())),
+            Frame::Invalid => {
+                let start = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]);
+                Some(Received::Garbage(format!("{start:?}")))
             }
         }
     }
@@ -408,7 +432,7 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         let mut connection = Connection {
             stream: Box::new(ours),
-            buffer: BytesMut::new(),
+            kept: Vec::new(),
             auth: None,
             mute: None,
             peer: None,
@@ -433,7 +457,6 @@ mod tests {
         );
         assert!(matches!(connection.receive().await, Received::Garbage(_)));
         drop(theirs);
-        connection.buffer.clear();
         assert!(matches!(connection.receive().await, Received::Closed(_)));
     }
 }

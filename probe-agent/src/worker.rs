@@ -1,6 +1,14 @@
 //! One instance's task: carries what `core::agent::prober` decides.
 
-use std::{collections::VecDeque, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use redkeeper_core::{
@@ -14,7 +22,7 @@ use redkeeper_core::{
 use redkeeper_runtime::clock::Clock;
 
 use crate::{
-    alarm::Alarms,
+    alarm::{Alarm, Alarms},
     blocking::Bounded,
     board::{Board, Progress},
     config::InstanceConfig,
@@ -45,6 +53,15 @@ pub struct Worker {
     pub metrics: Metrics,
     /// Where it is woken from.
     pub alarms: Alarms,
+}
+
+/// What a worker waits for.
+enum Event {
+    Input(Input),
+    /// A second connection was tried; and when the server's certificate ends.
+    Fresh(Result<Meaning, ConnectFailure>, Option<WallMs>),
+    /// The process was searched for.
+    Found(Option<Process>),
 }
 
 type Fresh = Pin<Box<dyn Future<Output = FreshAnswer> + Send>>;
@@ -96,23 +113,21 @@ impl Worker {
         loop {
             let input = match inputs.pop_front() {
                 Some(input) => input,
-                None => {
-                    let deadline = prober.next_deadline();
-                    tokio::select! {
-                        biased;
-                        input = next(&mut link) => input,
-                        (answer, ends) = ready(&mut beside.fresh) => {
-                            inputs.extend(ends.map(Input::Certificate));
-                            self.metrics.tried_fresh(&answer);
-                            Input::Fresh(answer)
-                        }
-                        found = ready(&mut beside.search) => {
-                            self.found(found, &mut beside);
-                            continue;
-                        }
-                        () = alarm.until(deadline) => Input::Tick,
+                None => match self
+                    .event(prober.next_deadline(), &mut link, &mut beside, &mut alarm)
+                    .await
+                {
+                    Event::Input(input) => input,
+                    Event::Fresh(answer, ends) => {
+                        inputs.extend(ends.map(Input::Certificate));
+                        self.metrics.tried_fresh(&answer);
+                        Input::Fresh(answer)
                     }
-                }
+                    Event::Found(found) => {
+                        self.found(found, &mut beside);
+                        continue;
+                    }
+                },
             };
             match (&input, &link.open) {
                 (Input::Connected, Some(open)) => {
@@ -139,6 +154,23 @@ impl Worker {
                     .await;
             }
         }
+    }
+
+    /// The next thing that happens. Written out rather than selected: this is polled twice for each PING.
+    async fn event(&self, deadline: Mono, link: &mut Link, beside: &mut Beside, alarm: &mut Alarm) -> Event {
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(input) = link.poll(context) {
+                return Poll::Ready(Event::Input(input));
+            }
+            if let Some((answer, ends)) = poll_once(&mut beside.fresh, context) {
+                return Poll::Ready(Event::Fresh(answer, ends));
+            }
+            if let Some(found) = poll_once(&mut beside.search, context) {
+                return Poll::Ready(Event::Found(found));
+            }
+            alarm.poll(deadline, context).map(|()| Event::Input(Input::Tick))
+        })
+        .await
     }
 
     /// A certificate that ends soon takes clients with it, so it is told before.
@@ -293,45 +325,47 @@ const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// As many mute connections as a dying server may accept; one more, and TLS is looked for.
 const MUTES_UNDERSTOOD: u32 = 5;
 
-/// What comes of work under way; never, where there is none.
-async fn ready<T>(under_way: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
-    match under_way {
-        Some(work) => {
-            let result = work.await;
+/// What comes of work under way, if there is any and it is done.
+fn poll_once<T>(
+    under_way: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    context: &mut Context<'_>,
+) -> Option<T> {
+    match under_way.as_mut()?.as_mut().poll(context) {
+        Poll::Ready(result) => {
             *under_way = None;
-            result
+            Some(result)
         }
-        None => std::future::pending().await,
+        Poll::Pending => None,
     }
 }
 
-/// The next thing that happens on the link; never, where there is none.
-async fn next(link: &mut Link) -> Input {
-    if let Some(connecting) = &mut link.connecting {
-        let result = connecting.await;
-        link.connecting = None;
-        return match result {
-            Ok(connection) => {
-                link.open = Some(connection);
-                Input::Connected
-            }
-            Err(failure) => Input::ConnectFailed(failure),
+impl Link {
+    /// The next thing that happens on it.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Input> {
+        if let Some(result) = poll_once(&mut self.connecting, context) {
+            return Poll::Ready(match result {
+                Ok(connection) => {
+                    self.open = Some(connection);
+                    Input::Connected
+                }
+                Err(failure) => Input::ConnectFailed(failure),
+            });
+        }
+        let Some(connection) = &mut self.open else {
+            return Poll::Pending;
         };
-    }
-    match &mut link.open {
-        Some(connection) => match connection.receive().await {
+        Poll::Ready(match ready!(connection.poll_receive(context)) {
             Received::Reply(reply) => Input::Replied(reply),
             Received::Closed(how) => {
-                link.ended_mute = connection.mute_plain();
-                link.open = None;
+                self.ended_mute = connection.mute_plain();
+                self.open = None;
                 Input::Closed(how)
             }
             Received::Refused(failure) => {
-                link.open = None;
+                self.open = None;
                 Input::ConnectFailed(failure)
             }
             Received::Garbage(what) => Input::Garbage(what),
-        },
-        None => std::future::pending().await,
+        })
     }
 }

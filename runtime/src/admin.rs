@@ -27,7 +27,8 @@ use crate::{
 
 /// The main runtime counts as stuck when its pulse is older than this.
 pub const PULSE_MAX_AGE: Duration = Duration::from_secs(5);
-const PULSE_INTERVAL: Duration = Duration::from_millis(250);
+/// Each beat wakes the process, so they are few.
+const PULSE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A page's text, made when it is asked for. Must not block and must not wait for the main runtime.
 pub type Page = Arc<dyn Fn() -> String + Send + Sync>;
