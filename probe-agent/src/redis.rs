@@ -7,10 +7,16 @@ use std::{
     io::ErrorKind,
     mem::MaybeUninit,
     net::{SocketAddr, ToSocketAddrs},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage},
 };
 
 use crate::{
@@ -240,7 +246,7 @@ async fn connect_first(addresses: Vec<SocketAddr>, limit: Duration) -> Result<Tc
     let share = limit / 2 / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let only = addresses.len() == 1;
     for (n, address) in addresses.into_iter().enumerate() {
-        let connecting = TcpStream::connect(address);
+        let connecting = open_tcp(address);
         let connected = if only {
             connecting.await
         } else {
@@ -257,6 +263,31 @@ async fn connect_first(addresses: Vec<SocketAddr>, limit: Duration) -> Result<Tc
         }
     }
     Err(failed)
+}
+
+/// As [`TcpStream::connect`], but a refusal on this host is known before the runtime hears of the socket: a dead server
+/// then costs no more than one that answers.
+async fn open_tcp(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
+    match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let stream = std::net::TcpStream::from(socket);
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
+    }
+    let stream = TcpStream::from_std(stream)?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
 }
 
 fn failure(error: &std::io::Error) -> ConnectFailure {

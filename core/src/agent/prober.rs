@@ -163,8 +163,11 @@ impl Prober {
         }
     }
 
+    /// When silence becomes a verdict. One that is known to hang is asked anew half as often: an answer on the present
+    /// connection is enough, and each new one stays in the server's queue.
     fn hang_at(&self) -> Mono {
-        self.quiet_since + self.config.hang_after
+        let known = self.verdict.reason == Reason::ReplyTimeout;
+        self.quiet_since + self.config.hang_after * (1 + u32::from(known))
     }
 
     /// Takes what was seen at `now` (`wall` is only copied into verdicts) and says what to do.
@@ -305,11 +308,8 @@ impl Prober {
             out.push(Effect::TryFresh);
             self.fresh_at = self.config.spread.next(now, self.config.connect_interval);
         }
-        let hung = self.verdict.reason == Reason::ReplyTimeout;
-        // In time to say what was seen when it is still hung.
-        let patience = self.hang_at().since(now) / 2;
         self.suspicion
-            .sent(now, if hung { patience } else { Duration::ZERO });
+            .sent(now, self.verdict.reason == Reason::ReplyTimeout);
         self.waiting
             .extend(commands.iter().map(|command| (*command, now)));
         self.ping_at = schedule::next(now, self.config.interval, self.config.phase);

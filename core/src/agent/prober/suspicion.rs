@@ -35,8 +35,6 @@ pub(super) struct Suspicion {
     look_at: Mono,
     /// Delay until the look after that.
     pause: Duration,
-    /// Looks are at least this far apart.
-    patience: Duration,
     sight: Option<Sight>,
 }
 
@@ -46,7 +44,6 @@ impl Default for Suspicion {
             usual: Duration::ZERO,
             look_at: NEVER,
             pause: Duration::ZERO,
-            patience: Duration::ZERO,
             sight: None,
         }
     }
@@ -57,11 +54,11 @@ impl Suspicion {
         self.look_at
     }
 
-    /// A PING went out. Where it is known to be hung already, looks are of less interest: not before `patience`.
-    pub(super) fn sent(&mut self, now: Mono, patience: Duration) {
-        self.patience = patience;
-        self.pause = (self.usual * TIMES_USUAL).max(OVERDUE_MIN).max(patience);
-        self.look_at = now + self.pause;
+    /// A PING went out. Where it is known to be hung already, nothing would follow from a look: it is DOWN, and its end
+    /// ends the connection.
+    pub(super) fn sent(&mut self, now: Mono, hung: bool) {
+        self.pause = (self.usual * TIMES_USUAL).max(OVERDUE_MIN);
+        self.look_at = if hung { NEVER } else { now + self.pause };
         self.sight = None;
     }
 
@@ -81,7 +78,7 @@ impl Suspicion {
 
     /// The process is looked at now; the next look comes later and later, up to once an interval.
     pub(super) fn look(&mut self, now: Mono, interval: Duration) {
-        self.pause = (self.pause * 2).min(interval.max(OVERDUE_MIN).max(self.patience));
+        self.pause = (self.pause * 2).min(interval.max(OVERDUE_MIN));
         self.look_at = now + self.pause;
     }
 

@@ -66,7 +66,7 @@ fn looks_become_rarer_and_a_late_answer_ends_them() {
 }
 
 #[test]
-fn a_hung_server_is_looked_at_rarely() {
+fn a_hung_server_is_looked_at_until_it_is_known_to_hang() {
     let mut bench = Bench::new();
     bench.up();
     bench.run(bench.last_valid + 3_100 * MS, |b| {
@@ -74,12 +74,11 @@ fn a_hung_server_is_looked_at_rarely() {
     });
     assert_eq!(bench.reason(), Reason::ReplyTimeout);
     let before = bench.inspected;
+    assert!(before > 0);
     bench.run(bench.now + 30_000 * MS, |b| {
         b.accept();
     });
-    // Once for each connection, or a second time.
-    let looks = bench.inspected - before;
-    assert!((9..=21).contains(&looks), "{looks}");
+    assert_eq!(bench.inspected, before);
 }
 
 #[test]
