@@ -26,6 +26,9 @@ pub const UPLINK: &str = "uplink";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
+/// A collector that acknowledges nothing for so many times `silent_after` is left and looked for anew: its
+/// acknowledgements wait for others, up to four thirds of it.
+const MUTE_AFTER: u32 = 2;
 /// How long a collector that stopped reading may take to say why.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest absence that a collector may ask for.
@@ -259,5 +262,5 @@ fn intervals(welcome: &v1::Welcome) -> Result<(Duration, Duration), Ended> {
             "heartbeat_interval {heartbeat:?}, silent_after {silent_after:?}"
         )));
     }
-    Ok((heartbeat, silent_after))
+    Ok((heartbeat, silent_after * MUTE_AFTER))
 }

@@ -155,9 +155,7 @@ impl Supervisor {
         F: Future<Output = ()>,
     {
         let supervisor = self.clone();
-        let inner = self.supervised(kind, name, future);
-        async move {
-            let exit = inner.await;
+        self.supervised(kind, name, future).map(move |exit| {
             if !supervisor.inner.stop.is_cancelled() {
                 supervisor.fail(format!(
                     "task {kind} {} although nobody asked it to stop",
@@ -165,7 +163,7 @@ impl Supervisor {
                 ));
             }
             exit
-        }
+        })
     }
 
     /// Reports a failure that must end the process.
@@ -207,13 +205,13 @@ impl Supervisor {
             id,
             exit: Exit::Aborted,
         };
-        async move {
-            let exit = match AssertUnwindSafe(future).catch_unwind().await {
+        // Not `async`: such a block would hold the future twice, as what it owns and as what it awaits.
+        AssertUnwindSafe(future).catch_unwind().map(move |result| {
+            guard.ended(match result {
                 Ok(()) => Exit::Finished,
                 Err(_) => Exit::Panicked,
-            };
-            guard.ended(exit)
-        }
+            })
+        })
     }
 
     /// All live tasks.

@@ -7,14 +7,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::Stream;
 use redkeeper_core::{
     fleet::{Greeting, Message},
     ids::Seq,
     limits::{AGENT_INSTANCES_MAX, AGENT_MESSAGE_BYTES_MAX, UNACKED_MESSAGES_MAX},
+    time::Mono,
 };
 use redkeeper_proto::{
     convert,
@@ -24,11 +26,12 @@ use redkeeper_proto::{
     },
 };
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     answer_stream::{self, AnswerStream, Answers},
+    aside::{Aside, Event},
     errors::Failure,
 };
 use crate::{
@@ -71,9 +74,9 @@ pub struct Ingest {
     pub next_stream: Arc<AtomicU64>,
 }
 
-/// An acknowledgement waits for others, up to this time, or two thirds of `silent_after`: each costs as much as the
-/// message that it answers. An agent calls a collector mute after the whole of `silent_after`.
-const ACK_DELAY: Duration = Duration::from_secs(2);
+/// An acknowledgement waits for others, up to this time, or four thirds of `silent_after`: each costs more than the
+/// message that it answers. An agent calls a collector mute after twice `silent_after`.
+const ACK_DELAY: Duration = Duration::from_secs(4);
 /// So many messages wait no longer than until they are applied: half of what an agent may have unacknowledged.
 const ACK_EVERY: u64 = UNACKED_MESSAGES_MAX as u64 / 2;
 /// So many messages in a row are taken before anything else is looked at.
@@ -92,23 +95,22 @@ impl AgentService for Ingest {
         let peer = request
             .remote_addr()
             .map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-        let mut messages = request.into_inner();
+        // In boxes and shared: a task keeps room for each thing that it is given, and for each place that it moves to.
+        let mut messages = Box::new(request.into_inner());
         let (seq, greeting) = self.greeting(&mut messages, &peer).await?;
         let (answers, receiver) = answer_stream::channel(ANSWERS_MAX);
-        let (ingest, name) = (self.clone(), format!("{} from {peer}", greeting.agent));
-        let _owned_by_supervisor = self.supervisor.spawn(STREAM, name, async move {
-            ingest.stream(messages, seq, greeting, &answers).await;
-        });
+        let name = format!("{} from {peer}", greeting.agent);
+        let stream = Arc::new(self.clone()).stream(messages, seq, Box::new(greeting), answers);
+        let _owned_by_supervisor = self.supervisor.spawn(STREAM, name, stream);
         Ok(Response::new(receiver))
     }
 }
 
 /// What a stream's task does next.
 enum Next {
-    Message(Result<Option<ReportStatusRequest>, Status>),
-    Stop,
-    End(Option<End>),
-    Timer,
+    /// `None` at the end of the stream.
+    Message(Option<Result<ReportStatusRequest, Status>>),
+    Aside(Event),
 }
 
 fn answer(message: Answer) -> Result<Box<ReportStatusResponse>, Status> {
@@ -143,16 +145,16 @@ impl Ingest {
     }
 
     async fn stream(
-        &self,
-        mut messages: Streaming<ReportStatusRequest>,
+        self: Arc<Self>,
+        mut messages: Box<Streaming<ReportStatusRequest>>,
         first: u64,
-        greeting: Greeting,
-        answers: &Answers<ReportStatusResponse>,
+        greeting: Box<Greeting>,
+        answers: Answers<ReportStatusResponse>,
     ) {
         let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
         let agent = greeting.agent.to_string();
         tracing::info!(agent, stream, "agent connected");
-        let why = match self.talk(&mut messages, first, greeting, stream, answers).await {
+        let why = match self.talk(&mut messages, first, greeting, stream, &answers).await {
             Ok(why) => why,
             Err(failure) => {
                 let text = failure.to_string();
@@ -173,13 +175,13 @@ impl Ingest {
         &self,
         messages: &mut Streaming<ReportStatusRequest>,
         mut last: u64,
-        greeting: Greeting,
+        greeting: Box<Greeting>,
         stream: u64,
         answers: &Answers<ReportStatusResponse>,
     ) -> Result<String, Failure> {
         let agent = greeting.agent.clone();
         let (sender, feedback) = feedback::channel();
-        self.send(Command::Hello(stream, greeting, sender)).await?;
+        self.send(Command::Hello(stream, *greeting, sender)).await?;
         let limits = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let welcome = Welcome {
             collector_id: self.id.clone(),
@@ -191,44 +193,32 @@ impl Ingest {
         if answers.send(answer(Answer::Welcome(welcome))).await.is_err() {
             return Ok("closed by the agent".to_owned());
         }
-        let (idle, ack_delay) = (self.silent_after * 2, ACK_DELAY.min(self.silent_after * 2 / 3));
-        let (mut acked, mut ack_at, mut heard) = (last, None::<Instant>, Instant::now());
+        let (idle, ack_delay) = (self.silent_after * 2, ACK_DELAY.min(self.silent_after * 4 / 3));
+        let (mut acked, mut ack_at, mut heard) = (last, None::<Mono>, self.clock.now());
         let (mut soon, mut streak) = (ACK_SOON.0, 0);
         // The last message that went to the aggregator as a command; the Hello is applied before any of them.
         let mut commanded = last + 1;
-        // What ends the stream. It is looked at when it happens, and not with each message.
-        let mut ends = FuturesUnordered::<Pin<Box<dyn Future<Output = Next> + Send>>>::new();
-        let (stop, end) = (self.supervisor.stop().clone(), feedback.end);
-        ends.push(Box::pin(async move {
-            stop.cancelled().await;
-            Next::Stop
-        }));
-        ends.push(Box::pin(async move { Next::End(end.await.ok()) }));
         let applied = feedback.applied;
-        // Moved lazily: what was heard meanwhile is looked at when it fires.
-        let mut timer = std::pin::pin!(tokio::time::sleep(idle));
+        // The timer is moved lazily: what was heard meanwhile is looked at when it fires.
+        let mut timer_at = heard + idle;
+        let stop = self.supervisor.stop().clone();
+        let mut aside = Aside::new(stop, feedback.end, self.clock.instant(timer_at));
         loop {
-            // Messages first: then a wake-up for one of them looks at everything else once, not twice.
-            let next = if streak < STREAK_MAX {
-                tokio::select! {
-                    biased;
-                    message = messages.message() => Next::Message(message),
-                    Some(end) = ends.next() => end,
-                    () = &mut timer => Next::Timer,
-                }
-            } else {
-                tokio::select! {
-                    biased;
-                    Some(end) = ends.next() => end,
-                    () = &mut timer => Next::Timer,
-                    message = messages.message() => {
-                        streak = 0;
-                        Next::Message(message)
+            // Messages first, mostly: one that comes need not look at anything else.
+            let next = std::future::poll_fn(|context| {
+                if streak >= STREAK_MAX {
+                    streak = 0;
+                    if let Poll::Ready(event) = aside.poll(context) {
+                        return Poll::Ready(Next::Aside(event));
                     }
                 }
-            };
-            match next {
-                Next::Stop => {
+                match Pin::new(&mut *messages).poll_next(context) {
+                    Poll::Ready(message) => Poll::Ready(Next::Message(message)),
+                    Poll::Pending => aside.poll(context).map(Next::Aside),
+                }
+            });
+            match next.await {
+                Next::Aside(Event::Stop) => {
                     let drain = Drain {
                         reason: "the collector is shutting down".to_owned(),
                         reconnect_after: Some(convert::duration_to_wire(DRAIN_RECONNECT)),
@@ -237,7 +227,7 @@ impl Ingest {
                     drop(answers.try_send(answer(Answer::Drain(drain))));
                     return Ok("drained".to_owned());
                 }
-                Next::End(why) => {
+                Next::Aside(Event::End(why)) => {
                     return Err(match why {
                         Some(End::Superseded) => Failure::Superseded,
                         Some(End::Resend) => Failure::Resend,
@@ -245,9 +235,9 @@ impl Ingest {
                         None => Failure::ShuttingDown,
                     });
                 }
-                Next::Timer => {
+                Next::Aside(Event::Timer) => {
                     streak = 0;
-                    let now = Instant::now();
+                    let now = self.clock.now();
                     if ack_at.is_some_and(|at| now >= at) {
                         let applied = applied.get().0;
                         // One place is left to the reason of the end, so that nothing here waits for the agent.
@@ -271,17 +261,17 @@ impl Ingest {
                     if now >= heard + idle {
                         return Ok(format!("nothing heard for {idle:?}"));
                     }
-                    let next = ack_at.unwrap_or(heard + idle);
-                    timer.as_mut().reset(next.min(heard + idle));
+                    timer_at = ack_at.unwrap_or(heard + idle).min(heard + idle);
+                    aside.reset(self.clock.instant(timer_at));
                 }
-                Next::Message(Ok(None)) => return Ok("closed by the agent".to_owned()),
-                Next::Message(Err(status)) if status.code() == tonic::Code::OutOfRange => {
+                Next::Message(None) => return Ok("closed by the agent".to_owned()),
+                Next::Message(Some(Err(status))) if status.code() == tonic::Code::OutOfRange => {
                     return Err(self.bad(status.message().to_owned()));
                 }
-                Next::Message(Err(status)) => return Ok(format!("broken: {}", status.message())),
-                Next::Message(Ok(Some(message))) => {
+                Next::Message(Some(Err(status))) => return Ok(format!("broken: {}", status.message())),
+                Next::Message(Some(Ok(message))) => {
                     streak += 1;
-                    heard = Instant::now();
+                    heard = self.clock.now();
                     let seq = message.sequence;
                     if seq <= last {
                         return Err(self.bad(format!("sequence {seq} after {last} on the same stream")));
@@ -296,7 +286,7 @@ impl Ingest {
                         stream,
                         seq: Seq(seq),
                         message: content,
-                        received: self.clock.now(),
+                        received: heard,
                     };
                     // It must not overtake what is still on its way.
                     let beats =
@@ -312,8 +302,9 @@ impl Ingest {
                     };
                     let at = ack_at.unwrap_or(heard + wait).min(heard + wait);
                     ack_at = Some(at);
-                    if at < timer.deadline() {
-                        timer.as_mut().reset(at);
+                    if at < timer_at {
+                        timer_at = at;
+                        aside.reset(self.clock.instant(at));
                     }
                 }
             }

@@ -22,6 +22,7 @@ use crate::directory;
 
 mod answer_stream;
 mod answers;
+mod aside;
 pub mod errors;
 pub mod ingest;
 pub mod peer;
