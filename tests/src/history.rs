@@ -49,12 +49,18 @@ impl Op {
         }
     }
 
+    /// What is written.
+    pub fn data(&self) -> Option<&[u8]> {
+        match self {
+            Self::Create(_, data) | Self::Set(_, data) => Some(data),
+            Self::Delete(_) | Self::Check(..) => None,
+        }
+    }
+
     /// What is written, as JSON; null where it is none.
     pub fn json(&self) -> Value {
-        match self {
-            Self::Create(_, data) | Self::Set(_, data) => serde_json::from_slice(data).unwrap_or_default(),
-            Self::Delete(_) | Self::Check(..) => Value::Null,
-        }
+        let json = self.data().and_then(|data| serde_json::from_slice(data).ok());
+        json.unwrap_or_default()
     }
 
     /// Whether it changes something.

@@ -12,6 +12,25 @@ use nix::{
     unistd::Pid,
 };
 
+/// The same command, as a process that the kernel kills when the thread that starts it ends, however that happens. It
+/// is given PATH and what the command sets, and nothing else of the environment.
+pub fn mortal(command: Command) -> Command {
+    let mut wrapped = Command::new("setpriv");
+    wrapped.args(["--pdeathsig", "KILL", "--"]);
+    wrapped.arg(command.get_program()).args(command.get_args());
+    wrapped
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let set = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    wrapped.envs(set);
+    if let Some(dir) = command.get_current_dir() {
+        wrapped.current_dir(dir);
+    }
+    wrapped
+}
+
 /// A running child. Its output goes to a file, never to the test's own.
 #[derive(Debug)]
 pub struct Process {
@@ -24,7 +43,9 @@ impl Process {
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn start(mut command: Command, log: &Path) -> Self {
+    pub fn start(command: Command, log: &Path) -> Self {
+        let what = format!("{command:?}");
+        let mut command = mortal(command);
         let out = File::options()
             .create(true)
             .append(true)
@@ -34,7 +55,7 @@ impl Process {
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         let child = command
             .spawn()
-            .unwrap_or_else(|e| panic!("{:?} does not start: {e}", command.get_program()));
+            .unwrap_or_else(|e| panic!("{what} does not start: {e}"));
         Self {
             child,
             log: log.to_owned(),

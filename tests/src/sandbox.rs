@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::{
     daemons::{Agent, Collector, http_get},
-    ports::{cluster_port, port},
+    ports::{Port, cluster_port, port},
     process::Process,
     servers::{Flavour, Redis, ZooKeeper},
     wait::eventually,
@@ -120,6 +120,12 @@ impl Sandbox {
         let dir = self.path(&format!("server-{}", port.number));
         std::fs::create_dir_all(&dir).expect("a folder");
         let process = self.server_process(flavour, &dir, port.number, args);
+        Redis { process, port }
+    }
+
+    /// Starts a Redis 7.0 with these arguments on a port that was taken before.
+    pub fn server_at(&self, port: Port, args: &[&str]) -> Redis {
+        let process = self.server_process(Flavour::Redis70, self.folder.path(), port.number, args);
         Redis { process, port }
     }
 

@@ -97,7 +97,11 @@ pub struct ZooKeeper {
 }
 
 impl ZooKeeper {
-    pub(crate) fn word(&self, word: &str) -> std::io::Result<String> {
+    /// Answer to a four-letter word, such as `mntr`.
+    ///
+    /// # Errors
+    /// When it does not answer within two seconds.
+    pub fn word(&self, word: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port.number))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         stream.write_all(word.as_bytes())?;

@@ -7,13 +7,19 @@ use redkeeper_tests::{Sandbox, process::Process};
 use crate::rig::runtime;
 
 mod chain;
+mod daemon;
 mod services;
 
 /// Starts a floor's process; its end is the caller's to make.
 pub(crate) fn start(sandbox: &Sandbox, name: &str, rest: &[String]) -> Process {
+    start_with_log(sandbox, name, rest, &format!("floor-{name}.log"))
+}
+
+/// The same, where what it prints goes to a file of this name.
+pub(crate) fn start_with_log(sandbox: &Sandbox, name: &str, rest: &[String], log: &str) -> Process {
     let mut command = sandbox.command("bench");
     command.arg(format!("floor-{name}")).args(rest);
-    Process::start(command, &sandbox.path(&format!("floor-{name}.log")))
+    Process::start(command, &sandbox.path(log))
 }
 
 /// Runs a floor's process.
@@ -23,8 +29,9 @@ pub(crate) fn main(name: &str, rest: &[String]) -> ExitCode {
         runtime.block_on(async {
             match (name, words.as_slice()) {
                 ("agent", [collector, instances @ ..]) => chain::agent(collector, instances).await,
-                ("collector", [listen, zookeeper]) => chain::collector(listen, zookeeper).await,
+                ("collector", [listen, zookeeper, bytes]) => chain::collector(listen, zookeeper, bytes).await,
                 ("services", [listen]) => services::serve(listen).await,
+                ("daemon", [zookeeper, statuses, bytes]) => daemon::run(zookeeper, statuses, bytes).await,
                 ("fleet", [collector, agents, instances, every]) => {
                     crate::fleet::report_for_ever(collector, agents, instances, every).await
                 }

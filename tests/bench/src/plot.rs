@@ -1,6 +1,9 @@
 //! Plots in `target/bench/`.
 
-use plotters::prelude::*;
+use plotters::{
+    coord::ranged1d::{AsRangedCoord, ValueFormatter},
+    prelude::*,
+};
 
 use crate::{report::folder, stats::Samples};
 
@@ -35,17 +38,11 @@ pub(crate) fn distributions(
         ((*name).to_owned(), points.collect::<Vec<_>>())
     });
     let curves: Vec<_> = curves.collect();
-    draw(
-        file,
-        title,
-        (unit, "share of samples"),
-        (min * 0.8, max * 1.2),
-        (0.0, 1.0),
-        &curves,
-    )
+    let axes = (unit, "share of samples");
+    draw(file, title, axes, (min * 0.8, max * 1.2), 0.0..1.0, &curves)
 }
 
-/// Lines over a number of things, on a logarithmic axis.
+/// Lines over a number of things. Both axes are logarithmic: what grows in proportion is a straight line.
 pub(crate) fn growth(
     file: &str,
     title: &str,
@@ -53,31 +50,27 @@ pub(crate) fn growth(
     lines: &[(String, Vec<(f64, f64)>)],
 ) -> Option<String> {
     let points = || lines.iter().flat_map(|(_, points)| points);
-    let high = points().map(|(_, y)| *y).fold(0.0, f64::max);
-    let (low, far) = points().fold((f64::MAX, 0.0f64), |(low, far), (x, _)| {
-        (low.min(*x), far.max(*x))
-    });
-    if far <= 0.0 || high <= 0.0 {
-        return None;
-    }
-    draw(
-        file,
-        title,
-        axes,
-        (low * 0.8, far * 1.2),
-        (0.0, high * 1.1),
-        lines,
-    )
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let all = points().map(of).filter(|value| *value > 0.0);
+        let (low, high) = all.fold((f64::MAX, 0.0f64), |(low, high), x| (low.min(x), high.max(x)));
+        (high > 0.0).then_some((low * 0.8, high * 1.2))
+    };
+    let (x, y) = (range(|point| point.0)?, range(|point| point.1)?);
+    draw(file, title, axes, x, (y.0..y.1).log_scale(), lines)
 }
 
-fn draw(
+fn draw<Y>(
     file: &str,
     title: &str,
     (x_name, y_name): (&str, &str),
     x: (f64, f64),
-    y: (f64, f64),
+    y: Y,
     lines: &[(String, Vec<(f64, f64)>)],
-) -> Option<String> {
+) -> Option<String>
+where
+    Y: AsRangedCoord<Value = f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
+{
     let path = folder().join(file);
     let made = (|| -> Result<(), Failed> {
         let area = SVGBackend::new(&path, (900, 540)).into_drawing_area();
@@ -87,7 +80,7 @@ fn draw(
             .margin(14)
             .x_label_area_size(44)
             .y_label_area_size(64)
-            .build_cartesian_2d((x.0..x.1).log_scale(), y.0..y.1)?;
+            .build_cartesian_2d((x.0..x.1).log_scale(), y)?;
         chart.configure_mesh().x_desc(x_name).y_desc(y_name).draw()?;
         for (n, (name, points)) in lines.iter().enumerate() {
             let color = Palette99::pick(n).to_rgba();

@@ -3,15 +3,14 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
 
 use comfy_table::{Table, presets::NOTHING};
+use redkeeper_tests::process::mortal;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    machine::{Noise, Observed},
-    scenarios,
-    stats::Samples,
-};
+use crate::{machine::Noise, scenarios, stats::Samples};
 
 const TARGETS: &str = include_str!("../targets.toml");
+/// A scenario with `--quick` takes less, in seconds.
+const QUICK_MAX: f64 = 45.0;
 
 /// A bound.
 #[derive(Deserialize, Clone, Copy)]
@@ -40,6 +39,8 @@ pub(crate) struct Outcome {
     pub(crate) samples: Vec<(String, &'static str, Samples)>,
     pub(crate) ratios: BTreeMap<&'static str, f64>,
     pub(crate) values: BTreeMap<&'static str, f64>,
+    /// What the ratios and values are medians of, where they are.
+    spreads: BTreeMap<&'static str, Samples>,
     /// What could not be measured, and why; and what must be known to read the figures.
     pub(crate) notes: Vec<String>,
     /// Plots, by file name.
@@ -60,6 +61,25 @@ impl Outcome {
                 .notes
                 .push(format!("{key} is missing: there are no samples for it")),
         }
+    }
+
+    /// Takes the median of the ratios of pairs that were measured side by side.
+    pub(crate) fn ratio_of(&mut self, key: &'static str, a: &Samples, b: &Samples) {
+        let ratios = a.ratios(b);
+        self.ratio(key, ratios.median());
+        self.spreads.insert(key, ratios);
+    }
+
+    /// Takes the median as a value.
+    pub(crate) fn value_of(&mut self, key: &'static str, samples: &Samples) {
+        self.value(key, samples.median());
+        self.spreads.insert(key, samples.clone());
+    }
+
+    /// Says that the quick run did not measure how cost grows.
+    pub(crate) fn growth_is_left_out(&mut self) {
+        self.notes
+            .push("how cost grows is measured and drawn without --quick".to_owned());
     }
 
     /// Takes a value; see [`ratio`](Self::ratio).
@@ -124,52 +144,52 @@ fn number(value: f64) -> String {
     }
 }
 
-fn text(
-    scenario: &str,
-    outcome: &Outcome,
-    line: &Line,
-    noise: &Observed,
-    seconds: f64,
-) -> Result<String, String> {
+fn text(scenario: &str, outcome: &Outcome, line: &Line) -> Result<String, String> {
     let cell = |value: Option<f64>| value.map_or("-".to_owned(), number);
     let mut text = format!("## {scenario}\n\n");
-    if !outcome.samples.is_empty() {
-        text.push_str("| what | unit | n | median | p99 | min | max |\n|---|---|---|---|---|---|---|\n");
-        for (name, unit, s) in &outcome.samples {
-            let cells = [cell(s.median()), cell(s.p99()), cell(s.min()), cell(s.max())].join(" | ");
-            text.push_str(&format!("| {name} | {unit} | {} | {cells} |\n", s.len()));
-        }
-        text.push('\n');
-    }
-    text.push_str("| figure | measured | target | reached |\n|---|---|---|---|\n");
-    let targets = targets(scenario)?;
-    let figures: BTreeMap<_, _> = outcome.ratios.iter().chain(&outcome.values).collect();
-    for (key, value) in &figures {
-        let target = targets.get(**key);
-        let words = target.map_or("-".to_owned(), Target::words);
-        let reached = target.map_or("-", |target| if target.holds(**value) { "yes" } else { "NO" });
+    let spread = |s: &Samples| {
+        let range = format!("{} - {}", cell(s.min()), cell(s.max()));
+        [cell(s.median()), cell(s.p99()), range].join(" | ")
+    };
+    text.push_str("| what | unit | n | median | p99 | min - max | target | reached |\n");
+    text.push_str("|---|---|---|---|---|---|---|---|\n");
+    for (name, unit, s) in &outcome.samples {
         text.push_str(&format!(
-            "| {key} | {} | {words} | {reached} |\n",
-            number(**value)
+            "| {name} | {unit} | {} | {} | - | - |\n",
+            s.len(),
+            spread(s)
         ));
     }
-    for (key, target) in targets
-        .iter()
-        .filter(|(key, _)| !figures.contains_key(&key.as_str()))
-    {
-        text.push_str(&format!("| {key} | missing | {} | NO |\n", target.words()));
+    let targets = targets(scenario)?;
+    let ratios = outcome.ratios.iter().map(|figure| (figure, "x"));
+    let figures = ratios.chain(outcome.values.iter().map(|figure| (figure, "")));
+    for ((key, value), unit) in figures {
+        let target = targets.get(*key);
+        let words = target.map_or("-".to_owned(), Target::words);
+        let reached = target.map_or("-", |target| if target.holds(*value) { "yes" } else { "NO" });
+        let single = || format!("1 | {} | - | -", number(*value));
+        let cells = outcome
+            .spreads
+            .get(key)
+            .filter(|s| s.len() > 1)
+            .map_or_else(single, |s| format!("{} | {}", s.len(), spread(s)));
+        text.push_str(&format!("| `{key}` | {unit} | {cells} | {words} | {reached} |\n"));
+    }
+    let known = |key: &str| outcome.ratios.contains_key(key) || outcome.values.contains_key(key);
+    for (key, target) in targets.iter().filter(|(key, _)| !known(key)) {
+        text.push_str(&format!(
+            "| `{key}` | | 0 | missing | - | - | {} | NO |\n",
+            target.words()
+        ));
     }
     text.push('\n');
     for note in &outcome.notes {
         text.push_str(&format!("* {note}\n"));
     }
-    text.push_str(&format!(
-        "* noise: the same work took up to {:.1} x its median, {:.2} x after the run; {:.1} % of the CPU was stolen; the run took \
-         {seconds:.0} s\n",
-        noise.worst_to_median,
-        noise.after_to_before,
-        noise.steal * 100.0
-    ));
+    text.push_str(
+        "* noise: how much longer the same work took in its worst than in its median try, and after the run than before \
+         it; and the CPU that the host kept for others\n",
+    );
     for plot in &outcome.plots {
         text.push_str(&format!("* plot: `{plot}`\n"));
     }
@@ -210,10 +230,19 @@ fn columns(markdown: &str) -> String {
 
 fn run(name: &str, quick: bool) -> Result<(Line, String), String> {
     let (noise, start) = (Noise::start(), Instant::now());
-    let outcome = scenarios::run(name, quick)?;
+    let mut outcome = scenarios::run(name, quick)?;
     let seconds = start.elapsed().as_secs_f64();
+    let noise = noise.end();
+    outcome.value("noise_worst_to_median", Some(noise.worst_to_median));
+    outcome.value("noise_after_to_before", Some(noise.after_to_before));
+    outcome.value("noise_stolen_percent", Some(noise.steal * 100.0));
+    outcome.value("seconds", Some(seconds));
+    if quick && seconds > QUICK_MAX {
+        let note = format!("the run took {seconds:.0} s, and --quick promises less than {QUICK_MAX} s");
+        outcome.notes.push(note);
+    }
     let line = judge(name, &outcome)?;
-    let text = text(name, &outcome, &line, &noise.end(), seconds)?;
+    let text = text(name, &outcome, &line)?;
     let file = folder().join(format!("{name}.md"));
     fs::write(&file, &text).map_err(|e| format!("{}: {e}", file.display()))?;
     Ok((line, text))
@@ -254,14 +283,34 @@ pub(crate) fn one(name: &str, quick: bool) -> Result<bool, String> {
     Ok(line.pass)
 }
 
+/// All figures that have a target, as they were measured.
+fn summary(lines: &[serde_json::Value]) -> Result<String, String> {
+    let mut text =
+        String::from("| scenario | figure | measured | target | reached |\n|---|---|---|---|---|\n");
+    for line in lines {
+        let name = line["scenario"].as_str().unwrap_or_default();
+        for (key, target) in targets(name)? {
+            let value = line["ratios"][&key].as_f64().or(line["values"][&key].as_f64());
+            let reached = value.is_some_and(|value| target.holds(value));
+            text.push_str(&format!(
+                "| {name} | `{key}` | {} | {} | {} |\n",
+                value.map_or("missing".to_owned(), number),
+                target.words(),
+                if reached { "yes" } else { "NO" }
+            ));
+        }
+    }
+    Ok(text)
+}
+
 /// Runs all and writes `report.md` and `report.json`.
 pub(crate) fn all(quick: bool) -> Result<bool, String> {
-    let (mut lines, mut report) = (Vec::new(), String::from("# redkeeper, measured\n\n"));
+    let (mut lines, mut parts) = (Vec::new(), String::new());
     for name in scenarios::names() {
         eprintln!("{name} ...");
         // In a process of its own: what one leaves behind is not there for the next.
         let own = std::env::current_exe().map_err(|e| e.to_string())?;
-        let output = std::process::Command::new(own)
+        let output = mortal(std::process::Command::new(own))
             .arg(name)
             .args(quick.then_some("--quick"))
             .stderr(std::process::Stdio::inherit())
@@ -272,18 +321,19 @@ pub(crate) fn all(quick: bool) -> Result<bool, String> {
         let line: serde_json::Value = match serde_json::from_str(last) {
             Ok(line) => line,
             Err(_) => {
-                report.push_str(&format!("## {name}\n\nfailed: no result\n\n"));
+                parts.push_str(&format!("## {name}\n\nfailed: no result\n\n"));
                 lines.push(serde_json::json!({ "scenario": name, "pass": false }));
                 continue;
             }
         };
         print!("{text}");
         let part = fs::read_to_string(folder().join(format!("{name}.md"))).unwrap_or_default();
-        report.push_str(&format!("{part}\n"));
+        parts.push_str(&format!("{part}\n"));
         lines.push(line);
     }
     let write =
         |file: &str, text: &str| fs::write(folder().join(file), text).map_err(|e| format!("{file}: {e}"));
+    let report = format!("# redkeeper, measured\n\n{}\n{parts}", summary(&lines)?);
     write("report.md", &report)?;
     write("report.json", &json(&lines)?)?;
     let pass = lines.iter().all(|line| line["pass"] == true);

@@ -56,10 +56,10 @@ impl Samples {
         self.quantile(1.0)
     }
 
-    /// Median of the ratios of the pairs that were measured side by side.
-    pub(crate) fn ratio(&self, other: &Self) -> Option<f64> {
+    /// The ratios of the pairs that were measured side by side.
+    pub(crate) fn ratios(&self, other: &Self) -> Self {
         let pairs = self.0.iter().zip(&other.0).filter(|(_, b)| **b > 0.0);
-        Self(pairs.map(|(a, b)| a / b).collect()).median()
+        Self(pairs.map(|(a, b)| a / b).collect())
     }
 }
 
@@ -74,6 +74,6 @@ mod tests {
         assert_eq!((samples.median(), samples.p99()), (Some(50.5), Some(99.0)));
         assert_eq!(Samples::default().median(), None);
         let double = Samples(samples.0.iter().map(|x| x * 2.0).collect());
-        assert_eq!(double.ratio(&samples), Some(2.0));
+        assert_eq!(double.ratios(&samples).median(), Some(2.0));
     }
 }

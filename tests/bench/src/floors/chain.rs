@@ -63,6 +63,8 @@ pub(super) async fn agent(collector: &str, instances: &[&str]) -> Result<(), Str
 /// Writes what the stream says into `/floor/N`.
 struct Collector {
     zookeeper: zookeeper_client::Client,
+    /// As large as a status.
+    bytes: usize,
 }
 
 #[tonic::async_trait]
@@ -73,7 +75,7 @@ impl AgentService for Collector {
         &self,
         request: Request<Streaming<ReportStatusRequest>>,
     ) -> Result<Response<Self::ReportStatusStream>, Status> {
-        let (mut stream, zookeeper) = (request.into_inner(), self.zookeeper.clone());
+        let (mut stream, zookeeper, bytes) = (request.into_inner(), self.zookeeper.clone(), self.bytes);
         #[allow(clippy::disallowed_methods)] // As above.
         tokio::spawn(async move {
             while let Ok(Some(message)) = stream.message().await {
@@ -81,8 +83,7 @@ impl AgentService for Collector {
                     continue;
                 };
                 for (n, ended) in beat.handles.into_iter().zip(beat.probe_ages_ms) {
-                    // As large as a status.
-                    let data = format!("{:<160}", if ended == 1 { "down" } else { "up" });
+                    let data = format!("{:<bytes$}", if ended == 1 { "down" } else { "up" });
                     if let Err(e) = zookeeper
                         .set_data(&format!("/floor/{n}"), data.as_bytes(), None)
                         .await
@@ -97,13 +98,14 @@ impl AgentService for Collector {
 }
 
 /// Serves one stream.
-pub(super) async fn collector(listen: &str, zookeeper: &str) -> Result<(), String> {
+pub(super) async fn collector(listen: &str, zookeeper: &str, bytes: &str) -> Result<(), String> {
+    let bytes = bytes.parse().map_err(|e| format!("{bytes:?}: {e}"))?;
     let client = zookeeper_client::Client::connect(zookeeper).await;
     let zookeeper = client.map_err(|e| format!("{zookeeper}: {e}"))?;
     let address = listen.parse().map_err(|e| format!("{listen}: {e}"))?;
     tonic::transport::Server::builder()
         .tcp_nodelay(true)
-        .add_service(AgentServiceServer::new(Collector { zookeeper }))
+        .add_service(AgentServiceServer::new(Collector { zookeeper, bytes }))
         .serve(address)
         .await
         .map_err(|e| e.to_string())

@@ -80,12 +80,13 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     outcome.sample("Sentinel, CPU in 30 s", "ms", &theirs);
     outcome.sample("agent, resident", "MiB", &our_memory);
     outcome.sample("Sentinel, resident", "MiB", &their_memory);
-    outcome.ratio("cpu_to_sentinel", ours.ratio(&theirs));
-    outcome.ratio("rss_to_sentinel", our_memory.ratio(&their_memory));
+    outcome.ratio_of("cpu_to_sentinel", &ours, &theirs);
+    outcome.ratio_of("rss_to_sentinel", &our_memory, &their_memory);
     drop(sentinel);
     if quick {
-        let note = "the cost of hung and dead instances, and growth, are measured without --quick";
+        let note = "the cost of hung and dead instances is measured without --quick";
         outcome.notes.push(note.to_owned());
+        outcome.growth_is_left_out();
     } else {
         not_up(&mut servers, agent.process.pid(), &agents.collector, &mut outcome).await?;
         drop(agent);
@@ -136,8 +137,8 @@ async fn not_up(
     outcome.sample("agent, all live, CPU in 30 s", "ms", &live);
     outcome.sample("agent, all hung, CPU in 30 s", "ms", &hung);
     outcome.sample("agent, all dead, CPU in 30 s", "ms", &dead);
-    outcome.value("cpu_hung_to_live", hung.ratio(&live));
-    outcome.value("cpu_dead_to_live", dead.ratio(&live));
+    outcome.ratio_of("cpu_hung_to_live", &hung, &live);
+    outcome.ratio_of("cpu_dead_to_live", &dead, &live);
     Ok(())
 }
 

@@ -55,10 +55,20 @@ async fn killed(
     Ok(told - start)
 }
 
+/// How large the status of this instance is in ZooKeeper, once it is UP.
+async fn status_bytes(client: &zookeeper_client::Client, redis: &Redis) -> Result<usize, String> {
+    let path = status_path(&format!("db01:{}", redis.port.number));
+    drop(watched(client, &path, says("UP")).await?);
+    let (data, _) = client.get_data(&path).await.map_err(|e| format!("{path}: {e}"))?;
+    Ok(data.len())
+}
+
+/// Writes as many bytes as a status has.
 async fn floor(
     sandbox: &Sandbox,
     zookeeper: &ZooKeeper,
     servers: &[Redis],
+    bytes: usize,
 ) -> Result<impl Sized + use<>, String> {
     let client = zookeeper.client().await;
     let options = zookeeper_client::CreateMode::Persistent.with_acls(zookeeper_client::Acls::anyone_all());
@@ -74,7 +84,7 @@ async fn floor(
     let port = ports::port();
     let listen = format!("127.0.0.1:{}", port.number);
     let store = format!("127.0.0.1:{}", zookeeper.port.number);
-    let collector = floors::start(sandbox, "collector", &[listen.clone(), store]);
+    let collector = floors::start(sandbox, "collector", &[listen.clone(), store, bytes.to_string()]);
     listens(port.number).await;
     let addresses = servers
         .iter()
@@ -85,7 +95,8 @@ async fn floor(
 }
 
 async fn measure(quick: bool) -> Result<Outcome, String> {
-    let (pairs, warm_up, deaths) = if quick { (50, 5, 4) } else { (300, 20, 20) };
+    // A block is so many deaths of ours and of the floor's, in turns, and one of Sentinel's. The first one warms up.
+    let (blocks, pairs) = if quick { (5, 10) } else { (20, 15) };
     let sandbox = Sandbox::new();
     let zookeeper = sandbox.durable_zookeeper().await;
     let store = format!("[zookeeper]\nservers = '127.0.0.1:{}'\n", zookeeper.port.number);
@@ -101,33 +112,42 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     }
     let collectors = [format!("'127.0.0.1:{}'", collector.grpc.number)];
     let _agent = sandbox.agent_with("db01", &collectors, &text).await;
-    let _floor = floor(&sandbox, &zookeeper, &bare).await?;
     let client = zookeeper.client().await;
-
-    let (mut product, mut chain, mut sentinel) = (Samples::default(), Samples::default(), Samples::default());
-    for n in 0..warm_up + pairs {
-        let redis = &mut ours[n % POOL];
-        let path = status_path(&format!("db01:{}", redis.port.number));
-        let a = killed(&sandbox, &client, redis, &path, says("UP"), says("DOWN")).await?;
-        let path = format!("/floor/{}", n % POOL);
-        let starts = |word: &'static str| move |text: &str| text.starts_with(word);
-        let redis = &mut bare[n % POOL];
-        let b = killed(&sandbox, &client, redis, &path, starts("up"), starts("down")).await?;
-        if n >= warm_up {
-            product.push_ms(a);
-            chain.push_ms(b);
-        }
-    }
+    let bytes = status_bytes(&client, &ours[0]).await?;
+    let _floor = floor(&sandbox, &zookeeper, &bare, bytes).await?;
     let watcher = Sentinel::start(&sandbox, &theirs.iter().map(address).collect::<Vec<_>>())?;
     let mut events = watcher.subscribe("+sdown")?;
-    for n in 0..deaths {
-        let redis = &mut theirs[n % PEERS];
+
+    let (mut product, mut chain, mut sentinel) = (Samples::default(), Samples::default(), Samples::default());
+    for block in 0..=blocks {
+        for n in block * pairs..(block + 1) * pairs {
+            let redis = &mut ours[n % POOL];
+            let path = status_path(&format!("db01:{}", redis.port.number));
+            let a = killed(&sandbox, &client, redis, &path, says("UP"), says("DOWN")).await?;
+            let path = format!("/floor/{}", n % POOL);
+            let starts = |word: &'static str| move |text: &str| text.starts_with(word);
+            let redis = &mut bare[n % POOL];
+            let b = killed(&sandbox, &client, redis, &path, starts("up"), starts("down")).await?;
+            if block > 0 {
+                product.push_ms(a);
+                chain.push_ms(b);
+            }
+        }
+        let redis = &mut theirs[block % PEERS];
         // It asks once a second, and must have heard from this one lately.
         tokio::time::sleep(Duration::from_millis(1_200 + fastrand::u64(0..500))).await;
         let start = Instant::now();
         redis.process.signal(nix::sys::signal::Signal::SIGKILL);
-        let told = events.until(&format!("master m{}", n % PEERS))?;
-        sentinel.push_ms(told - start);
+        // Beside this thread, on which the ZooKeeper session is kept.
+        let seen = tokio::task::spawn_blocking(move || {
+            let seen = events.until(&format!("master m{}", block % PEERS));
+            (events, seen)
+        });
+        let (back, seen) = seen.await.map_err(|e| e.to_string())?;
+        events = back;
+        if block > 0 {
+            sentinel.push_ms(seen? - start);
+        }
         sandbox.restart(redis).await;
     }
     let mut outcome = Outcome::default();

@@ -4,10 +4,16 @@
 // The connection of a bench does not break, so its persistent watch does not get lost.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream};
-use redkeeper_tests::{Sandbox, eventually, servers::ZooKeeper};
+use redkeeper_tests::{
+    Sandbox, eventually,
+    servers::{ZooKeeper, status_path},
+};
 use zookeeper_client::{Acls, AddWatchMode, Client, CreateMode, EventType, PersistentWatcher};
 
 use crate::{
@@ -25,18 +31,20 @@ const ALL: usize = (AGENTS * EACH) as usize;
 const SINGLES: usize = 1_000;
 /// Changes of one group of instances before its writes would be limited as those of flapping ones.
 const FLIPS: usize = 3;
+const SIDES: [&str; 3] = ["redkeeper", "raw multi", "single"];
 
 pub(super) fn run(quick: bool) -> Result<Outcome, String> {
     runtime()?.block_on(measure(quick))
 }
 
-/// Waits until so many changes of data were told, of paths with so many parts.
-async fn told(watcher: &mut PersistentWatcher, parts: usize, mut count: usize) -> Result<(), String> {
-    while count > 0 {
+/// Waits until changes of so many znodes were told, of paths with so many parts.
+async fn told(watcher: &mut PersistentWatcher, parts: usize, count: usize) -> Result<(), String> {
+    let mut seen = HashSet::with_capacity(count);
+    while seen.len() < count {
         let event = tokio::time::timeout(Duration::from_secs(30), watcher.changed()).await;
-        let event = event.map_err(|_| format!("{count} changes were not told within 30 s"))?;
+        let event = event.map_err(|_| format!("{} of {count} changes were told within 30 s", seen.len()))?;
         if event.event_type == EventType::NodeDataChanged && event.path.split('/').count() == parts + 1 {
-            count -= 1;
+            seen.insert(event.path);
         }
     }
     Ok(())
@@ -46,12 +54,20 @@ fn path(n: usize) -> String {
     format!("/raw/{:02x}/agent-{}:{}", n % 256, n % 20, n / 20 + 1)
 }
 
-/// As large as a status.
-fn data(n: usize) -> Vec<u8> {
-    format!("{:<330}", n).into_bytes()
+/// The plain writer's client, and how large a status is.
+#[derive(Clone, Copy)]
+struct Raw<'a> {
+    client: &'a Client,
+    bytes: usize,
 }
 
-async fn prepare(client: &Client) -> Result<(), String> {
+impl Raw<'_> {
+    fn data(&self, n: usize) -> Vec<u8> {
+        format!("{n:<bytes$}", bytes = self.bytes).into_bytes()
+    }
+}
+
+async fn prepare(raw: Raw<'_>) -> Result<(), String> {
     let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
     let folders = (0..256).map(|n| format!("/raw/{n:02x}"));
     for path in ["/raw".to_owned()]
@@ -59,25 +75,25 @@ async fn prepare(client: &Client) -> Result<(), String> {
         .chain(folders)
         .chain((0..ALL).map(path))
     {
-        client
-            .create(&path, &data(0), &options)
+        raw.client
+            .create(&path, &raw.data(0), &options)
             .await
             .map_err(|e| format!("{path}: {e}"))?;
     }
     Ok(())
 }
 
-async fn multis(client: &Client, round: usize) -> Result<(), String> {
-    let batches: Vec<Vec<usize>> = (0..ALL)
+async fn multis(raw: Raw<'_>, count: usize, round: usize) -> Result<(), String> {
+    let batches: Vec<Vec<usize>> = (0..count)
         .collect::<Vec<_>>()
         .chunks(100)
         .map(<[usize]>::to_vec)
         .collect();
     let sends = batches.into_iter().map(|batch| async move {
-        let mut writer = client.new_multi_writer();
+        let mut writer = raw.client.new_multi_writer();
         for n in batch {
             writer
-                .add_set_data(&path(n), &data(round), None)
+                .add_set_data(&path(n), &raw.data(round), None)
                 .map_err(|e| e.to_string())?;
         }
         writer.commit().await.map(drop).map_err(|e| e.to_string())
@@ -96,21 +112,81 @@ async fn group(collector: &str, name: usize) -> Result<Vec<Speaker>, String> {
     Ok(speakers)
 }
 
+/// All sides, and who tells what was written.
+struct Turns<'a> {
+    raw: Raw<'a>,
+    statuses: PersistentWatcher,
+    raws: PersistentWatcher,
+    round: usize,
+}
+
+impl Turns<'_> {
+    /// Writes `count` statuses, of the fleet's instances from number `from` on, each in its way: until all are told.
+    /// One at a time is slow, so at most [`SINGLES`] are measured and the rest is counted as the same.
+    async fn take(
+        &mut self,
+        fleet: &mut [Speaker],
+        (from, count): (usize, usize),
+        up: bool,
+    ) -> Result<[Duration; 3], String> {
+        self.round += 1;
+        // What the agents would have to say is there before the clock runs, as the raw writer's paths are.
+        let mut messages = Vec::new();
+        for (n, first) in (0..ALL).step_by(EACH as usize).enumerate() {
+            let (low, high) = (from.max(first), (from + count).min(first + EACH as usize));
+            if low < high {
+                let number = |place: usize| (place - first) as u32;
+                messages.push((n, fleet[n].changes(number(low) + 1, number(high), up)));
+            }
+        }
+        let start = Instant::now();
+        for (n, messages) in messages {
+            for message in messages {
+                fleet[n].say(message).await?;
+            }
+        }
+        told(&mut self.statuses, 4, count)
+            .await
+            .map_err(|e| format!("turn {}: {e}", self.round))?;
+        let ours = start.elapsed();
+        let start = Instant::now();
+        let (written, seen) = tokio::join!(
+            multis(self.raw, count, self.round),
+            told(&mut self.raws, 3, count)
+        );
+        written.and(seen)?;
+        let raw = start.elapsed();
+        let (start, singles) = (Instant::now(), count.min(SINGLES));
+        for n in 0..singles {
+            let set = self
+                .raw
+                .client
+                .set_data(&path(n), &self.raw.data(self.round), None)
+                .await;
+            set.map_err(|e| e.to_string())?;
+        }
+        told(&mut self.raws, 3, singles).await?;
+        let single = start.elapsed().mul_f64(count as f64 / singles as f64);
+        Ok([ours, raw, single])
+    }
+}
+
 async fn measure(quick: bool) -> Result<Outcome, String> {
     let groups = if quick { 2 } else { 4 };
+    // One more for the growth.
+    let fleets_count = groups + usize::from(!quick);
     let sandbox = Sandbox::new();
     let zookeeper: ZooKeeper = sandbox.durable_zookeeper().await;
     // Nobody beats while the bench is busy.
     let text = format!(
-        "silent_after = '120s'\n[zookeeper]\nservers = '127.0.0.1:{}'\n",
+        "silent_after = '600s'\n[zookeeper]\nservers = '127.0.0.1:{}'\n",
         zookeeper.port.number
     );
     let collector = sandbox.collector_with("a", &text).await;
     let address = format!("127.0.0.1:{}", collector.grpc.number);
     let (client, eyes) = (zookeeper.client().await, zookeeper.client().await);
-    prepare(&client).await?;
     let mut fleets = Vec::new();
-    for name in 0..groups {
+    for name in 0..fleets_count {
         fleets.push(group(&address, name).await?);
     }
     let written = || async {
@@ -118,12 +194,24 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
             .metric("redkeeper_zookeeper_writes_total")
             .unwrap_or(0.0)
     };
+    let all = (ALL * fleets_count) as f64;
     let up = || async { collector.metric("redkeeper_instances{state=\"UP\",reason=\"OK\"}") };
-    eventually("all are known", up, |n| *n == Some((ALL * groups) as f64)).await;
-    eventually("all are published", written, |n| *n >= (ALL * groups) as f64).await;
+    eventually("all are known", up, |n| *n == Some(all)).await;
+    eventually("all are published", written, |n| *n >= all).await;
+    let status = client.get_data(&status_path("agent-0-0:1")).await;
+    let (status, _) = status.map_err(|e| format!("a status: {e}"))?;
+    let raw = Raw {
+        client: &client,
+        bytes: status.len(),
+    };
+    prepare(raw).await?;
     let watch = |path: &'static str| eyes.watch(path, AddWatchMode::PersistentRecursive);
-    let mut statuses = watch("/redkeeper/instances").await.map_err(|e| e.to_string())?;
-    let mut raws = watch("/raw").await.map_err(|e| e.to_string())?;
+    let mut turns = Turns {
+        raw,
+        statuses: watch("/redkeeper/instances").await.map_err(|e| e.to_string())?,
+        raws: watch("/raw").await.map_err(|e| e.to_string())?,
+        round: 0,
+    };
     let batches = || async {
         collector
             .metric("redkeeper_zookeeper_batches_total{result=\"ok\"}")
@@ -132,36 +220,12 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let before = batches().await;
     let mut times = [Samples::default(), Samples::default(), Samples::default()];
     for round in 0..groups * FLIPS {
-        let fleet = &mut fleets[round / FLIPS];
-        // What the agents would have to say is there before the clock runs, as the raw writer's paths are.
-        let changes = fleet
-            .iter()
-            .map(|speaker| speaker.changes(1, EACH, round % FLIPS == 1));
-        let changes: Vec<_> = changes.collect();
-        let start = Instant::now();
-        for (speaker, messages) in fleet.iter_mut().zip(changes) {
-            for message in messages {
-                speaker.say(message).await?;
-            }
-        }
-        told(&mut statuses, 4, ALL)
-            .await
-            .map_err(|e| format!("round {round}: {e}"))?;
-        let ours = start.elapsed();
-        let start = Instant::now();
-        let (written, seen) = tokio::join!(multis(&client, round), told(&mut raws, 3, ALL));
-        written.and(seen)?;
-        let raw = start.elapsed();
-        let start = Instant::now();
-        for n in 0..SINGLES {
-            let set = client.set_data(&path(n), &data(round), None).await;
-            set.map_err(|e| e.to_string())?;
-        }
-        told(&mut raws, 3, SINGLES).await?;
-        let single = start.elapsed() * (ALL / SINGLES) as u32;
+        let took = turns
+            .take(&mut fleets[round / FLIPS], (0, ALL), round % FLIPS == 1)
+            .await?;
         // The first round warms up.
         if round > 0 {
-            for (samples, time) in times.iter_mut().zip([ours, raw, single]) {
+            for (samples, time) in times.iter_mut().zip(took) {
                 samples.push_ms(time);
             }
         }
@@ -169,24 +233,60 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let mut outcome = Outcome::default();
     let writes = (batches().await - before) / (groups * FLIPS) as f64;
     outcome.value("multis_for_10000_transitions", Some(writes));
+    outcome.value("bytes_of_a_status", Some(status.len() as f64));
     outcome.sample("redkeeper: 10,000 transitions told", "ms", &times[0]);
     outcome.sample("raw multi of 100, 8 in flight", "ms", &times[1]);
     outcome.sample("one set at a time (10 x 1,000)", "ms", &times[2]);
-    outcome.ratio("to_raw_multi", times[1].ratio(&times[0]));
-    outcome.ratio("times_single", times[2].ratio(&times[0]));
+    outcome.ratio_of("to_raw_multi", &times[1], &times[0]);
+    outcome.ratio_of("times_single", &times[2], &times[0]);
     let sets = [
-        ("redkeeper", &times[0]),
-        ("raw multi", &times[1]),
-        ("single", &times[2]),
+        (SIDES[0], &times[0]),
+        (SIDES[1], &times[1]),
+        (SIDES[2], &times[2]),
     ];
-    outcome.plots.extend(plot::distributions(
-        "publish.svg",
-        "10,000 transitions",
-        "ms",
-        &sets,
-    ));
-    outcome
-        .notes
-        .push("all sides end when a recursive watch of a third session has told of every znode".to_owned());
+    let plot = plot::distributions("publish.svg", "10,000 transitions", "ms", &sets);
+    outcome.plots.extend(plot);
+    let note = "all sides write as many bytes, and end when a recursive watch of a third session has told of every znode";
+    outcome.notes.push(note.to_owned());
+    match fleets.get_mut(groups) {
+        Some(fleet) => {
+            let largest = times.map(|samples| samples.median().unwrap_or_default());
+            outcome.plots.extend(growth(&mut turns, fleet, largest).await?);
+        }
+        None => outcome.growth_is_left_out(),
+    }
     Ok(outcome)
+}
+
+/// The same with fewer transitions. Each turn has instances of its own, so that none of them is a flapping one.
+async fn growth(
+    turns: &mut Turns<'_>,
+    fleet: &mut [Speaker],
+    largest: [f64; 3],
+) -> Result<Option<String>, String> {
+    let mut lines = SIDES.map(|name| (name.to_owned(), Vec::new()));
+    let mut from = 0;
+    for count in [1, 10, 100, 1_000] {
+        let mut times = [Samples::default(), Samples::default(), Samples::default()];
+        for _ in 0..5 {
+            let took = turns.take(fleet, (from, count), false).await?;
+            from += count;
+            for (samples, time) in times.iter_mut().zip(took) {
+                samples.push_ms(time);
+            }
+        }
+        for ((_, points), samples) in lines.iter_mut().zip(&times) {
+            points.push((count as f64, samples.median().unwrap_or_default()));
+        }
+    }
+    for ((_, points), largest) in lines.iter_mut().zip(largest) {
+        points.push((ALL as f64, largest));
+    }
+    let axes = ("transitions at once", "ms until all are told");
+    Ok(plot::growth(
+        "publish-growth.svg",
+        "Transitions until all are told",
+        axes,
+        &lines,
+    ))
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use redkeeper_proto::v1::{GetInstanceRequest, status_service_client::StatusServiceClient};
-use redkeeper_tests::{Sandbox, eventually, ports};
+use redkeeper_tests::{Sandbox, daemons::Collector, eventually, ports, process::Process};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
@@ -21,6 +21,8 @@ const CONNECTIONS: usize = 8;
 const CALLERS: usize = 64;
 const AGENTS: usize = 20;
 const EACH: usize = 500;
+/// Agents, and instances of each.
+const GROWTH: [(usize, usize); 6] = [(1, 1), (1, 10), (1, 100), (2, 500), (AGENTS, EACH), (200, 500)];
 
 pub(super) fn run(quick: bool) -> Result<Outcome, String> {
     runtime()?.block_on(measure(quick))
@@ -41,6 +43,7 @@ async fn connect(address: &str) -> Result<Vec<StatusServiceClient<Channel>>, Str
 /// Calls for a while; requests a second, and how long each took.
 async fn load(
     clients: &[StatusServiceClient<Channel>],
+    (agents, each): (usize, usize),
     time: Duration,
     latency: &mut Samples,
 ) -> Result<f64, String> {
@@ -53,8 +56,8 @@ async fn load(
             let mut times = Vec::new();
             let mut number = n;
             while start.elapsed() < time {
-                number = (number * 31 + 7) % (AGENTS * EACH);
-                let id = format!("agent-{}:{}", number % AGENTS, number / AGENTS + 1);
+                number = (number * 31 + 7) % (agents * each);
+                let id = format!("agent-{}:{}", number % agents, number / agents + 1);
                 let call = Instant::now();
                 client
                     .get_instance(GetInstanceRequest { id })
@@ -74,6 +77,16 @@ async fn load(
     Ok(count as f64 / start.elapsed().as_secs_f64())
 }
 
+/// A fleet that reports, once the collector knows all of it.
+async fn reporting(sandbox: &Sandbox, collector: &Collector, (agents, each): (usize, usize)) -> Process {
+    let address = format!("127.0.0.1:{}", collector.grpc.number);
+    let words = [address, agents.to_string(), each.to_string(), "1000".to_owned()];
+    let fleet = floors::start(sandbox, "fleet", &words);
+    let up = || async { collector.metric("redkeeper_instances{state=\"UP\",reason=\"OK\"}") };
+    eventually("all report", up, |n| *n == Some((agents * each) as f64)).await;
+    fleet
+}
+
 async fn measure(quick: bool) -> Result<Outcome, String> {
     let (rounds, time) = if quick { (5, 2) } else { (7, 5) };
     let time = Duration::from_secs(time);
@@ -84,15 +97,7 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let floor = floors::start(&sandbox, "services", std::slice::from_ref(&listen));
     listens(floor_port.number).await;
     let address = format!("127.0.0.1:{}", collector.grpc.number);
-    let words = [
-        address.clone(),
-        AGENTS.to_string(),
-        EACH.to_string(),
-        "1000".to_owned(),
-    ];
-    let _fleet = floors::start(&sandbox, "fleet", &words);
-    let up = || async { collector.metric("redkeeper_instances{state=\"UP\",reason=\"OK\"}") };
-    eventually("all report", up, |n| *n == Some((AGENTS * EACH) as f64)).await;
+    let _fleet = reporting(&sandbox, &collector, (AGENTS, EACH)).await;
     let (ours, bare) = (connect(&address).await?, connect(&listen).await?);
     let mut rates = [Samples::default(), Samples::default()];
     let mut costs = [Samples::default(), Samples::default()];
@@ -101,7 +106,7 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         for (n, clients) in [&ours, &bare].into_iter().enumerate() {
             let pid = [collector.process.pid(), floor.pid()][n];
             let (mut latency, before) = (Samples::default(), cpu_seconds(pid)?);
-            let rate = load(clients, time, &mut latency).await?;
+            let rate = load(clients, (AGENTS, EACH), time, &mut latency).await?;
             // The first round warms up.
             if round > 0 {
                 rates[n].push(rate);
@@ -116,13 +121,39 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         outcome.sample(&format!("{who}, CPU of the server for each"), "us", &costs[n]);
         outcome.sample(&format!("{who}, latency"), "ms", &latencies[n]);
     }
-    outcome.ratio("to_echo", rates[0].ratio(&rates[1]));
+    outcome.ratio_of("to_echo", &rates[0], &rates[1]);
+    let over = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
+    outcome.ratio("p99_to_echo", over(latencies[0].p99(), latencies[1].p99()));
     let sets = [("redkeeper", &latencies[0]), ("echo", &latencies[1])];
-    outcome.plots.extend(plot::distributions(
-        "query.svg",
-        "GetInstance, 64 callers",
-        "ms",
-        &sets,
-    ));
+    let plot = plot::distributions("query.svg", "GetInstance, 64 callers", "ms", &sets);
+    outcome.plots.extend(plot);
+    if quick {
+        outcome.growth_is_left_out();
+    } else {
+        growth(&sandbox, time, &mut outcome).await?;
+    }
     Ok(outcome)
+}
+
+/// CPU of a request by the number of instances that are known.
+async fn growth(sandbox: &Sandbox, time: Duration, outcome: &mut Outcome) -> Result<(), String> {
+    let mut points = Vec::new();
+    for (agents, each) in GROWTH {
+        let id = format!("g{}", agents * each);
+        let collector = sandbox.collector_with(&id, "standalone = true\n").await;
+        let _fleet = reporting(sandbox, &collector, (agents, each)).await;
+        let clients = connect(&format!("127.0.0.1:{}", collector.grpc.number)).await?;
+        let (mut costs, pid) = (Samples::default(), collector.process.pid());
+        for _ in 0..3 {
+            let before = cpu_seconds(pid)?;
+            let rate = load(&clients, (agents, each), time, &mut Samples::default()).await?;
+            costs.push((cpu_seconds(pid)? - before) * 1e6 / (rate * time.as_secs_f64()));
+        }
+        points.push(((agents * each) as f64, costs.median().unwrap_or_default()));
+    }
+    let axes = ("instances that report once a second", "us of CPU");
+    let lines = [("redkeeper".to_owned(), points)];
+    let plot = plot::growth("query-growth.svg", "One GetInstance", axes, &lines);
+    outcome.plots.extend(plot);
+    Ok(())
 }
