@@ -16,7 +16,7 @@ use crate::{
 
 /// Servers that each chain takes turns with: none dies often enough to be taken for a flapping one, whose writes
 /// are limited until it was quiet for 10 s.
-const POOL: usize = 60;
+const POOL: usize = 120;
 /// The same for Sentinel, which has no such limit.
 const PEERS: usize = 4;
 
@@ -96,7 +96,7 @@ async fn floor(
 
 async fn measure(quick: bool) -> Result<Outcome, String> {
     // A block is so many deaths of ours and of the floor's, in turns, and one of Sentinel's. The first one warms up.
-    let (blocks, pairs) = if quick { (5, 10) } else { (20, 15) };
+    let (blocks, pairs) = if quick { (5, 20) } else { (20, 15) };
     let sandbox = Sandbox::new();
     let zookeeper = sandbox.durable_zookeeper().await;
     let store = format!("[zookeeper]\nservers = '127.0.0.1:{}'\n", zookeeper.port.number);
