@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{BucketData, Held, Publisher, Record};
+use super::{BucketData, Held, Publisher, Record, key};
 use crate::{
     ids::{Bucket, InstanceId},
     time::Mono,
@@ -174,7 +174,7 @@ impl Publisher {
         for difference in &differences {
             if let Difference::Edited(id) | Difference::Deleted(id) | Difference::Foreign(id, _) = difference
             {
-                self.dirty.entry((bucket, id.clone())).or_insert(now);
+                self.dirty.entry(key(id)).or_insert(now);
             }
         }
         differences
@@ -185,7 +185,7 @@ impl Publisher {
         let one = self.quarantined.iter().find(|id| id.bucket() == bucket).cloned();
         if let Some(id) = one {
             self.quarantined.remove(&id);
-            self.dirty.entry((bucket, id)).or_insert(now);
+            self.dirty.entry(key(&id)).or_insert(now);
         }
     }
 
