@@ -4,8 +4,10 @@
 pub mod certificates;
 pub mod check;
 pub mod daemons;
+pub mod diagnosis;
 pub mod fake_agent;
 pub mod history;
+pub mod netns;
 pub mod ports;
 pub mod process;
 pub mod sandbox;

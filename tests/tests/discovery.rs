@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use redkeeper_tests::{Sandbox, eventually, holds_for, ports, process::Process, servers::Flavour};
+use redkeeper_tests::{Sandbox, eventually, holds_for, netns, ports, process::Process, servers::Flavour};
 
 /// The line of `discover --explain` about an address.
 fn line<'a>(table: &'a str, address: &str) -> &'a str {
@@ -179,7 +179,6 @@ async fn a_process_is_found_by_its_socket_and_watched_as_the_rules_say() {
 #[test]
 fn a_server_in_another_network_namespace_is_found_by_its_address_there() {
     let sandbox = Sandbox::new();
-    let folder = sandbox.path("");
     // The outer namespace is the host of this test.
     let script = "ip link set lo up\n\
         unshare --net sh -c 'ip link set lo up; echo $$ >\"$DIR/pid\"; exec redis-server --port 6399 --bind 0.0.0.0 \
@@ -190,35 +189,9 @@ fn a_server_in_another_network_namespace_is_found_by_its_address_there() {
         ip addr add 192.0.2.1/24 dev outside; ip link set outside up\n\
         nsenter --net=/proc/$inner/ns/net sh -c 'ip addr add 192.0.2.2/24 dev inside; ip link set inside up'\n\
         \"$AGENT\" discover --explain\n";
-    let namespaces = Command::new("unshare")
-        .args(["--net", "--pid", "--fork", "true"])
-        .status();
-    if !namespaces.is_ok_and(|status| status.success()) {
-        redkeeper_tests::skipped!("no network namespace can be made here; it needs root");
+    let Some(output) = netns::run(&sandbox, script, &[]) else {
         return;
-    }
-    let output = Command::new("unshare")
-        .args([
-            "--net",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "sh",
-            "-c",
-            script,
-        ])
-        // What the tests are told by variables is no setting of an agent.
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("AGENT", sandbox.command("redkeeper-agent").get_program())
-        .env("DIR", &folder)
-        .output()
-        .unwrap();
-    if output.status.code() == Some(77) {
-        redkeeper_tests::skipped!("no virtual network can be made here");
-        return;
-    }
+    };
     let [table, said] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
     eprintln!("it said: {said}");
     assert!(line(&table, "192.0.2.2:6399").contains(" yes "), "{table}");

@@ -1,9 +1,7 @@
 //! R4: a host that is cut off without a word, in network namespaces of its own.
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
-
-use redkeeper_tests::Sandbox;
+use redkeeper_tests::{Sandbox, netns};
 
 /// Prints how many milliseconds after the cut the instance was unknown and the collector's socket was freed, and what
 /// was told after the cut healed.
@@ -43,13 +41,6 @@ echo "$((silent - cut)) $((freed - cut)) $(($(date +%s%3N) - freed)) $(sockets)"
 #[test]
 fn a_host_that_is_cut_off_is_unknown_and_its_socket_is_freed() {
     let sandbox = Sandbox::new();
-    let namespaces = Command::new("unshare")
-        .args(["--net", "--pid", "--fork", "true"])
-        .status();
-    if !namespaces.is_ok_and(|status| status.success()) {
-        redkeeper_tests::skipped!("no network namespace can be made here; it needs root");
-        return;
-    }
     sandbox.write(
         "collector.toml",
         "id = 'a'\nstandalone = true\nsilent_after = '3s'\nheartbeat_interval = '1s'\n",
@@ -58,28 +49,9 @@ fn a_host_that_is_cut_off_is_unknown_and_its_socket_is_freed() {
         "agent.toml",
         "id = 'db01'\ncollectors = ['192.0.2.1:7400']\n[[instances]]\naddress = '127.0.0.1:6379'\n",
     );
-    let program = sandbox.command("redkeeper-agent").get_program().to_owned();
-    let output = Command::new("unshare")
-        .args([
-            "--net",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "sh",
-            "-c",
-            SCRIPT,
-        ])
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("BIN", std::path::Path::new(&program).parent().unwrap())
-        .env("DIR", sandbox.path(""))
-        .output()
-        .unwrap();
-    if output.status.code() == Some(77) {
-        redkeeper_tests::skipped!("no virtual network can be made here");
+    let Some(output) = netns::run(&sandbox, SCRIPT, &[]) else {
         return;
-    }
+    };
     let text = String::from_utf8_lossy(&output.stdout);
     let numbers: Vec<u64> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
     let log = std::fs::read_to_string(sandbox.path("collector.log")).unwrap_or_default();

@@ -31,7 +31,11 @@ pub(super) fn run(quick: bool) -> Result<Outcome, String> {
 
 async fn measure(quick: bool) -> Result<Outcome, String> {
     // So many are filled at once; then one after the other is killed.
-    let (rounds, at_once, values, info_interval) = if quick { (6, 2, LARGE, 1) } else { (8, 1, SMALL, 10) };
+    let (rounds, at_once, values, info_interval) = if quick {
+        (6, 2, LARGE, 1)
+    } else {
+        (8, 1, SMALL, 10)
+    };
     let mut outcome = Outcome::default();
     let needed = BYTES_EACH * at_once as f64;
     if available() < needed {

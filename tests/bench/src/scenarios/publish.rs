@@ -172,7 +172,7 @@ impl Turns<'_> {
 }
 
 async fn measure(quick: bool) -> Result<Outcome, String> {
-    let groups = if quick { 2 } else { 4 };
+    let groups = if quick { 5 } else { 10 };
     // One more for the growth.
     let fleets_count = groups + usize::from(!quick);
     let sandbox = Sandbox::new();
