@@ -94,8 +94,9 @@ impl Aside {
         if !self.bell.rung.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        // Before they are looked at: what happens from now on rings again.
-        self.bell.rung.store(false, Ordering::SeqCst);
+        // Before they are looked at: what happens from now on rings again. A swap, not a store: who rang in this very moment
+        // would else be silenced before what it did can be seen here.
+        self.bell.rung.swap(false, Ordering::AcqRel);
         let waker = Waker::from(Arc::clone(&self.bell));
         let context = &mut Context::from_waker(&waker);
         if self.stop.as_mut().poll(context).is_ready() {
