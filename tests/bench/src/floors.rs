@@ -2,9 +2,13 @@
 
 use std::{path::Path, process::ExitCode};
 
-use redkeeper_tests::{Sandbox, process::Process};
+use redkeeper_tests::{
+    Sandbox,
+    ports::{Port, port},
+    process::Process,
+};
 
-use crate::rig::runtime;
+use crate::rig::{listens, runtime};
 
 mod chain;
 mod daemon;
@@ -13,6 +17,15 @@ mod services;
 /// Starts a floor's process; its end is the caller's to make.
 pub(crate) fn start(sandbox: &Sandbox, name: &str, rest: &[String]) -> Process {
     start_with_log(sandbox, name, rest, &format!("floor-{name}.log"))
+}
+
+/// The floors of the gRPC scenarios, once they listen, and where.
+pub(crate) async fn services(sandbox: &Sandbox) -> (Process, Port, String) {
+    let port = port();
+    let address = format!("127.0.0.1:{}", port.number);
+    let process = start(sandbox, "services", std::slice::from_ref(&address));
+    listens(port.number).await;
+    (process, port, address)
 }
 
 /// The same, where what it prints goes to a file of this name.

@@ -346,14 +346,17 @@ fn a_peer_that_talks_by_itself_is_left() {
 fn a_state_that_changes_again_and_again_is_flapping_for_ten_minutes() {
     let mut bench = Bench::new();
     bench.up();
-    for n in 0..6 {
-        assert!(!bench.prober.verdict().flapping, "{n}");
-        if n % 2 == 0 {
+    let turn = |bench: &mut Bench, n: u32| {
+        if n.is_multiple_of(2) {
             bench.close();
             bench.refuse();
         } else {
             bench.up();
         }
+    };
+    for n in 0..6 {
+        assert!(!bench.prober.verdict().flapping, "{n}");
+        turn(&mut bench, n);
     }
     assert!(bench.prober.verdict().flapping);
     let serve = |b: &mut Bench| {
@@ -364,14 +367,7 @@ fn a_state_that_changes_again_and_again_is_flapping_for_ten_minutes() {
     assert!(bench.prober.verdict().flapping);
     bench.run(bench.now + 21_000 * MS, serve);
     assert!(!bench.prober.verdict().flapping);
-    for n in 0..7 {
-        if n % 2 == 0 {
-            bench.close();
-            bench.refuse();
-        } else {
-            bench.up();
-        }
-    }
+    (0..7).for_each(|n| turn(&mut bench, n));
     assert!(bench.prober.verdict().flapping);
     bench.run(bench.now + 601_000 * MS, Bench::refuse);
     assert!(!bench.prober.verdict().flapping, "dead for long is not flapping");

@@ -10,7 +10,7 @@ use crate::{
     machine::{cpu_seconds, resident},
     plot,
     report::Outcome,
-    rig::{listens, runtime},
+    rig::runtime,
     stats::Samples,
 };
 
@@ -39,10 +39,7 @@ impl Rig {
     /// `store`: standalone, or which ZooKeeper.
     async fn new(sandbox: &Sandbox, id: &str, store: &str) -> Result<Self, String> {
         let collector = sandbox.collector_with(id, store).await;
-        let port = ports::port();
-        let listen = format!("127.0.0.1:{}", port.number);
-        let sink = floors::start(sandbox, "services", std::slice::from_ref(&listen));
-        listens(port.number).await;
+        let (sink, port, listen) = floors::services(sandbox).await;
         Ok(Self {
             addresses: [format!("127.0.0.1:{}", collector.grpc.number), listen],
             empty: [resident(collector.process.pid())?, resident(sink.pid())?],

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use redkeeper_proto::v1::{GetInstanceRequest, status_service_client::StatusServiceClient};
-use redkeeper_tests::{Sandbox, daemons::Collector, eventually, ports, process::Process};
+use redkeeper_tests::{Sandbox, daemons::Collector, eventually, process::Process};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
@@ -13,7 +13,7 @@ use crate::{
     machine::cpu_seconds,
     plot,
     report::Outcome,
-    rig::{endpoint, listens, runtime},
+    rig::{endpoint, runtime},
     stats::Samples,
 };
 
@@ -92,10 +92,7 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let time = Duration::from_secs(time);
     let sandbox = Sandbox::new();
     let collector = sandbox.collector_with("a", "standalone = true\n").await;
-    let floor_port = ports::port();
-    let listen = format!("127.0.0.1:{}", floor_port.number);
-    let floor = floors::start(&sandbox, "services", std::slice::from_ref(&listen));
-    listens(floor_port.number).await;
+    let (floor, _port, listen) = floors::services(&sandbox).await;
     let address = format!("127.0.0.1:{}", collector.grpc.number);
     let _fleet = reporting(&sandbox, &collector, (AGENTS, EACH)).await;
     let (ours, bare) = (connect(&address).await?, connect(&listen).await?);

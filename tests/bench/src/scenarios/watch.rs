@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use redkeeper_proto::v1::{
     WatchInstancesRequest, status_service_client::StatusServiceClient, watch_instances_response::Event,
 };
-use redkeeper_tests::{Sandbox, ports};
+use redkeeper_tests::Sandbox;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     fleet::{Speaker, drain},
     floors, plot,
     report::Outcome,
-    rig::{endpoint, listens, runtime},
+    rig::{endpoint, runtime},
     stats::Samples,
 };
 
@@ -107,10 +107,7 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let (rounds, warm_up) = if quick { (30, 5) } else { (200, 20) };
     let sandbox = Sandbox::new();
     let collector = sandbox.collector_with("a", "standalone = true\n").await;
-    let floor_port = ports::port();
-    let listen = format!("127.0.0.1:{}", floor_port.number);
-    let _floor = floors::start(&sandbox, "services", std::slice::from_ref(&listen));
-    listens(floor_port.number).await;
+    let (_floor, _port, listen) = floors::services(&sandbox).await;
     let address = format!("127.0.0.1:{}", collector.grpc.number);
     let mut sides = Vec::new();
     for (address, snapshot) in [(address, true), (listen, false)] {
