@@ -30,6 +30,9 @@ use crate::{
 pub const COMMANDS_MAX: usize = 4_096;
 /// Commands applied before the view is published: bounds how stale it may be under load.
 const BATCH_MAX: usize = 256;
+/// Changes applied before the view is published: when thousands come at once, the publisher writes the first while the
+/// others are applied. Each new view costs copies of what changes next in it.
+const UNSEEN_MAX: u64 = 1_024;
 
 /// What others ask of the aggregator.
 pub enum Command {
@@ -52,6 +55,8 @@ pub struct Aggregator {
     view: View,
     /// The view differs from what was published.
     touched: bool,
+    /// The newest change that was published.
+    shown: Revision,
     replacer: Replacer,
     commands: mpsc::Receiver<Command>,
     beats: Arc<Beats>,
@@ -119,6 +124,7 @@ impl Aggregator {
             fleet,
             view: View::default(),
             touched: false,
+            shown: Revision(0),
             replacer,
             commands,
             beats,
@@ -189,11 +195,12 @@ impl Aggregator {
                         adopted.push(done);
                     }
                 }
+                if self.view.revision.0 - self.shown.0 >= UNSEEN_MAX {
+                    self.show();
+                }
             }
             self.told.rest();
-            if std::mem::take(&mut self.touched) {
-                self.replacer.replace(self.view.clone());
-            }
+            self.show();
             for (stream, seq) in acks.drain(..) {
                 if let Some(feedback) = self.streams.get(&stream) {
                     feedback.applied(seq);
@@ -248,6 +255,14 @@ impl Aggregator {
         }
     }
 
+    /// Puts the view in place, where it differs.
+    fn show(&mut self) {
+        if std::mem::take(&mut self.touched) {
+            self.shown = self.view.revision;
+            self.replacer.replace(self.view.clone());
+        }
+    }
+
     fn end(&mut self, stream: u64, why: End) {
         if let Some(feedback) = self.streams.get_mut(&stream) {
             feedback.end(why);
@@ -259,11 +274,26 @@ impl Aggregator {
             return;
         };
         let (status, origin) = (Arc::clone(&instance.status), instance.origin);
-        let former = self.view.instances.get(id);
-        if former.is_some_and(|former| *former.status == *status) {
+        // One search for the reading and the writing, and two only of a new instance.
+        let former = self.view.instances.get_mut(id);
+        if former.as_ref().is_some_and(|former| *former.status == *status) {
             return;
         }
-        let previous = former.map(|former| former.status.verdict.reason);
+        self.touched = true;
+        self.view.revision.0 += 1;
+        let revision = self.view.revision;
+        let entry = Entry {
+            status: Arc::clone(&status),
+            revision,
+            origin,
+        };
+        let previous = match former {
+            Some(former) => Some(std::mem::replace(former, entry).status.verdict.reason),
+            None => {
+                self.view.instances.insert(id.clone(), entry);
+                None
+            }
+        };
         if previous != Some(status.verdict.reason) {
             let verdict = &status.verdict;
             if self.told.one(verdict.reason) {
@@ -277,20 +307,10 @@ impl Aggregator {
                 .get_or_create(&[("reason", verdict.reason.as_str())])
                 .inc();
         }
-        self.touched = true;
-        self.view.revision.0 += 1;
-        let revision = self.view.revision;
-        self.view.instances.insert(
-            id.clone(),
-            Entry {
-                status: Arc::clone(&status),
-                revision,
-                origin,
-            },
-        );
         self.log(Change {
             revision,
             status,
+            origin,
             previous,
             removed: false,
             time: self.clock.wall(),
@@ -308,6 +328,7 @@ impl Aggregator {
             revision: self.view.revision,
             previous: Some(former.status.verdict.reason),
             status: former.status,
+            origin: former.origin,
             removed: true,
             time: self.clock.wall(),
         });

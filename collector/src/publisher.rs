@@ -5,10 +5,11 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use redkeeper_core::{
+    dedupe::Origin,
     election::{Input, Term},
     ids::{Bucket, InstanceId, Revision},
     publish::{Batch, Difference, Found, Op, Publisher, Record, Refusal},
-    status::Reason,
+    status::{Reason, Status},
     time::Mono,
 };
 use redkeeper_runtime::{clock::Clock, errors::chain};
@@ -248,6 +249,8 @@ impl<S: Store> Publishing<S> {
                     let id = &change.status.identity.id;
                     if change.removed {
                         publisher.remove(now, id)
+                    } else if let Some(record) = publishable(&change.status, change.origin) {
+                        publisher.put(now, record)
                     } else {
                         publisher.mark(now, id)
                     }
@@ -257,18 +260,18 @@ impl<S: Store> Publishing<S> {
             Err(Compacted) => view.instances.keys().for_each(|id| publisher.mark(now, id)),
         }
         self.seen = view.revision;
+        let mut sent = false;
         if self.held || self.unsettled {
             self.audit = None;
         } else {
             let desired = |id: &InstanceId| {
                 let entry = view.instances.get(id)?;
-                // Nothing is known yet: what is published stays.
-                (entry.status.verdict.reason != Reason::NotProbed)
-                    .then(|| Record::of(&entry.status, entry.origin))
+                publishable(&entry.status, entry.origin)
             };
-            while let Some(batch) = publisher.next_batch(now, desired) {
+            if let Some(batch) = publisher.next_batch(now, desired) {
                 self.commits
                     .push(commit::<S>(&self.session, &self.layout, self.term, batch));
+                sent = true;
             }
             // Whatever is left now waits for a read-back or for its pace.
             if !self.live && !self.going_live && publisher.in_flight() == 0 {
@@ -297,6 +300,8 @@ impl<S: Store> Publishing<S> {
                 }
             }
             () = tokio::time::sleep_until(paced.unwrap_or(self.audit_at)), if paced.is_some() => {}
+            // What was made goes out before the next one is made.
+            () = tokio::task::yield_now(), if sent => (),
             () = tokio::time::sleep_until(self.audit_at), if may_audit && self.audit.is_none() => self.start_audit(),
         }
         Ok(())
@@ -446,6 +451,11 @@ async fn pending_audit(audit: &mut Option<(Bucket, Reading<Found>)>) -> Result<F
         Some((_, reading)) => reading.await,
         None => std::future::pending().await,
     }
+}
+
+/// What is to be published of a status: nothing where nothing is known yet, so that what is published stays.
+fn publishable(status: &Arc<Status>, origin: Origin) -> Option<Record> {
+    (status.verdict.reason != Reason::NotProbed).then(|| Record::of(status, origin))
 }
 
 fn go_live<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, id: &str) -> Commit {

@@ -41,6 +41,8 @@ pub struct Change {
     pub revision: Revision,
     /// The status after it; for a removal, the last.
     pub status: Arc<Status>,
+    /// The message that brought it; for a removal, the last.
+    pub origin: Origin,
     /// The reason before; `None` where the instance is new.
     pub previous: Option<Reason>,
     /// Whether the instance is no longer known.
@@ -140,7 +142,9 @@ impl View {
             return Err(Compacted);
         }
         let skip = usize::try_from(revision.0 + 1 - oldest).unwrap_or(usize::MAX);
-        Ok((skip..self.log.len()).filter_map(|place| self.log.get(place)))
+        let skip = skip.min(self.log.len());
+        // A range of the log is read without a search for each of its places.
+        Ok(self.log.focus().narrow(skip..).into_iter())
     }
 
     /// Age of the newest message from any agent.
@@ -228,6 +232,7 @@ mod tests {
         let change = |n| Change {
             revision: Revision(n),
             status: status.clone(),
+            origin: Origin::default(),
             previous: None,
             removed: false,
             time: WallMs(0),

@@ -4,7 +4,10 @@
 //! The backlog is a set of ids, so it cannot grow past the fleet, and each id is written with its newest
 //! state. No two batches in flight touch the same bucket, so no id has two writes under way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use crate::{
     ids::{Bucket, Epoch, InstanceId},
@@ -24,12 +27,34 @@ mod record;
 /// means that somebody else writes there at the same time: the bucket waits for its read-back.
 const REFUSALS_MAX: u32 = 8;
 
-/// Ids in the order in which they are written: one bucket after the other, and by the hash in it, because numbers are
-/// compared faster than names.
-type Key = (Bucket, u64, InstanceId);
+/// An id with its hash before it, because numbers are compared faster than names. The byte that tells the bucket comes
+/// first, so the order is the one in which statuses are written: one bucket after the other.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Key {
+    hash: u64,
+    id: InstanceId,
+}
 
-fn key(id: &InstanceId) -> Key {
-    (id.bucket(), id.hash64(), id.clone())
+impl Key {
+    fn of(id: &InstanceId) -> Self {
+        Self {
+            hash: id.hash64().rotate_right(8),
+            id: id.clone(),
+        }
+    }
+
+    fn bucket(&self) -> Bucket {
+        Bucket((self.hash >> 56) as u8)
+    }
+}
+
+/// Why an instance is looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Dirty {
+    /// Since when it may differ.
+    since: Mono,
+    /// Its newest status, where it was told; else it is looked up.
+    newest: Option<Record>,
 }
 
 /// A batch without an outcome.
@@ -47,10 +72,10 @@ struct Sent {
 pub struct Publisher {
     epoch: Epoch,
     /// What ZooKeeper is known to hold.
-    mirror: BTreeMap<Bucket, BTreeMap<InstanceId, Held>>,
+    mirror: BTreeMap<Bucket, BTreeMap<Key, Held>>,
     buckets: BTreeMap<Bucket, BucketData>,
-    /// What may differ, and since when.
-    dirty: BTreeMap<Key, Mono>,
+    /// What may differ.
+    dirty: BTreeMap<Key, Dirty>,
     removed: BTreeSet<InstanceId>,
     /// Buckets to be created.
     new_buckets: BTreeSet<Bucket>,
@@ -79,14 +104,15 @@ impl Publisher {
         let new_buckets = Bucket::all()
             .filter(|bucket| !buckets.contains_key(bucket))
             .collect();
-        let dirty = held.keys().map(|id| (key(id), now)).collect();
         let mut mirror = BTreeMap::<_, BTreeMap<_, _>>::new();
+        let ids: Vec<_> = held.keys().cloned().collect();
         for (id, held) in held {
-            mirror.entry(id.bucket()).or_default().insert(id, held);
+            let key = Key::of(&id);
+            mirror.entry(key.bucket()).or_default().insert(key, held);
         }
-        Self {
+        let mut publisher = Self {
             epoch,
-            dirty,
+            dirty: BTreeMap::new(),
             mirror,
             buckets,
             removed: BTreeSet::new(),
@@ -99,20 +125,39 @@ impl Publisher {
             paces: pace::Paces::default(),
             paced_until: None,
             next: 1,
-        }
+        };
+        ids.iter().for_each(|id| publisher.doubt(now, id));
+        publisher
     }
 
-    /// Notes that a status may differ from what is published.
+    /// Notes that a status may differ from what is published; the newest is looked up.
     pub fn mark(&mut self, now: Mono, id: &InstanceId) {
+        self.changed(now, id, None);
+    }
+
+    /// Notes the newest status of an instance.
+    pub fn put(&mut self, now: Mono, newest: Record) {
+        let id = newest.id().clone();
+        self.changed(now, &id, Some(newest));
+    }
+
+    fn changed(&mut self, since: Mono, id: &InstanceId, newest: Option<Record>) {
         self.removed.remove(id);
         self.quarantined.remove(id);
-        self.dirty.entry(key(id)).or_insert(now);
+        let fresh = Dirty { since, newest: None };
+        self.dirty.entry(Key::of(id)).or_insert(fresh).newest = newest;
     }
 
     /// Notes that an instance was explicitly forgotten: only then is its znode deleted.
     pub fn remove(&mut self, now: Mono, id: &InstanceId) {
+        self.changed(now, id, None);
         self.removed.insert(id.clone());
-        self.dirty.entry(key(id)).or_insert(now);
+    }
+
+    /// What is published of an instance is in doubt; its newest status stays what it was.
+    fn doubt(&mut self, since: Mono, id: &InstanceId) {
+        let fresh = Dirty { since, newest: None };
+        self.dirty.entry(Key::of(id)).or_insert(fresh);
     }
 
     /// Statuses not yet acknowledged.
@@ -128,7 +173,7 @@ impl Publisher {
     /// Since when the longest waiting of them waits.
     pub fn oldest_pending(&self) -> Option<Mono> {
         let sent = self.in_flight.values().filter_map(|sent| sent.marked);
-        self.dirty.values().copied().chain(sent).min()
+        self.dirty.values().map(|dirty| dirty.since).chain(sent).min()
     }
 
     /// Instances whose znodes ZooKeeper refuses to let us write.
@@ -173,32 +218,36 @@ impl Publisher {
         } else {
             BATCH_OPS_MAX
         };
-        let (mut ops, mut done, mut touched) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (mut ops, mut touched) = (Vec::new(), BTreeSet::new());
         let mut oldest = None::<Mono>;
-        for (key @ (bucket, _, id), marked) in self
-            .dirty
-            .iter()
-            .filter(|((bucket, _, _), _)| !busy.contains(bucket))
-        {
-            // The writes of the touched buckets count too.
-            if ops.len() + touched.len() + 2 > room {
+        let (made, paced) = (Cell::new(None), Cell::new(None::<Mono>));
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let mut looked_at = dirty.extract_if(.., |key, dirty| {
+            if busy.contains(&key.bucket()) {
+                return false;
+            }
+            let op = self.op(key, dirty.newest.take().or_else(|| desired(&key.id)));
+            if let Some(due) = op.as_ref().and_then(|_| self.paces.due(key.hash, now)) {
+                paced.set(Some(paced.get().map_or(due, |first| first.min(due))));
+                return false;
+            }
+            made.set(op);
+            true
+        });
+        // The writes of the touched buckets count too.
+        while ops.len() + touched.len() + 2 <= room {
+            let Some((key, dirty)) = looked_at.next() else {
                 break;
-            }
-            let op = self.op(id, desired(id));
-            if let Some(due) = op.as_ref().and_then(|_| self.paces.due(id, now)) {
-                self.paced_until = Some(self.paced_until.map_or(due, |first| first.min(due)));
-                continue;
-            }
-            done.push(key.clone());
-            if let Some(op) = op {
-                touched.insert(*bucket);
-                oldest = oldest.min(Some(*marked)).or(Some(*marked));
+            };
+            if let Some(op) = made.take() {
+                touched.insert(key.bucket());
+                oldest = oldest.min(Some(dirty.since)).or(Some(dirty.since));
                 ops.push(op);
             }
         }
-        for key in &done {
-            self.dirty.remove(key);
-        }
+        drop(looked_at);
+        self.dirty = dirty;
+        self.paced_until = paced.get();
         let buckets = self.new_buckets.union(&self.stale_buckets);
         for bucket in buckets.filter(|bucket| !busy.contains(bucket)) {
             if ops.len() + touched.len() + 1 > room {
@@ -249,11 +298,12 @@ impl Publisher {
         Some(batch)
     }
 
-    fn op(&self, id: &InstanceId, desired: Option<Record>) -> Option<Op> {
+    fn op(&self, key: &Key, desired: Option<Record>) -> Option<Op> {
+        let id = &key.id;
         if self.quarantined.contains(id) {
             return None;
         }
-        let held = self.mirror.get(&id.bucket()).and_then(|bucket| bucket.get(id));
+        let held = self.mirror.get(&key.bucket()).and_then(|bucket| bucket.get(key));
         // Nothing is published of it, and nobody who could be heard has it: nothing is told of it either. So a former
         // leader's deletion stays, and an operator's.
         let desired = desired.filter(|record| held.is_some() || record.reason() != Reason::AgentSilent);
@@ -280,13 +330,13 @@ impl Publisher {
             match op {
                 Op::Put(record, _) => {
                     written += 1;
-                    let id = record.id().clone();
-                    self.paces.written(&id, sent.at);
-                    self.holds(&id, Some(Held::Record(record)));
+                    let key = Key::of(record.id());
+                    self.paces.written(key.hash, sent.at);
+                    self.holds(key, Some(Held::Record(record)));
                 }
                 Op::Delete(id) => {
                     written += 1;
-                    self.holds(&id, None);
+                    self.holds(Key::of(&id), None);
                     self.removed.remove(&id);
                 }
                 Op::Bucket(bucket, data, _) => {
@@ -321,12 +371,12 @@ impl Publisher {
             }
             (Some(Op::Put(record, _)), Refusal::Exists) => {
                 self.counts(record.id().bucket(), 1);
-                self.holds(record.id(), Some(Held::Unreadable));
+                self.holds(Key::of(record.id()), Some(Held::Unreadable));
             }
             (Some(op @ (Op::Put(_, false) | Op::Delete(_))), Refusal::Missing) => {
                 self.counts(op.bucket(), -1);
                 if let Some(id) = op.id() {
-                    self.holds(id, None);
+                    self.holds(Key::of(id), None);
                 }
             }
             (Some(op @ (Op::Put(..) | Op::Delete(_))), Refusal::Forbidden) => {
@@ -373,7 +423,7 @@ impl Publisher {
 
     /// What a znode holds, read after the outcome became unknown.
     pub fn settle(&mut self, id: &InstanceId, held: Option<Held>) {
-        self.holds(id, held);
+        self.holds(Key::of(id), held);
     }
 
     /// What a bucket znode holds, read after the outcome became unknown.
@@ -389,11 +439,11 @@ impl Publisher {
         }
     }
 
-    fn holds(&mut self, id: &InstanceId, held: Option<Held>) {
-        let bucket = self.mirror.entry(id.bucket()).or_default();
+    fn holds(&mut self, key: Key, held: Option<Held>) {
+        let bucket = self.mirror.entry(key.bucket()).or_default();
         match held {
-            Some(held) => bucket.insert(id.clone(), held),
-            None => bucket.remove(id),
+            Some(held) => bucket.insert(key, held),
+            None => bucket.remove(&key),
         };
     }
 
@@ -401,18 +451,14 @@ impl Publisher {
     fn bucket_is_gone(&mut self, now: Mono, bucket: Bucket) {
         self.new_buckets.insert(bucket);
         self.buckets.entry(bucket).or_default().count = 0;
-        for id in self.mirror.remove(&bucket).unwrap_or_default().into_keys() {
-            self.dirty.entry(key(&id)).or_insert(now);
+        for key in self.mirror.remove(&bucket).unwrap_or_default().into_keys() {
+            self.doubt(now, &key.id);
         }
     }
 
     fn again(&mut self, sent: &Sent) {
-        for op in &sent.batch.ops {
-            if let Some(id) = op.id() {
-                self.dirty
-                    .entry(key(id))
-                    .or_insert(sent.marked.unwrap_or(sent.at));
-            }
+        for id in sent.batch.ops.iter().filter_map(Op::id) {
+            self.doubt(sent.marked.unwrap_or(sent.at), id);
         }
     }
 }

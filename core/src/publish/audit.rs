@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{BucketData, Held, Publisher, Record, key};
+use super::{BucketData, Held, Key, Publisher, Record};
 use crate::{
     ids::{Bucket, InstanceId},
     time::Mono,
@@ -118,10 +118,15 @@ impl Publisher {
             self.bucket_is_gone(now, bucket);
             return vec![Difference::Bucket(bucket)];
         };
-        let mut differences = self.compare(now, bucket, &found.held);
+        let mut held: BTreeMap<Key, Held> = found
+            .held
+            .into_iter()
+            .map(|(id, held)| (Key::of(&id), held))
+            .collect();
+        let mut differences = self.compare(now, bucket, &held);
         let is_known = differences.is_empty();
         let books = self.buckets.entry(bucket).or_default();
-        let count = found.held.len() as u64;
+        let count = held.len() as u64;
         if *books != data || data.count != count {
             differences.push(Difference::Bucket(bucket));
         }
@@ -134,9 +139,8 @@ impl Publisher {
         // What is as it was stays: its name and status are shared with the view, and what was read is a copy.
         if !is_known {
             let known = self.mirror.entry(bucket).or_default();
-            let mut held = found.held;
-            for (id, found) in &mut held {
-                if let Some(same) = known.get(id).filter(|known| *known == found) {
+            for (key, found) in &mut held {
+                if let Some(same) = known.get(key).filter(|known| *known == found) {
                     found.clone_from(same);
                 }
             }
@@ -159,22 +163,22 @@ impl Publisher {
         self.audit.orphans.len() > share.max(ORPHANS_ALWAYS)
     }
 
-    fn compare(&mut self, now: Mono, bucket: Bucket, found: &BTreeMap<InstanceId, Held>) -> Vec<Difference> {
+    fn compare(&mut self, now: Mono, bucket: Bucket, found: &BTreeMap<Key, Held>) -> Vec<Difference> {
         let known = self.mirror.entry(bucket).or_default();
         let mut differences: Vec<_> = known
             .iter()
-            .filter_map(|(id, held)| match found.get(id) {
+            .filter_map(|(key, held)| match found.get(key) {
                 Some(found) if found == held => None,
-                Some(_) => Some(Difference::Edited(id.clone())),
-                None => Some(Difference::Deleted(id.clone())),
+                Some(_) => Some(Difference::Edited(key.id.clone())),
+                None => Some(Difference::Deleted(key.id.clone())),
             })
             .collect();
-        let foreign = found.iter().filter(|(id, _)| !known.contains_key(id));
-        differences.extend(foreign.map(|(id, held)| Difference::Foreign(id.clone(), held.clone())));
+        let foreign = found.iter().filter(|(key, _)| !known.contains_key(key));
+        differences.extend(foreign.map(|(key, held)| Difference::Foreign(key.id.clone(), held.clone())));
         for difference in &differences {
             if let Difference::Edited(id) | Difference::Deleted(id) | Difference::Foreign(id, _) = difference
             {
-                self.dirty.entry(key(id)).or_insert(now);
+                self.doubt(now, id);
             }
         }
         differences
@@ -185,7 +189,7 @@ impl Publisher {
         let one = self.quarantined.iter().find(|id| id.bucket() == bucket).cloned();
         if let Some(id) = one {
             self.quarantined.remove(&id);
-            self.dirty.entry(key(&id)).or_insert(now);
+            self.doubt(now, &id);
         }
     }
 
@@ -197,9 +201,9 @@ impl Publisher {
         differences: &mut Vec<Difference>,
     ) {
         let mut orphans: Vec<InstanceId> = Vec::new();
-        for (id, held) in self.mirror.get(&bucket).into_iter().flatten() {
+        for (key, held) in self.mirror.get(&bucket).into_iter().flatten() {
             if held.record().is_some_and(&abandoned) {
-                orphans.push(id.clone());
+                orphans.push(key.id.clone());
             }
         }
         self.audit

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{ids::InstanceId, time::Mono};
+use crate::time::Mono;
 
 /// Writes that are free: a crash and a restart, twice.
 const FREE: u32 = 4;
@@ -39,19 +39,19 @@ pub(super) struct Paces {
 
 impl Paces {
     /// When the instance may be written; `None` stands for now.
-    pub(super) fn due(&self, id: &InstanceId, now: Mono) -> Option<Mono> {
-        let pace = self.all.get(&id.hash64())?;
+    pub(super) fn due(&self, hash: u64, now: Mono) -> Option<Mono> {
+        let pace = self.all.get(&hash)?;
         (pace.writes >= FREE)
             .then(|| pace.paid_at())
             .filter(|due| *due > now)
     }
 
-    pub(super) fn written(&mut self, id: &InstanceId, now: Mono) {
+    pub(super) fn written(&mut self, hash: u64, now: Mono) {
         let fresh = Pace {
             since: now,
             writes: 0,
         };
-        let pace = self.all.entry(id.hash64()).or_insert_with(|| fresh.clone());
+        let pace = self.all.entry(hash).or_insert_with(|| fresh.clone());
         if now >= pace.paid_at() + QUIET {
             *pace = fresh;
         }

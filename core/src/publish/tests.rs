@@ -201,7 +201,8 @@ fn one_forbidden_znode_does_not_hold_up_the_others() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Set(u32, usize),
+    /// A new status, which is told (true) or to be looked up.
+    Set(u32, usize, bool),
     Remove(u32),
     /// A znode vanishes, or appears, by another hand.
     Foreign(u32, bool),
@@ -211,7 +212,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0u32..600, 0usize..3).prop_map(|(n, r)| Step::Set(n, r)),
+        4 => (0u32..600, 0usize..3, any::<bool>()).prop_map(|(n, r, told)| Step::Set(n, r, told)),
         1 => (0u32..600).prop_map(Step::Remove),
         1 => (0u32..600, any::<bool>()).prop_map(|(n, b)| Step::Foreign(n, b)),
         3 => (0u8..3).prop_map(Step::Send),
@@ -229,7 +230,10 @@ proptest! {
         let mut foreign = BTreeSet::new();
         for step in steps {
             match step {
-                Step::Set(n, r) => { desired.insert(id(n), record(n, reasons[r])); p.mark(Mono(0), &id(n)); }
+                Step::Set(n, r, told) => {
+                    desired.insert(id(n), record(n, reasons[r]));
+                    if told { p.put(Mono(0), record(n, reasons[r])); } else { p.mark(Mono(0), &id(n)); }
+                }
                 Step::Remove(n) => if desired.remove(&id(n)).is_some() { p.remove(Mono(0), &id(n)); },
                 Step::Foreign(n, create) => {
                     let exists = store.nodes.contains_key(&id(n));
@@ -259,7 +263,6 @@ proptest! {
         }
         // Foreign deletions are found by marking, as the read-back does.
         for n in foreign { p.settle(&id(n), store.nodes.get(&id(n)).cloned().map(Held::Record)); p.mark(Mono(0), &id(n)); if !desired.contains_key(&id(n)) { p.remove(Mono(0), &id(n)); } }
-        for n in desired.keys() { p.mark(Mono(0), n); }
         drain(&mut p, &mut store, &desired);
         prop_assert_eq!(store.nodes.len(), desired.len());
         for (id, record) in &desired { prop_assert!(store.nodes[id].same(record)); }
@@ -303,7 +306,7 @@ fn a_read_back_keeps_the_statuses_that_are_shared() {
     }
     assert_eq!(pass(&mut p, &store, Mono(0), &[]), []);
     for (id, record) in shared {
-        let held = p.mirror[&id.bucket()][&id].record().unwrap();
+        let held = p.mirror[&id.bucket()][&Key::of(&id)].record().unwrap();
         assert!(Arc::ptr_eq(&held.status, &record.status), "{id}");
     }
 }
