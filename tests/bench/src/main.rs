@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod flame;
 mod fleet;
 mod floors;
 mod machine;
@@ -23,6 +24,9 @@ struct Cli {
     /// Fewer rounds: a scenario takes less than 45 s.
     #[arg(long)]
     quick: bool,
+    /// Draws flame graphs of the daemons too; the figures are then worse than without.
+    #[arg(long)]
+    flame: bool,
     /// What a process of a floor is told; never for people.
     #[arg(hide = true)]
     rest: Vec<String>,
@@ -41,9 +45,13 @@ fn main() -> ExitCode {
     if let Some(floor) = name.strip_prefix("floor-") {
         return floors::main(floor, &cli.rest);
     }
+    let how = report::How {
+        quick: cli.quick,
+        flame: cli.flame,
+    };
     let outcome = match name.as_str() {
-        "all" => report::all(cli.quick),
-        name => report::one(name, cli.quick),
+        "all" => report::all(how),
+        name => report::one(name, how),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -6,11 +6,20 @@ use comfy_table::{Table, presets::NOTHING};
 use redkeeper_tests::process::mortal;
 use serde::{Deserialize, Serialize};
 
-use crate::{machine::Noise, scenarios, stats::Samples};
+use crate::{flame::Flame, machine::Noise, scenarios, stats::Samples};
 
 const TARGETS: &str = include_str!("../targets.toml");
 /// A scenario with `--quick` takes less, in seconds.
 const QUICK_MAX: f64 = 45.0;
+
+/// How scenarios are run.
+#[derive(Clone, Copy)]
+pub(crate) struct How {
+    /// With fewer rounds.
+    pub(crate) quick: bool,
+    /// With flame graphs.
+    pub(crate) flame: bool,
+}
 
 /// A bound.
 #[derive(Deserialize, Clone, Copy)]
@@ -228,8 +237,9 @@ fn columns(markdown: &str) -> String {
     out
 }
 
-fn run(name: &str, quick: bool) -> Result<(Line, String), String> {
+fn run(name: &str, How { quick, flame }: How) -> Result<(Line, String), String> {
     let (noise, start) = (Noise::start(), Instant::now());
+    let flame = flame.then(|| Flame::start(name));
     let mut outcome = scenarios::run(name, quick)?;
     let seconds = start.elapsed().as_secs_f64();
     let noise = noise.end();
@@ -240,6 +250,12 @@ fn run(name: &str, quick: bool) -> Result<(Line, String), String> {
     if quick && seconds > QUICK_MAX {
         let note = format!("the run took {seconds:.0} s, and --quick promises less than {QUICK_MAX} s");
         outcome.notes.push(note);
+    }
+    for drawn in flame.into_iter().flat_map(Flame::end) {
+        match drawn {
+            Ok(file) => outcome.plots.push(file),
+            Err(why) => outcome.notes.push(why),
+        }
     }
     let line = judge(name, &outcome)?;
     let text = text(name, &outcome, &line)?;
@@ -253,12 +269,12 @@ fn json(value: &impl Serialize) -> Result<String, String> {
 }
 
 /// Runs one scenario and prints. Says whether it passed.
-pub(crate) fn one(name: &str, quick: bool) -> Result<bool, String> {
+pub(crate) fn one(name: &str, how: How) -> Result<bool, String> {
     if !scenarios::names().any(|known| known == name) {
         return Err(format!("there is no scenario {name:?}; ./bench lists them"));
     }
     // What a scenario waits for in vain ends it with a panic.
-    let ran = std::panic::catch_unwind(|| run(name, quick));
+    let ran = std::panic::catch_unwind(|| run(name, how));
     let (line, text) = match ran {
         Ok(Ok(done)) => done,
         failed => {
@@ -304,7 +320,7 @@ fn summary(lines: &[serde_json::Value]) -> Result<String, String> {
 }
 
 /// Runs all and writes `report.md` and `report.json`.
-pub(crate) fn all(quick: bool) -> Result<bool, String> {
+pub(crate) fn all(how: How) -> Result<bool, String> {
     let (mut lines, mut parts) = (Vec::new(), String::new());
     for name in scenarios::names() {
         eprintln!("{name} ...");
@@ -312,7 +328,8 @@ pub(crate) fn all(quick: bool) -> Result<bool, String> {
         let own = std::env::current_exe().map_err(|e| e.to_string())?;
         let output = mortal(std::process::Command::new(own))
             .arg(name)
-            .args(quick.then_some("--quick"))
+            .args(how.quick.then_some("--quick"))
+            .args(how.flame.then_some("--flame"))
             .stderr(std::process::Stdio::inherit())
             .output()
             .map_err(|e| format!("{name}: {e}"))?;

@@ -73,7 +73,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 
 /// What there is.
 pub(crate) fn list() -> String {
-    let mut text = String::from("usage: ./bench SCENARIO|all [--quick]\n\n");
+    let mut text = String::from("usage: ./bench SCENARIO|all [--quick] [--flame]\n\n");
     for (name, what, _) in SCENARIOS {
         text.push_str(&format!("  {name:<13} {what}\n"));
     }
