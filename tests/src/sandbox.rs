@@ -1,8 +1,10 @@
 //! Everything a test needs: folder, ports, servers, daemons, and eyes that do not depend on them.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::Command,
+    sync::Once,
     time::Duration,
 };
 
@@ -16,11 +18,34 @@ use crate::{
     wait::eventually,
 };
 
+/// How the folders are called, in the temporary folder.
+const PREFIX: &str = "redkeeper-sandbox-";
+/// A folder so old has been locked by its owner, if that lives.
+const LOCKED_AFTER: Duration = Duration::from_secs(60);
+
 /// A folder and the binaries.
 #[derive(Debug)]
 pub struct Sandbox {
     folder: TempDir,
+    /// Held as long as the owner lives, so that others know the folder of a dead one.
+    _lock: File,
     binaries: PathBuf,
+}
+
+/// Removes what owners that were killed left in `folder`. Their processes ended with them.
+fn sweep(folder: &Path) {
+    let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in all.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        let age = entry
+            .metadata()
+            .and_then(|data| data.modified())
+            .map(|at| at.elapsed());
+        let is_old = matches!(age, Ok(Ok(age)) if age > LOCKED_AFTER);
+        let is_free = || File::open(entry.path()).is_ok_and(|lock| lock.try_lock().is_ok());
+        if is_old && is_free() {
+            std::fs::remove_dir_all(entry.path()).ok();
+        }
+    }
 }
 
 /// Path of a binary of this workspace, built by `./test` before the tests run.
@@ -52,11 +77,17 @@ impl Sandbox {
             "{} is missing; `./test` builds it",
             agent.display()
         );
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(|| sweep(&std::env::temp_dir()));
+        let folder = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempdir()
+            .expect("temporary folder");
+        let lock = File::open(folder.path()).expect("temporary folder");
+        lock.lock().expect("a lock on the temporary folder");
         Self {
-            folder: tempfile::Builder::new()
-                .prefix("redkeeper-")
-                .tempdir()
-                .expect("temporary folder"),
+            folder,
+            _lock: lock,
             binaries,
         }
     }
@@ -323,5 +354,32 @@ impl Sandbox {
     pub fn restart_agent(&self, agent: &mut Agent) {
         agent.process.kill();
         agent.process = self.agent_process(&agent.id, &agent.config, &agent.hooks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_folders_of_dead_owners_are_swept() {
+        let all = tempfile::tempdir().unwrap();
+        let folder = |name: &str, age: Duration| {
+            let path = all.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("file"), "").unwrap();
+            let lock = File::open(&path).unwrap();
+            lock.set_modified(std::time::SystemTime::now() - age).unwrap();
+            (path, lock)
+        };
+        let (old, young) = (2 * LOCKED_AFTER, Duration::ZERO);
+        let (dead, _) = folder("redkeeper-sandbox-dead", old);
+        let (alive, lock) = folder("redkeeper-sandbox-alive", old);
+        lock.lock().unwrap();
+        let (fresh, _) = folder("redkeeper-sandbox-fresh", young);
+        let (other, _) = folder("other", old);
+        sweep(all.path());
+        let there = [dead, alive, fresh, other].map(|path| path.exists());
+        assert_eq!(there, [false, true, true, true]);
     }
 }
