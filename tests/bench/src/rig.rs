@@ -11,7 +11,7 @@ use redkeeper_tests::{
     Sandbox, eventually,
     ports::{Port, port},
     process::Process,
-    servers::Redis,
+    servers::{Flavour, Redis},
 };
 use tonic::transport::Endpoint;
 
@@ -108,6 +108,24 @@ pub(crate) async fn answers(redis: &Redis) {
         |answers| *answers,
     )
     .await;
+}
+
+/// One Redis under so many addresses of the loopback: the cost of a server that is not its own process is the same to who
+/// watches, and a machine bears more of them.
+pub(crate) async fn crowd(sandbox: &Sandbox, count: usize) -> (Redis, Vec<String>) {
+    let args = [
+        "--bind",
+        "0.0.0.0",
+        "--protected-mode",
+        "no",
+        "--maxclients",
+        "20000",
+    ];
+    let redis = sandbox.server(Flavour::Redis70, &args);
+    answers(&redis).await;
+    let port = redis.port.number;
+    let addresses = (0..count).map(|n| format!("127.1.{}.{}:{port}", n / 250, n % 250 + 1));
+    (redis, addresses.collect())
 }
 
 /// A runtime of one thread for the bench's own work.

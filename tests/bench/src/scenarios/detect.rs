@@ -14,6 +14,8 @@ use crate::{
     stats::Samples,
 };
 
+mod growth;
+
 /// Servers that each chain takes turns with: none dies often enough to be taken for a flapping one, whose writes
 /// are limited until it was quiet for 10 s.
 const POOL: usize = 120;
@@ -169,5 +171,11 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let plot = plot::distributions("detect.svg", "SIGKILL until a watcher is told", "ms", &sets);
     outcome.plots.extend(plot);
     outcome.notes.push("one ZooKeeper with fsync; probe settings are the defaults; a watcher is told by its own ZooKeeper session".to_owned());
+    if quick {
+        outcome.growth_is_left_out();
+    } else {
+        drop((ours, bare, theirs, watcher));
+        growth::growth(&sandbox, &client, &collectors[0].replace('\'', ""), &mut outcome).await?;
+    }
     Ok(outcome)
 }

@@ -3,9 +3,16 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use redkeeper_tests::{Sandbox, daemons::Collector, eventually, servers::ZooKeeper};
+use redkeeper_tests::{
+    Sandbox,
+    daemons::{Collector, http_get},
+    eventually,
+    servers::ZooKeeper,
+};
 
 use crate::{plot, report::Outcome, rig::runtime, stats::Samples};
+
+mod growth;
 
 /// Asked for; what the server grants is what counts.
 const SESSION: Duration = Duration::from_secs(3);
@@ -14,37 +21,71 @@ pub(super) fn run(quick: bool) -> Result<Outcome, String> {
     runtime()?.block_on(measure(quick))
 }
 
-async fn leader(zookeeper: &ZooKeeper, client: &zookeeper_client::Client) -> String {
-    let live = || async {
-        let publisher = zookeeper.json(client, "/redkeeper/publisher").await?;
-        let epoch = zookeeper.json(client, "/redkeeper/epoch").await?;
-        (publisher["phase"] == "live").then(|| epoch["holder"].as_str().unwrap_or_default().to_owned())
-    };
-    let holder = eventually("a live leader", live, Option::is_some).await;
-    holder.unwrap_or_default()
+/// Three collectors, one ZooKeeper, and a session of the bench's own.
+struct Rig<'a> {
+    sandbox: &'a Sandbox,
+    zookeeper: ZooKeeper,
+    client: zookeeper_client::Client,
+    collectors: Vec<Collector>,
+}
+
+impl<'a> Rig<'a> {
+    async fn new(sandbox: &'a Sandbox) -> Result<Self, String> {
+        let zookeeper = sandbox.durable_zookeeper().await;
+        let address = format!("127.0.0.1:{}", zookeeper.port.number);
+        let text = format!(
+            "silent_after = '600s'\n[zookeeper]\nservers = '{address}'\nsession_timeout = '{}s'\n",
+            SESSION.as_secs()
+        );
+        let mut collectors = Vec::new();
+        for id in ["a", "b", "c"] {
+            collectors.push(sandbox.collector_with(id, &text).await);
+        }
+        let client = zookeeper_client::Client::connector().with_session_timeout(SESSION);
+        let client = client.connect(&address).await;
+        Ok(Self {
+            sandbox,
+            client: client.map_err(|e| format!("{address}: {e}"))?,
+            zookeeper,
+            collectors,
+        })
+    }
+
+    /// The place of the leader, once it is live.
+    async fn leader(&self) -> Result<usize, String> {
+        let (zookeeper, client) = (&self.zookeeper, &self.client);
+        let live = || async {
+            let publisher = zookeeper.json(client, "/redkeeper/publisher").await?;
+            let epoch = zookeeper.json(client, "/redkeeper/epoch").await?;
+            (publisher["phase"] == "live").then(|| epoch["holder"].as_str().unwrap_or_default().to_owned())
+        };
+        let holder = eventually("a live leader", live, Option::is_some)
+            .await
+            .unwrap_or_default();
+        let place = self.collectors.iter().position(|c| c.id == holder);
+        place.ok_or_else(|| format!("the leader is {holder:?}"))
+    }
+
+    /// Starts one that ended; until all are candidates.
+    async fn restart(&mut self, place: usize) {
+        self.sandbox.restart_collector(&mut self.collectors[place]);
+        let port = self.collectors[place].admin.number;
+        let alive = || async { http_get(port, "/livez").is_ok() };
+        eventually("it is back", alive, |alive| *alive).await;
+        let members = || async {
+            let members = self.client.list_children("/redkeeper/collectors").await;
+            members.map_or(0, |c| c.len())
+        };
+        eventually("three members", members, |n| *n == 3).await;
+    }
 }
 
 async fn measure(quick: bool) -> Result<Outcome, String> {
     let rounds = if quick { 5 } else { 10 };
     let sandbox = Sandbox::new();
-    let zookeeper = sandbox.durable_zookeeper().await;
-    let text = format!(
-        "[zookeeper]\nservers = '127.0.0.1:{}'\nsession_timeout = '{}s'\n",
-        zookeeper.port.number,
-        SESSION.as_secs()
-    );
-    let mut collectors: Vec<Collector> = Vec::new();
-    for id in ["a", "b", "c"] {
-        collectors.push(sandbox.collector_with(id, &text).await);
-    }
-    let client = zookeeper_client::Client::connector().with_session_timeout(SESSION);
-    let address = format!("127.0.0.1:{}", zookeeper.port.number);
-    let client = client
-        .connect(&address)
-        .await
-        .map_err(|e| format!("{address}: {e}"))?;
+    let mut rig = Rig::new(&sandbox).await?;
     // The same that it grants to a collector that asks for the same.
-    let granted = client.session_timeout();
+    let granted = rig.client.session_timeout();
     let (mut kill, mut clean, mut session) = (Samples::default(), Samples::default(), Samples::default());
     for n in 0..2 * (rounds + 1) {
         let signal = if n % 2 == 0 {
@@ -52,13 +93,11 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         } else {
             Signal::SIGTERM
         };
-        let holder = leader(&zookeeper, &client).await;
-        let watch = client.get_and_watch_data("/redkeeper/epoch").await;
+        let old = rig.leader().await?;
+        let watch = rig.client.get_and_watch_data("/redkeeper/epoch").await;
         let (_, _, watcher) = watch.map_err(|e| e.to_string())?;
-        let old = collectors.iter_mut().find(|c| c.id == holder);
-        let old = old.ok_or_else(|| format!("the leader is {holder:?}"))?;
         let start = Instant::now();
-        old.process.signal(signal);
+        rig.collectors[old].process.signal(signal);
         // The claim of the next one is its first write.
         tokio::time::timeout(granted * 4, watcher.changed())
             .await
@@ -72,18 +111,7 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
                 clean.push_ms(took);
             }
         }
-        sandbox.restart_collector(old);
-        let port = old.admin.number;
-        let alive = || async { redkeeper_tests::daemons::http_get(port, "/livez").is_ok() };
-        eventually("it is back", alive, |alive| *alive).await;
-        // A candidate again, before the next one ends.
-        let members = || async {
-            client
-                .list_children("/redkeeper/collectors")
-                .await
-                .map_or(0, |c| c.len())
-        };
-        eventually("three members", members, |n| *n == 3).await;
+        rig.restart(old).await;
     }
     let mut outcome = Outcome::default();
     outcome.sample("kill -9 -> first write of the next", "ms", &kill);
@@ -99,5 +127,10 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         "ms",
         &sets,
     ));
+    if quick {
+        outcome.growth_is_left_out();
+    } else {
+        growth::growth(&mut rig, &mut outcome).await?;
+    }
     Ok(outcome)
 }

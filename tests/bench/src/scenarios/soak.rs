@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     fleet::{self, Speaker, drain},
+    plot,
     report::Outcome,
     rig::{endpoint, runtime},
     stats::Samples,
@@ -124,16 +125,39 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         cycles: 0,
         rounds: 0.0,
     };
-    // The same work, so that what it needs once, such as room in tables and caches, is there.
-    work.run(cycles / 10, rounds / 10.0).await?;
-    let collector_before = rested(&collector.process, collector.admin.number).await?;
-    let agent_before = rested(&agent.process, agent.admin.number).await?;
-    let probed = work.rounds;
-    work.run(cycles, rounds).await?;
-    let after = rested(&collector.process, collector.admin.number).await?;
-    let agent_after = rested(&agent.process, agent.admin.number).await?;
-    let (before, probed) = (collector_before, work.rounds - probed);
     let mut outcome = Outcome::default();
+    let mut lines = ["collector", "agent"].map(|name| (name.to_owned(), Vec::new()));
+    // The same work, so that what it needs once, such as room in tables and caches, is there.
+    let shares: &[f64] = if quick {
+        &[0.1, 1.0]
+    } else {
+        &[0.001, 0.01, 0.1, 1.0]
+    };
+    let (mut looks, mut probed) = (Vec::new(), 0.0);
+    for share in shares {
+        probed = work.rounds;
+        work.run((cycles as f64 * share) as u64, rounds * share).await?;
+        let look = (
+            rested(&collector.process, collector.admin.number).await?,
+            rested(&agent.process, agent.admin.number).await?,
+        );
+        let memory = [look.0.bytes, look.1.bytes].map(|bytes| bytes / 1_048_576.0);
+        for (line, memory) in lines.iter_mut().zip(memory) {
+            line.1.push((work.cycles as f64, memory));
+        }
+        looks.push(look);
+    }
+    if quick {
+        outcome.growth_is_left_out();
+    } else {
+        let axes = ("cycles, and as many probe rounds", "MiB allocated");
+        let plot = plot::growth("soak-growth.svg", "What work leaves behind", axes, &lines);
+        outcome.plots.extend(plot);
+    }
+    let [.., (before, agent_before), (after, agent_after)] = looks[..] else {
+        return Err("nothing was compared".to_owned());
+    };
+    let probed = work.rounds - probed;
     let worst = |of: fn(&Held) -> f64| {
         let ratio = |after: &Held, before: &Held| of(after) / of(before);
         // The one that is farther from where it was, in either direction.

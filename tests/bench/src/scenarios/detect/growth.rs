@@ -1,0 +1,112 @@
+//! The same for agents with more and more instances, beside a Sentinel that watches as many, in the same deaths.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use redkeeper_tests::{Sandbox, servers::Redis, servers::status_path};
+
+use crate::{
+    plot,
+    report::Outcome,
+    rig::{Sentinel, address, crowd, says, told, watched},
+    stats::Samples,
+};
+
+/// Instances of one agent, those that die included.
+const COUNTS: [usize; 5] = [1, 10, 100, 1_000, 2_000];
+/// Servers that die, in turns. Where an agent has one instance only, there are as many agents.
+const VICTIMS: usize = 6;
+/// How often each dies: the writes of one that comes and goes more often are limited.
+const DEATHS: usize = 2;
+
+pub(super) async fn growth(
+    sandbox: &Sandbox,
+    client: &zookeeper_client::Client,
+    collector: &str,
+    outcome: &mut Outcome,
+) -> Result<(), String> {
+    let largest = COUNTS.into_iter().max().unwrap_or(1);
+    let (_crowd, others) = crowd(sandbox, largest).await;
+    let mut lines = ["redkeeper", "Sentinel, down-after 1000"].map(|name| (name.to_owned(), Vec::new()));
+    for count in COUNTS {
+        let mut victims = super::pool(sandbox, VICTIMS).await;
+        let addresses: Vec<_> = victims.iter().map(address).collect();
+        let named = |n: usize, address: &str| {
+            format!("[[instances]]\naddress = '{address}'\nname = '{count}-instances-{n}'\n")
+        };
+        let own: Vec<_> = addresses.iter().enumerate().map(|(n, a)| named(n, a)).collect();
+        let rest = &others[..count.saturating_sub(VICTIMS)];
+        let all: String = rest
+            .iter()
+            .enumerate()
+            .map(|(n, a)| named(VICTIMS + n, a))
+            .collect();
+        let texts = if count == 1 {
+            own
+        } else {
+            vec![own.concat() + &all]
+        };
+        let collectors = [format!("'{collector}'")];
+        let mut agents = Vec::new();
+        for (n, text) in texts.iter().enumerate() {
+            let id = format!("agent-{count}-{n}");
+            agents.push(sandbox.agent_with(&id, &collectors, text).await);
+        }
+        let watched_too: Vec<_> = addresses.into_iter().chain(rest.iter().cloned()).collect();
+        let sentinel = Sentinel::start(sandbox, &watched_too)?;
+        let (ours, theirs) = deaths(sandbox, client, &sentinel, &mut victims, count).await?;
+        lines[0].1.push((count as f64, ours.median().unwrap_or_default()));
+        // Sentinel watched all of them.
+        if count > 1 {
+            lines[1]
+                .1
+                .push((count as f64, theirs.median().unwrap_or_default()));
+        }
+    }
+    let axes = ("instances of one agent", "ms until a watcher is told");
+    let title = "SIGKILL until a watcher is told";
+    outcome
+        .plots
+        .extend(plot::growth("detect-growth.svg", title, axes, &lines));
+    Ok(())
+}
+
+/// Kills them in turns, and says when redkeeper's watcher and when Sentinel's subscriber were told.
+async fn deaths(
+    sandbox: &Sandbox,
+    client: &zookeeper_client::Client,
+    sentinel: &Sentinel,
+    victims: &mut [Redis],
+    count: usize,
+) -> Result<(Samples, Samples), String> {
+    let mut events = sentinel.subscribe("+sdown")?;
+    let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+    for death in 0..VICTIMS * DEATHS {
+        let n = death % VICTIMS;
+        let path = status_path(&format!("{count}-instances-{n}"));
+        // Sentinel asks once a second, and must have heard from this one lately.
+        tokio::time::sleep(Duration::from_millis(1_200 + fastrand::u64(0..500))).await;
+        let watcher = watched(client, &path, says("UP")).await?;
+        let start = Instant::now();
+        victims[n].process.signal(Signal::SIGKILL);
+        let ended = told(watcher).await?;
+        let (data, _) = client.get_data(&path).await.map_err(|e| e.to_string())?;
+        if !says("DOWN")(&String::from_utf8_lossy(&data)) {
+            return Err(format!("{path} says {}", String::from_utf8_lossy(&data)));
+        }
+        // Beside this thread, on which the ZooKeeper session is kept.
+        let seen = tokio::task::spawn_blocking(move || {
+            let seen = events.until(&format!("master m{n} "));
+            (events, seen)
+        });
+        let (back, seen) = seen.await.map_err(|e| e.to_string())?;
+        events = back;
+        // The first ones warm up.
+        if death >= 2 {
+            ours.push_ms(ended - start);
+            theirs.push_ms(seen? - start);
+        }
+        sandbox.restart(&mut victims[n]).await;
+    }
+    Ok((ours, theirs))
+}
