@@ -1,7 +1,7 @@
 //! Servers of a scenario that the tests do not need: Sentinel, and what is told by it.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::Command,
     time::{Duration, Instant},
@@ -14,6 +14,12 @@ use redkeeper_tests::{
     servers::{Flavour, Redis},
 };
 use tonic::transport::Endpoint;
+
+/// How long it may keep silent where something is to be told.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long it may take until it judges.
+const SETTLED_MAX: Duration = Duration::from_secs(90);
 
 /// A Sentinel that watches instances as masters `m0`, `m1`, ... with `down-after` of a second.
 pub(crate) struct Sentinel {
@@ -55,8 +61,34 @@ impl Sentinel {
 
     fn connect(&self) -> std::io::Result<TcpStream> {
         let stream = TcpStream::connect(("127.0.0.1", self.port.number))?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         Ok(stream)
+    }
+
+    /// Waits until it judges: with a thousand masters its start is so slow that it takes itself for ill ("tilt") for 30 s.
+    pub(crate) async fn settled(&self) -> Result<(), String> {
+        let deadline = Instant::now() + SETTLED_MAX;
+        loop {
+            let info = self.info().map_err(|e| format!("Sentinel: {e}"))?;
+            if info.contains("sentinel_tilt:0") && !info.contains("down,address=") {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("Sentinel was not ready within {SETTLED_MAX:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    fn info(&self) -> std::io::Result<String> {
+        let mut reader = BufReader::new(self.connect()?);
+        reader.get_mut().write_all(b"INFO sentinel\r\n")?;
+        let mut length = String::new();
+        reader.read_line(&mut length)?;
+        let length = length.trim().trim_start_matches('$').parse().unwrap_or(0);
+        let mut text = vec![0; length];
+        reader.read_exact(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Listens for an event; what came is told by the returned reader.
@@ -84,7 +116,7 @@ impl Events {
             let read = self
                 .0
                 .read_line(&mut line)
-                .map_err(|e| format!("Sentinel said no {start:?}: {e}"))?;
+                .map_err(|e| format!("Sentinel said no {start:?} within {TIMEOUT:?}: {e}"))?;
             if read == 0 {
                 return Err("Sentinel hung up".to_owned());
             }
@@ -111,7 +143,8 @@ pub(crate) async fn answers(redis: &Redis) {
 }
 
 /// One Redis under so many addresses of the loopback: the cost of a server that is not its own process is the same to who
-/// watches, and a machine bears more of them.
+/// watches, and a machine bears more of them. What a Sentinel publishes to one of them would come back from all, as it does
+/// not from servers of their own, so PUBLISH is not there.
 pub(crate) async fn crowd(sandbox: &Sandbox, count: usize) -> (Redis, Vec<String>) {
     let args = [
         "--bind",
@@ -120,6 +153,9 @@ pub(crate) async fn crowd(sandbox: &Sandbox, count: usize) -> (Redis, Vec<String
         "no",
         "--maxclients",
         "20000",
+        "--rename-command",
+        "PUBLISH",
+        "NOPUBLISH",
     ];
     let redis = sandbox.server(Flavour::Redis70, &args);
     answers(&redis).await;

@@ -175,7 +175,13 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         outcome.growth_is_left_out();
     } else {
         drop((ours, bare, theirs, watcher));
-        growth::growth(&sandbox, &client, &collectors[0].replace('\'', ""), &mut outcome).await?;
+        growth::growth(
+            &sandbox,
+            &zookeeper,
+            &collectors[0].replace('\'', ""),
+            &mut outcome,
+        )
+        .await?;
     }
     Ok(outcome)
 }
