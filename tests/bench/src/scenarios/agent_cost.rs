@@ -174,7 +174,7 @@ impl<'a> Agents<'a> {
         let mut text = String::from("[probe]\ninterval = '1s'\ninfo_interval = '10s'\nhang_after = '3s'\n");
         for (n, address) in addresses.iter().enumerate() {
             text.push_str(&format!(
-                "[[instances]]\naddress = '{address}'\nname = 'redis-{n}'\n"
+                "[[instances]]\naddress = '{address}'\nname = '{id}-{n}'\n"
             ));
         }
         self.sandbox.agent_with(id, &self.collectors, &text).await
