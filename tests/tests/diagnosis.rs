@@ -12,6 +12,7 @@ use redkeeper_tests::{
     Sandbox,
     diagnosis::{probe, verdict},
     eventually, long, netns, ports,
+    process::Process,
     servers::Flavour,
 };
 use serde_json::Value;
@@ -270,4 +271,41 @@ async fn protected_mode_is_unknown_and_no_route_is_down() {
         let expected = ["DOWN", "HOST_UNREACHABLE", "CONNECT", "no", "no"];
         assert_eq!(verdict(&unreachable), expected, "{unreachable}");
     }
+}
+
+/// A process whose child borrows its memory (vfork) waits in state D until the child ends, as one does for its disk.
+#[cfg(target_arch = "x86_64")]
+const WAITS: &str = "
+use Socket;
+my ($port) = @ARGV;
+socket(my $s, PF_INET, SOCK_STREAM, 0) or die $!;
+bind($s, sockaddr_in($port, INADDR_LOOPBACK)) or die $!;
+listen($s, 16) or die $!;
+# SYS_vfork, and SYS_exit in the child.
+if (syscall(58) == 0) { select(undef, undef, undef, 5); syscall(60, 0); }
+";
+
+#[cfg(target_arch = "x86_64")]
+#[tokio::test]
+async fn a_server_that_waits_for_its_disk_is_said_to() {
+    let sandbox = Sandbox::new();
+    let port = ports::port();
+    let mut command = std::process::Command::new("perl");
+    command.args(["-e", WAITS, &port.number.to_string()]);
+    let server = Process::start(command, &sandbox.path("server.log"));
+    let stat = format!("/proc/{}/stat", server.pid());
+    let waits = || async {
+        std::fs::read_to_string(&stat)
+            .unwrap_or_default()
+            .contains("(perl) D ")
+    };
+    eventually("it waits", waits, |waits| *waits).await;
+    let json = probe(&sandbox, &[&format!("127.0.0.1:{}", port.number)]);
+    assert_eq!(
+        [&json["state"], &json["reason"]],
+        ["DOWN", "REPLY_TIMEOUT"],
+        "{json}"
+    );
+    let evidence = json["evidence"].as_str().unwrap();
+    assert!(evidence.contains("(state D)"), "{json}");
 }
