@@ -294,10 +294,11 @@ async fn a_server_that_waits_for_its_disk_is_said_to() {
     command.args(["-e", WAITS, &port.number.to_string()]);
     let server = Process::start(command, &sandbox.path("server.log"));
     let stat = format!("/proc/{}/stat", server.pid());
+    // It waited for its own files too, before it listened.
     let waits = || async {
-        std::fs::read_to_string(&stat)
-            .unwrap_or_default()
-            .contains("(perl) D ")
+        let listens = std::net::TcpStream::connect(("127.0.0.1", port.number)).is_ok();
+        let stat = std::fs::read_to_string(&stat).unwrap_or_default();
+        listens && stat.contains("(perl) D ")
     };
     eventually("it waits", waits, |waits| *waits).await;
     let json = probe(&sandbox, &[&format!("127.0.0.1:{}", port.number)]);
