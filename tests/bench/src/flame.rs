@@ -94,6 +94,8 @@ fn daemons() -> Vec<(&'static str, u32)> {
 }
 
 fn record(pid: u32, data: &Path) -> Result<Child, String> {
+    // perf would keep what a killed run left.
+    fs::remove_file(data).ok();
     let mut perf = Command::new("perf");
     perf.args([
         "record",

@@ -59,6 +59,15 @@ pub(crate) fn growth(
     draw(file, title, axes, x, (y.0..y.1).log_scale(), lines)
 }
 
+/// Labels of an axis, about.
+const LABELS: usize = 6;
+
+/// Without the digits that a float has too many.
+fn label(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 fn draw<Y>(
     file: &str,
     title: &str,
@@ -81,7 +90,16 @@ where
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d((x.0..x.1).log_scale(), y)?;
-        chart.configure_mesh().x_desc(x_name).y_desc(y_name).draw()?;
+        // A few labels: on a logarithmic axis of one decade they would cover each other.
+        chart
+            .configure_mesh()
+            .x_desc(x_name)
+            .y_desc(y_name)
+            .x_labels(LABELS)
+            .y_labels(LABELS)
+            .x_label_formatter(&|x| label(*x))
+            .y_label_formatter(&|y| label(*y))
+            .draw()?;
         for (n, (name, points)) in lines.iter().enumerate() {
             let color = Palette99::pick(n).to_rgba();
             chart

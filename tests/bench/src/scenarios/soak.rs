@@ -12,7 +12,7 @@ use redkeeper_tests::{
     fake_agent::message,
     ports,
     process::Process,
-    servers::Redis,
+    servers::{Flavour, Redis},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,7 +21,7 @@ use crate::{
     fleet::{self, Speaker, drain},
     plot,
     report::Outcome,
-    rig::{endpoint, runtime},
+    rig::{answers, endpoint, runtime},
     stats::Samples,
 };
 use redkeeper_collector::view;
@@ -30,6 +30,9 @@ use redkeeper_collector::view;
 const HISTORIC: u32 = 500;
 /// The flapping instance is restarted once in so many cycles, and while rounds are waited for once in so long.
 const FLAP_EVERY: (u64, Duration) = (1_000, Duration::from_secs(1));
+/// Connections that wait at the hung instance. Once they are so many, one more waits for its handshake; that must be so
+/// before anything is compared, or its descriptor would look like a leak.
+const HUNG_BACKLOG: &str = "4";
 /// How long the probe rounds of one part may take.
 const ROUNDS_TIMEOUT: Duration = Duration::from_secs(900);
 /// Looks at a process at rest.
@@ -99,11 +102,9 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
     let sandbox = Sandbox::new();
     let collector = sandbox.collector_with("a", "standalone = true\n").await;
     let address = format!("127.0.0.1:{}", collector.grpc.number);
-    let (flapping, hung, good) = (
-        sandbox.redis().await,
-        sandbox.redis().await,
-        sandbox.redis().await,
-    );
+    let (flapping, good) = (sandbox.redis().await, sandbox.redis().await);
+    let hung = sandbox.server(Flavour::Redis70, &["--tcp-backlog", HUNG_BACKLOG]);
+    answers(&hung).await;
     let nobody = ports::port();
     let mut text = String::from("[probe]\ninterval = '10ms'\nhang_after = '200ms'\n");
     for port in [
@@ -165,6 +166,12 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         let farther = (agent - 1.0).abs() > (collector - 1.0).abs();
         Some(if farther { agent } else { collector })
     };
+    for (name, before, after) in [("collector", before, after), ("agent", agent_before, agent_after)] {
+        outcome.notes.push(format!(
+            "{name}: {} -> {} tasks, {} -> {} descriptors, {:.0} -> {:.0} bytes allocated",
+            before.tasks, after.tasks, before.descriptors, after.descriptors, before.bytes, after.bytes
+        ));
+    }
     outcome.ratio("tasks", worst(|held| held.tasks));
     outcome.ratio("descriptors", worst(|held| held.descriptors));
     outcome.ratio("allocated", worst(|held| held.bytes));
