@@ -1,5 +1,5 @@
 //! The task that owns `core::fleet`. Streams and the coordinator send it commands through one bounded
-//! channel; it publishes a new [`View`] after each batch of commands.
+//! channel; it publishes a new [`View`] after each batch of commands, and within one that changes much.
 
 use std::{
     collections::BTreeMap,

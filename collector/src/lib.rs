@@ -11,7 +11,7 @@
 //! * [`aggregator`]: owns the fleet state, and tells streams by [`feedback`], while heartbeats wait in [`beats`]; [`view`]: the immutable picture that everybody reads.
 //! * [`grpc`]: streams from agents, queries from tools.
 //! * [`coordinator`]: session and election, with `candidacy` for its requests and [`directory`] for what it tells; [`publisher`]: the leader's writing, with `published`
-//!   for what it reads; [`layout`], [`znode`]: where
+//!   for what it reads and `commits` for what it sends; [`layout`], [`znode`]: where
 //!   and what; [`store`]: ZooKeeper behind a small trait.
 
 pub mod aggregator;
@@ -19,6 +19,7 @@ pub mod app;
 pub mod beats;
 mod candidacy;
 pub mod cli;
+mod commits;
 pub mod config;
 pub mod coordinator;
 pub mod directory;

@@ -8,7 +8,7 @@ use redkeeper_core::{
     dedupe::Origin,
     election::{Input, Term},
     ids::{Bucket, InstanceId, Revision},
-    publish::{Batch, Difference, Found, Op, Publisher, Record, Refusal},
+    publish::{Difference, Found, Publisher, Record, Refusal},
     status::{Reason, Status},
     time::Mono,
 };
@@ -20,13 +20,13 @@ use tokio::{
 
 use crate::{
     aggregator::Command,
+    commits::{Commit, Work, commit, go_live},
     coordinator::Coordinator,
     layout::Layout,
     metrics::Metrics,
     published::{Doubtful, Published, ReadBack, adopt, read_and_adopt, read_back, read_bucket},
-    store::{CommitError, Session, Store, StoreError, Write},
+    store::{CommitError, Store, StoreError},
     view::{Compacted, Shared, View},
-    znode::{self, PublisherJson},
 };
 
 /// Time between the read-backs of two buckets: 256 of them take 4 s, so that a znode changed by another hand is
@@ -38,16 +38,6 @@ const AUDIT_READS_PER_SECOND: u32 = 2_500;
 
 type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Reading<T> = Request<Result<T, StoreError>>;
-type Commit = Request<(Work, Result<(), CommitError>)>;
-
-/// What was asked of ZooKeeper.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Work {
-    /// A batch with this number.
-    Batch(u64),
-    /// The end of the reconciliation.
-    GoLive,
-}
 
 /// Where the work stands. What is being read is kept here, because whoever waits for it may be interrupted.
 enum Stage {
@@ -408,7 +398,7 @@ impl<S: Store> Publishing<S> {
         if publisher.orphans_kept() && usize::try_from(before) != Ok(orphans) {
             tracing::error!(
                 orphans,
-                "more statuses than allowed belong to no instance of their agents; none is deleted. Is an agent's                  configuration wrong? If not, raise zookeeper.orphans_max_percent"
+                "more statuses than allowed belong to no instance of their agents; none is deleted. Is an agent's configuration wrong? If not, raise zookeeper.orphans_max_percent"
             );
         }
         if !foreign.is_empty() {
@@ -456,49 +446,4 @@ async fn pending_audit(audit: &mut Option<(Bucket, Reading<Found>)>) -> Result<F
 /// What is to be published of a status: nothing where nothing is known yet, so that what is published stays.
 fn publishable(status: &Arc<Status>, origin: Origin) -> Option<Record> {
     (status.verdict.reason != Reason::NotProbed).then(|| Record::of(status, origin))
-}
-
-fn go_live<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, id: &str) -> Commit {
-    let json = PublisherJson {
-        epoch: term.epoch.0,
-        holder: id.to_owned(),
-        phase: "live".to_owned(),
-    };
-    let write = Write::Set(
-        layout.publisher(),
-        serde_json::to_vec(&json).unwrap_or_default(),
-        None,
-    );
-    let (session, epoch) = (Arc::clone(session), layout.epoch());
-    Box::pin(async move {
-        (
-            Work::GoLive,
-            session.commit((&epoch, term.token), vec![write]).await,
-        )
-    })
-}
-
-fn commit<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, batch: Batch) -> Commit {
-    let (session, epoch) = (Arc::clone(session), layout.epoch());
-    let writes = batch.ops.iter().map(|op| write(layout, term, op)).collect();
-    Box::pin(async move {
-        (
-            Work::Batch(batch.number),
-            session.commit((&epoch, term.token), writes).await,
-        )
-    })
-}
-
-fn write(layout: &Layout, term: Term, op: &Op) -> Write {
-    match op {
-        Op::Put(record, true) => Write::Create(layout.instance(record.id()), znode::status(record), false),
-        Op::Put(record, false) => Write::Set(layout.instance(record.id()), znode::status(record), None),
-        Op::Delete(id) => Write::Delete(layout.instance(id)),
-        Op::Bucket(bucket, data, true) => {
-            Write::Create(layout.bucket(*bucket), znode::bucket(*data, term.epoch), false)
-        }
-        Op::Bucket(bucket, data, false) => {
-            Write::Set(layout.bucket(*bucket), znode::bucket(*data, term.epoch), None)
-        }
-    }
 }

@@ -93,10 +93,11 @@ async fn taken_over(rig: &mut Rig<'_>, old: usize) -> Result<(Duration, Duration
         .await
         .map_err(|_| "nobody took over".to_owned())?;
     let claim = start.elapsed();
-    // The former leader's node is gone with the claim at the latest.
+    // The former leader said so too, and its node may still be there.
+    let former = &rig.collectors[old].id;
     while start.elapsed() < limit {
-        let read = rig.client.get_data("/redkeeper/publisher").await;
-        if read.is_ok_and(|(data, _)| String::from_utf8_lossy(&data).contains("\"live\"")) {
+        let publisher = rig.zookeeper.json(&rig.client, "/redkeeper/publisher").await;
+        if publisher.is_some_and(|json| json["phase"] == "live" && json["holder"] != former.as_str()) {
             return Ok((claim, start.elapsed()));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
