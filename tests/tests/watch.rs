@@ -2,6 +2,7 @@
 //! where changes were lost.
 #![allow(clippy::unwrap_used)]
 
+use nix::sys::signal::Signal;
 use redkeeper_proto::v1::{
     Changes, Reason, Snapshot, WatchInstancesRequest, WatchInstancesResponse,
     agent_service_client::AgentServiceClient, report_status_request::Message,
@@ -90,10 +91,23 @@ async fn a_watcher_sees_every_change_once_and_can_resume() {
     let (up_again, _) = until(&mut second, "_UP").await;
     assert_eq!(down.into_iter().chain(up_again).collect::<Vec<_>>(), seen);
 
+    // A watcher is counted while it is there.
+    let watchers = || async { a.metric("redkeeper_watchers") };
+    eventually("two watchers", watchers, |n| *n == Some(2.0)).await;
+    drop(second);
+    eventually("one watcher", watchers, |n| *n == Some(1.0)).await;
+
     assert_eq!(
         watch(&mut client, "nonsense").await.unwrap_err().code(),
         Code::InvalidArgument
     );
+
+    // A collector that stops says so.
+    a.process.signal(Signal::SIGTERM);
+    let ended = tokio::time::timeout(wait::LIMIT, first.message())
+        .await
+        .expect("in time");
+    assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
 
     // Tokens of a former process are refused, not misread.
     sandbox.restart_collector(&mut a);

@@ -75,16 +75,16 @@ pub(super) fn instance(
     now: Mono,
 ) -> v1::Instance {
     v1::Instance {
-        id: status.identity.id.to_string(),
+        id: status.identity.id.as_str().to_owned(),
         cluster: status
             .identity
             .cluster
             .as_ref()
-            .map(ToString::to_string)
+            .map(|cluster| cluster.as_str().to_owned())
             .unwrap_or_default(),
         address: status.identity.address.to_string(),
         labels: (*status.identity.labels).clone(),
-        agent_id: status.agent.to_string(),
+        agent_id: status.agent.as_str().to_owned(),
         verdict: Some(convert::verdict_to_wire(&status.verdict)),
         revision: revision.0,
         probe_age: progress.map(|at| convert::duration_to_wire(now.since(at))),

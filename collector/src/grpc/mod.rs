@@ -1,5 +1,5 @@
-//! The gRPC server: [`ingest`] takes agents' streams, [`status_service`] answers tools, [`peer`] is for later,
-//! [`errors`] is the one place where failures become gRPC codes.
+//! The gRPC server: [`ingest`] takes agents' streams, [`status_service`] and [`watch_stream`] answer tools,
+//! [`peer`] is for later, [`errors`] is the one place where failures become gRPC codes.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -27,6 +27,7 @@ pub mod errors;
 pub mod ingest;
 pub mod peer;
 pub mod status_service;
+pub mod watch_stream;
 
 /// Pseudo-service of `grpc.health.v1` that is SERVING on the leader only.
 pub const LEADER_HEALTH: &str = "redkeeper.v1.Leader";

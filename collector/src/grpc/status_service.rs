@@ -1,6 +1,6 @@
 //! Answers tools from the view. Nothing here waits for the aggregator or for ZooKeeper.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use redkeeper_core::{
     ids::{InstanceId, Revision},
@@ -8,34 +8,22 @@ use redkeeper_core::{
 };
 use redkeeper_proto::{
     convert,
-    v1::{
-        self, status_service_server::StatusService, store_status::Session, watch_instances_response::Event,
-    },
+    v1::{self, status_service_server::StatusService, store_status::Session},
 };
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
-use tokio::sync::mpsc::error::TrySendError;
 use tonic::{Request, Response, Status};
 
 use super::{
-    answer_stream::{self, AnswerStream, Answers},
     answers::{Filter, agent, count, entry, page_size, transition},
     errors::Failure,
+    watch_stream::WatchStream,
 };
 use crate::{
     directory,
     metrics::Metrics,
     store::Connection,
-    view::{Change, Compacted, Shared, View},
+    view::{Change, Shared, View},
 };
-
-/// Kind of the watchers' tasks.
-pub const WATCH: &str = "watch-stream";
-
-/// Answers under way to one watcher. A slow reader waits here; what it misses meanwhile is in the view's log,
-/// which is shared and bounded.
-const WATCH_QUEUE_MAX: usize = 64;
-/// How often an idle watcher is told that it misses nothing.
-const PROGRESS_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Answers queries.
 #[derive(Clone)]
@@ -59,7 +47,8 @@ pub struct Queries {
 }
 
 impl Queries {
-    fn header(&self, view: &View) -> v1::ResponseHeader {
+    /// Who answers, who leads, and how old the data is.
+    pub(super) fn header(&self, view: &View) -> v1::ResponseHeader {
         let (directory, now) = (self.directory.borrow(), self.clock.now());
         v1::ResponseHeader {
             served_by: self.id.clone(),
@@ -70,7 +59,8 @@ impl Queries {
         }
     }
 
-    fn token(&self, revision: Revision) -> String {
+    /// What a watcher that has seen everything up to here resumes with.
+    pub(super) fn token(&self, revision: Revision) -> String {
         format!("{}-{}", self.boot, revision.0)
     }
 
@@ -87,7 +77,7 @@ impl Queries {
 
 #[tonic::async_trait]
 impl StatusService for Queries {
-    type WatchInstancesStream = AnswerStream<v1::WatchInstancesResponse>;
+    type WatchInstancesStream = WatchStream;
 
     async fn get_instance(
         &self,
@@ -147,24 +137,7 @@ impl StatusService for Queries {
             "" => None,
             token => Some(self.resume(token)?),
         };
-        // One place is kept for the reason of the end, however slowly the reader reads.
-        let (sender, receiver) = answer_stream::channel(WATCH_QUEUE_MAX + 1);
-        let last_word = sender.clone().try_reserve_owned();
-        let queries = self.clone();
-        let _owned_by_supervisor = self.supervisor.spawn(WATCH, peer, async move {
-            queries.metrics.watchers.inc();
-            if let Err(failure) = queries.watch(&filter, from, &sender).await {
-                if failure == Failure::RevisionCompacted {
-                    queries.metrics.watch_lagged.inc();
-                }
-                // A new queue has room; if the reader is gone, nobody is told.
-                if let Ok(permit) = last_word {
-                    drop(permit.send(Err(failure.into())));
-                }
-            }
-            queries.metrics.watchers.dec();
-        });
-        Ok(Response::new(receiver))
+        Ok(Response::new(WatchStream::new(self, filter, from, peer)))
     }
 
     async fn summarize_instances(
@@ -312,105 +285,5 @@ impl StatusService for Queries {
             next_page_token,
             header: Some(self.header(&view)),
         }))
-    }
-}
-
-type Events = Answers<v1::WatchInstancesResponse>;
-
-/// A watcher that takes nothing for so long is stuck.
-const STUCK_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
-
-impl Queries {
-    /// Sends the snapshot, then every change once and in order, until the reader goes or the collector stops.
-    async fn watch(&self, filter: &Filter, from: Option<Revision>, events: &Events) -> Result<(), Failure> {
-        let mut revisions = self.view.revisions();
-        let mut stopped = std::pin::pin!(self.supervisor.stop().cancelled());
-        let mut closed = std::pin::pin!(events.closed());
-        let mut seen = match from {
-            Some(revision) => revision,
-            None => match self.snapshot(filter, events).await {
-                Some(revision) => revision,
-                None => return Ok(()),
-            },
-        };
-        let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
-        progress.reset();
-        loop {
-            revisions.mark_unchanged();
-            let view: Arc<View> = self.view.get();
-            let now = self.clock.now();
-            let changes = view
-                .changes_after(seen)
-                .map_err(|Compacted| Failure::RevisionCompacted)?;
-            for change in changes {
-                // A change out of the filter is told too: what was shown must not stay shown.
-                let left = !filter.matches(&change.status) && !change.removed;
-                let before = change.previous.is_some_and(|reason| filter.wants(reason));
-                if !left || before {
-                    let event = Event::Change(transition(&view, change, now));
-                    if !self.tell(events, event, self.token(change.revision)).await {
-                        return Ok(());
-                    }
-                }
-            }
-            seen = view.revision;
-            tokio::select! {
-                biased;
-                () = &mut stopped => return Err(Failure::ShuttingDown),
-                () = &mut closed => return Ok(()),
-                changed = revisions.changed() => if changed.is_err() { return Err(Failure::ShuttingDown) },
-                _ = progress.tick() => {
-                    let event = Event::Progress(v1::Progress { header: Some(self.header(&view)) });
-                    if !self.tell(events, event, self.token(seen)).await {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
-
-    async fn snapshot(&self, filter: &Filter, events: &Events) -> Option<Revision> {
-        let (view, now) = (self.view.get(), self.clock.now());
-        let mut sent = 0;
-        for found in view
-            .instances
-            .values()
-            .filter(|entry| filter.matches(&entry.status))
-        {
-            if !self
-                .tell(events, Event::Instance(entry(&view, found, now)), String::new())
-                .await
-            {
-                return None;
-            }
-            sent += 1;
-        }
-        let end = v1::SnapshotEnd {
-            header: Some(self.header(&view)),
-            count: count(sent),
-        };
-        let told = self
-            .tell(events, Event::SnapshotEnd(end), self.token(view.revision))
-            .await;
-        told.then_some(view.revision)
-    }
-
-    /// Waits while the reader is slow; false when it is gone or the collector stops.
-    async fn tell(&self, events: &Events, event: Event, resume_token: String) -> bool {
-        let message = v1::WatchInstancesResponse {
-            event: Some(event),
-            resume_token,
-        };
-        let message = match events.try_send(Ok(Box::new(message))) {
-            Ok(()) => return true,
-            Err(TrySendError::Closed(_)) => return false,
-            Err(TrySendError::Full(message)) => message,
-        };
-        tokio::select! {
-            sent = events.send(message) => sent.is_ok(),
-            () = self.supervisor.stop().cancelled() => false,
-            // It holds on to a whole view meanwhile.
-            () = tokio::time::sleep(STUCK_AFTER) => false,
-        }
     }
 }
