@@ -211,7 +211,7 @@ impl Sandbox {
     fn zookeeper_process(&self, config: &Path, java: &[&str]) -> Process {
         let mut command = Command::new("java");
         let jars = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-nop.jar";
-        command.args(java).args(["-cp", jars]);
+        command.args(java).args(["-XX:+PrintClassHistogram", "-cp", jars]);
         command
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(config);

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
+
 use crate::{eventually, ports::Port, process::Process};
 
 /// A server version that the agent is tested with.
@@ -108,6 +110,22 @@ impl ZooKeeper {
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok(text)
+    }
+
+    /// Bytes of the objects that its Java process still uses: on SIGQUIT it collects what is free, and writes how much
+    /// each class takes and how much all of them (`-XX:+PrintClassHistogram`).
+    pub async fn live_bytes(&self) -> f64 {
+        let told = || async {
+            let log = self.process.log();
+            let lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let totals = lines.filter_map(|line| line.strip_prefix("Total"));
+            let bytes = totals.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+            bytes.collect::<Vec<_>>()
+        };
+        let before = told().await.len();
+        self.process.signal(Signal::SIGQUIT);
+        let totals = eventually("ZooKeeper tells its memory", told, |totals| totals.len() > before).await;
+        totals.last().copied().unwrap_or_default()
     }
 
     pub(crate) async fn serves(&self) {

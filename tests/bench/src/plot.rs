@@ -42,21 +42,31 @@ pub(crate) fn distributions(
     draw(file, title, axes, (min * 0.8, max * 1.2), 0.0..1.0, &curves)
 }
 
+type Lines<'a> = &'a [(String, Vec<(f64, f64)>)];
+
+/// A little more than from the smallest to the largest number above zero.
+fn range(lines: Lines<'_>, of: fn(&(f64, f64)) -> f64) -> Option<(f64, f64)> {
+    let points = lines.iter().flat_map(|(_, points)| points);
+    let all = points.map(of).filter(|value| *value > 0.0);
+    let (low, high) = all.fold((f64::MAX, 0.0f64), |(low, high), x| (low.min(x), high.max(x)));
+    (high > 0.0).then_some((low * 0.8, high * 1.2))
+}
+
 /// Lines over a number of things. Both axes are logarithmic: what grows in proportion is a straight line.
-pub(crate) fn growth(
+pub(crate) fn growth(file: &str, title: &str, axes: (&str, &str), lines: Lines<'_>) -> Option<String> {
+    let (x, y) = (range(lines, |point| point.0)?, range(lines, |point| point.1)?);
+    draw(file, title, axes, x, (y.0..y.1).log_scale(), lines)
+}
+
+/// The same where something is zero, which a logarithmic axis cannot show.
+pub(crate) fn growth_from_zero(
     file: &str,
     title: &str,
     axes: (&str, &str),
-    lines: &[(String, Vec<(f64, f64)>)],
+    lines: Lines<'_>,
 ) -> Option<String> {
-    let points = || lines.iter().flat_map(|(_, points)| points);
-    let range = |of: fn(&(f64, f64)) -> f64| {
-        let all = points().map(of).filter(|value| *value > 0.0);
-        let (low, high) = all.fold((f64::MAX, 0.0f64), |(low, high), x| (low.min(x), high.max(x)));
-        (high > 0.0).then_some((low * 0.8, high * 1.2))
-    };
-    let (x, y) = (range(|point| point.0)?, range(|point| point.1)?);
-    draw(file, title, axes, x, (y.0..y.1).log_scale(), lines)
+    let (x, y) = (range(lines, |point| point.0)?, range(lines, |point| point.1)?);
+    draw(file, title, axes, x, 0.0..y.1, lines)
 }
 
 /// Labels of an axis, about.
@@ -74,7 +84,7 @@ fn draw<Y>(
     (x_name, y_name): (&str, &str),
     x: (f64, f64),
     y: Y,
-    lines: &[(String, Vec<(f64, f64)>)],
+    lines: Lines<'_>,
 ) -> Option<String>
 where
     Y: AsRangedCoord<Value = f64>,

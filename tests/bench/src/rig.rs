@@ -142,6 +142,14 @@ pub(crate) async fn answers(redis: &Redis) {
     .await;
 }
 
+pub(crate) async fn pool(sandbox: &Sandbox, size: usize) -> Vec<Redis> {
+    let mut servers = Vec::new();
+    for _ in 0..size {
+        servers.push(sandbox.redis().await);
+    }
+    servers
+}
+
 /// One Redis under so many addresses of the loopback: the cost of a server that is not its own process is the same to who
 /// watches, and a machine bears more of them. What a Sentinel publishes to one of them would come back from all, as it does
 /// not from servers of their own, so PUBLISH is not there.

@@ -7,6 +7,7 @@ mod detect;
 mod detect_large;
 mod failover;
 mod fan_in;
+mod fault_growth;
 mod hang;
 mod publish;
 mod query;

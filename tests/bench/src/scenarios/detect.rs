@@ -10,11 +10,10 @@ use redkeeper_tests::{
 use crate::{
     floors, plot,
     report::Outcome,
-    rig::{Sentinel, address, listens, runtime, says, told, watched},
+    rig::{Sentinel, address, listens, pool, runtime, says, told, watched},
+    scenarios::fault_growth::{self, Fault},
     stats::Samples,
 };
-
-mod growth;
 
 /// Servers that each chain takes turns with: none dies often enough to be taken for a flapping one, whose writes
 /// are limited until it was quiet for 10 s.
@@ -24,14 +23,6 @@ const PEERS: usize = 4;
 
 pub(super) fn run(quick: bool) -> Result<Outcome, String> {
     runtime()?.block_on(measure(quick))
-}
-
-async fn pool(sandbox: &Sandbox, size: usize) -> Vec<Redis> {
-    let mut servers = Vec::new();
-    for _ in 0..size {
-        servers.push(sandbox.redis().await);
-    }
-    servers
 }
 
 /// Kills the server and says how long its watcher took to be told.
@@ -175,13 +166,8 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         outcome.growth_is_left_out();
     } else {
         drop((ours, bare, theirs, watcher));
-        growth::growth(
-            &sandbox,
-            &zookeeper,
-            &collectors[0].replace('\'', ""),
-            &mut outcome,
-        )
-        .await?;
+        let rig = (&zookeeper, collectors[0].trim_matches('\''));
+        fault_growth::growth(&sandbox, rig, Fault::Kill, "detect-growth.svg", &mut outcome).await?;
     }
     Ok(outcome)
 }

@@ -204,6 +204,7 @@ async fn memory(sandbox: &Sandbox, outcome: &mut Outcome) -> Result<(), String> 
     let zookeeper = sandbox.zookeeper().await;
     let store = format!("[zookeeper]\nservers = '127.0.0.1:{}'\n", zookeeper.port.number);
     let rig = Rig::new(sandbox, "a", &store).await?;
+    let empty = zookeeper.live_bytes().await;
     let idle = rig.fleet(sandbox, 1, AGENTS, 0, 1_000).await;
     let stream = (resident(rig.sink.pid())? - rig.empty[1]) / AGENTS as f64;
     drop(idle);
@@ -225,6 +226,9 @@ async fn memory(sandbox: &Sandbox, outcome: &mut Outcome) -> Result<(), String> 
         .find_map(|line| line.strip_prefix("zk_approximate_data_size\t"));
     let bytes = server.and_then(|bytes| bytes.parse::<f64>().ok());
     outcome.value("zookeeper_data_mib", bytes.map(|bytes| bytes / 1_048_576.0));
+    let live = zookeeper.live_bytes().await;
+    outcome.value("zookeeper_live_mib", Some(live / 1_048_576.0));
+    outcome.value("zookeeper_live_bytes_per_instance", Some((live - empty) / all));
     outcome.value(
         "bytes_per_instance",
         Some((taken - 1.3 * stream * AGENTS as f64) / all),

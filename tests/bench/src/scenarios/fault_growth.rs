@@ -1,4 +1,5 @@
-//! The same for agents with more and more instances, beside a Sentinel that watches as many, in the same deaths.
+//! How long a fault goes untold where an agent has more and more instances, beside a Sentinel that watches as many, in
+//! the same faults.
 
 use std::time::{Duration, Instant};
 
@@ -11,28 +12,61 @@ use redkeeper_tests::{
 use crate::{
     plot,
     report::Outcome,
-    rig::{Sentinel, address, crowd, says, told, watched},
+    rig::{Sentinel, address, crowd, pool, says, told, watched},
     stats::Samples,
 };
 
 /// Instances of one agent, those that die included.
 const COUNTS: [usize; 5] = [1, 10, 100, 1_000, 2_000];
-/// Servers that die, in turns. Where an agent has one instance only, there are as many agents.
+/// Servers that fail, in turns. Where an agent has one instance only, there are as many agents.
 const VICTIMS: usize = 6;
-/// How often each dies: the writes of one that comes and goes more often are limited.
-const DEATHS: usize = 2;
+/// How often each fails: the writes of one that comes and goes more often are limited.
+const FAULTS: usize = 2;
 
+/// What happens to a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    Kill,
+    Stop,
+}
+
+impl Fault {
+    fn signal(self) -> Signal {
+        match self {
+            Self::Kill => Signal::SIGKILL,
+            Self::Stop => Signal::SIGSTOP,
+        }
+    }
+
+    /// Whether a status tells of it.
+    fn told(self, status: &str) -> bool {
+        match self {
+            Self::Kill => says("DOWN")(status),
+            Self::Stop => status.contains("REPLY_TIMEOUT"),
+        }
+    }
+
+    async fn undo(self, sandbox: &Sandbox, victim: &mut Redis) {
+        match self {
+            Self::Kill => sandbox.restart(victim).await,
+            Self::Stop => victim.process.signal(Signal::SIGCONT),
+        }
+    }
+}
+
+/// Draws it into `file`.
 pub(super) async fn growth(
     sandbox: &Sandbox,
-    zookeeper: &ZooKeeper,
-    collector: &str,
+    (zookeeper, collector): (&ZooKeeper, &str),
+    fault: Fault,
+    file: &str,
     outcome: &mut Outcome,
 ) -> Result<(), String> {
     let largest = COUNTS.into_iter().max().unwrap_or(1);
     let (_crowd, others) = crowd(sandbox, largest).await;
     let mut lines = ["redkeeper", "Sentinel, down-after 1000"].map(|name| (name.to_owned(), Vec::new()));
     for count in COUNTS {
-        let mut victims = super::pool(sandbox, VICTIMS).await;
+        let mut victims = pool(sandbox, VICTIMS).await;
         let addresses: Vec<_> = victims.iter().map(address).collect();
         let named = |n: usize, address: &str| {
             format!("[[instances]]\naddress = '{address}'\nname = '{count}-instances-{n}'\n")
@@ -53,7 +87,8 @@ pub(super) async fn growth(
         let mut agents = Vec::new();
         for (n, text) in texts.iter().enumerate() {
             let id = format!("agent-{count}-{n}");
-            agents.push(sandbox.agent_with(&id, &collectors, text).await);
+            let text = format!("[probe]\nhang_after = '1s'\n{text}");
+            agents.push(sandbox.agent_with(&id, &collectors, &text).await);
         }
         let watched_too: Vec<_> = addresses.into_iter().chain(rest.iter().cloned()).collect();
         let sentinel = Sentinel::start(sandbox, &watched_too)?;
@@ -62,7 +97,7 @@ pub(super) async fn growth(
         sentinel.settled().await?;
         // A session that was not held up by the wait.
         let client = zookeeper.client().await;
-        let (ours, theirs) = deaths(sandbox, &client, &sentinel, &mut victims, count).await?;
+        let (ours, theirs) = faults(sandbox, &client, &sentinel, &mut victims, (fault, count)).await?;
         let point = |samples: &Samples| (count as f64, samples.median().unwrap_or_default());
         lines[0].1.push(point(&ours));
         match theirs {
@@ -75,39 +110,37 @@ pub(super) async fn growth(
         }
     }
     let axes = ("instances of one agent", "ms until a watcher is told");
-    let title = "SIGKILL until a watcher is told";
-    outcome
-        .plots
-        .extend(plot::growth("detect-growth.svg", title, axes, &lines));
+    let title = format!("{} until a watcher is told", fault.signal());
+    outcome.plots.extend(plot::growth(file, &title, axes, &lines));
     Ok(())
 }
 
-/// Kills them in turns, and says when redkeeper's watcher and when Sentinel's subscriber were told, or why the latter was
-/// not.
-async fn deaths(
+/// Lets them fail in turns, and says when redkeeper's watcher and when Sentinel's subscriber were told, or why the latter
+/// was not.
+async fn faults(
     sandbox: &Sandbox,
     client: &zookeeper_client::Client,
     sentinel: &Sentinel,
     victims: &mut [Redis],
-    count: usize,
+    (fault, count): (Fault, usize),
 ) -> Result<(Samples, Result<Samples, String>), String> {
     let mut events = Ok(sentinel.subscribe("+sdown")?);
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
-    for death in 0..VICTIMS * DEATHS {
-        let n = death % VICTIMS;
+    for round in 0..VICTIMS * FAULTS {
+        let n = round % VICTIMS;
         let path = status_path(&format!("{count}-instances-{n}"));
         // Sentinel asks once a second, and must have heard from this one lately.
         tokio::time::sleep(Duration::from_millis(1_200 + fastrand::u64(0..500))).await;
         let watcher = watched(client, &path, says("UP")).await?;
         let start = Instant::now();
-        victims[n].process.signal(Signal::SIGKILL);
+        victims[n].process.signal(fault.signal());
         let ended = told(watcher).await?;
         let (data, _) = client.get_data(&path).await.map_err(|e| e.to_string())?;
-        if !says("DOWN")(&String::from_utf8_lossy(&data)) {
+        if !fault.told(&String::from_utf8_lossy(&data)) {
             return Err(format!("{path} says {}", String::from_utf8_lossy(&data)));
         }
         // The first ones warm up.
-        let counts = death >= 2;
+        let counts = round >= 2;
         if counts {
             ours.push_ms(ended - start);
         }
@@ -126,7 +159,7 @@ async fn deaths(
             }
             Err(why) => Err(why),
         };
-        sandbox.restart(&mut victims[n]).await;
+        fault.undo(sandbox, &mut victims[n]).await;
     }
     Ok((ours, events.map(|_| theirs)))
 }

@@ -17,6 +17,7 @@ use crate::{
     plot,
     report::Outcome,
     rig::{Sentinel, address, runtime, says, told, watched},
+    scenarios::fault_growth::{self, Fault},
     stats::Samples,
 };
 
@@ -134,5 +135,12 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         "s",
         &sets,
     ));
+    if quick {
+        outcome.growth_is_left_out();
+    } else {
+        drop((ours, theirs, sentinel));
+        let rig = (&zookeeper, collectors[0].trim_matches('\''));
+        fault_growth::growth(&sandbox, rig, Fault::Stop, "hang-growth.svg", &mut outcome).await?;
+    }
     Ok(outcome)
 }

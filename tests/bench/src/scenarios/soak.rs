@@ -51,6 +51,8 @@ struct Held {
 }
 
 fn held(process: &Process, admin: u16) -> Result<Held, String> {
+    // Before the question, whose connection is closed by the process a moment after the answer.
+    let descriptors = process.descriptors() as f64;
     let page = http_get(admin, "/metrics")?;
     let tasks = page
         .lines()
@@ -62,7 +64,7 @@ fn held(process: &Process, admin: u16) -> Result<Held, String> {
     let allocated = allocated.and_then(|value| value.parse().ok());
     Ok(Held {
         tasks: tasks.sum(),
-        descriptors: process.descriptors() as f64,
+        descriptors,
         bytes: allocated.ok_or("no redkeeper_memory_allocated_bytes")?,
     })
 }
