@@ -51,13 +51,14 @@ pub(crate) fn commit<S: Store>(
     session: &Arc<S::Session>,
     layout: &Layout,
     term: Term,
-    batch: Batch,
+    batch: &Batch,
 ) -> Commit {
     let (session, epoch) = (Arc::clone(session), layout.epoch());
     let writes = batch.ops.iter().map(|op| write(layout, term, op)).collect();
+    let number = batch.number;
     Box::pin(async move {
         (
-            Work::Batch(batch.number),
+            Work::Batch(number),
             session.commit((&epoch, term.token), writes).await,
         )
     })

@@ -15,6 +15,7 @@ use std::{
 
 use crate::{
     dedupe::{Life, Order, Origin},
+    id_map::IdMap,
     ids::{AgentId, InstanceId},
     status::{Reason, Status, Verdict},
     time::{Mono, WallMs},
@@ -98,7 +99,7 @@ pub struct Fleet {
     agents: Agents,
     /// Whose the open streams are, and of which boot.
     streams: BTreeMap<u64, (Place, Life)>,
-    instances: BTreeMap<InstanceId, InstanceState>,
+    instances: IdMap<InstanceState>,
     /// When to look at an agent again, once for each. It may be early (the deadline moved on since), never late.
     deadlines: BTreeSet<(Mono, AgentId)>,
     /// Streams whose report of an instance lost against its owner.
@@ -113,7 +114,7 @@ impl Fleet {
             silent_after,
             agents: Agents::default(),
             streams: BTreeMap::new(),
-            instances: BTreeMap::new(),
+            instances: IdMap::default(),
             deadlines: BTreeSet::new(),
             contested: BTreeMap::new(),
             stepped: now,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    id_map::IdMap,
     ids::{Bucket, Epoch, InstanceId},
     limits::{BACKLOG, BATCH_OPS_BACKLOG_MAX, BATCH_OPS_MAX, BATCHES_IN_FLIGHT_MAX},
     status::Reason,
@@ -43,6 +44,10 @@ impl Key {
         }
     }
 
+    fn hash64(&self) -> u64 {
+        self.hash.rotate_left(8)
+    }
+
     fn bucket(&self) -> Bucket {
         Bucket((self.hash >> 56) as u8)
     }
@@ -72,7 +77,7 @@ struct Sent {
 pub struct Publisher {
     epoch: Epoch,
     /// What ZooKeeper is known to hold.
-    mirror: BTreeMap<Bucket, BTreeMap<Key, Held>>,
+    mirror: IdMap<Held>,
     buckets: BTreeMap<Bucket, BucketData>,
     /// What may differ.
     dirty: BTreeMap<Key, Dirty>,
@@ -104,11 +109,10 @@ impl Publisher {
         let new_buckets = Bucket::all()
             .filter(|bucket| !buckets.contains_key(bucket))
             .collect();
-        let mut mirror = BTreeMap::<_, BTreeMap<_, _>>::new();
+        let mut mirror = IdMap::default();
         let ids: Vec<_> = held.keys().cloned().collect();
         for (id, held) in held {
-            let key = Key::of(&id);
-            mirror.entry(key.bucket()).or_default().insert(key, held);
+            mirror.insert(id, held);
         }
         let mut publisher = Self {
             epoch,
@@ -201,7 +205,7 @@ impl Publisher {
         &mut self,
         now: Mono,
         desired: impl Fn(&InstanceId) -> Option<Record>,
-    ) -> Option<Batch> {
+    ) -> Option<&Batch> {
         self.paced_until = None;
         if self.in_flight.len() >= BATCHES_IN_FLIGHT_MAX {
             return None;
@@ -227,7 +231,10 @@ impl Publisher {
                 return false;
             }
             let op = self.op(key, dirty.newest.take().or_else(|| desired(&key.id)));
-            if let Some(due) = op.as_ref().and_then(|_| self.paces.due(key.hash, now)) {
+            if let Some(due) = op
+                .as_ref()
+                .and_then(|_| self.paces.due((key.hash64(), &key.id), now))
+            {
                 paced.set(Some(paced.get().map_or(due, |first| first.min(due))));
                 return false;
             }
@@ -281,21 +288,18 @@ impl Publisher {
                 all.push(Op::Bucket(bucket, data, false));
             }
         }
-        let batch = Batch {
-            number: self.next,
-            ops: all,
-        };
+        let number = self.next;
+        let batch = Batch { number, ops: all };
         self.next += 1;
         self.audit.touched(&touched);
         self.stale_buckets.retain(|bucket| !touched.contains(bucket));
         let sent = Sent {
-            batch: batch.clone(),
+            batch,
             buckets: touched,
             marked: oldest,
             at: now,
         };
-        self.in_flight.insert(batch.number, sent);
-        Some(batch)
+        Some(&self.in_flight.entry(number).or_insert(sent).batch)
     }
 
     fn op(&self, key: &Key, desired: Option<Record>) -> Option<Op> {
@@ -303,7 +307,7 @@ impl Publisher {
         if self.quarantined.contains(id) {
             return None;
         }
-        let held = self.mirror.get(&key.bucket()).and_then(|bucket| bucket.get(key));
+        let held = self.mirror.get_hashed(key.hash64(), id);
         // Nothing is published of it, and nobody who could be heard has it: nothing is told of it either. So a former
         // leader's deletion stays, and an operator's.
         let desired = desired.filter(|record| held.is_some() || record.reason() != Reason::AgentSilent);
@@ -330,13 +334,13 @@ impl Publisher {
             match op {
                 Op::Put(record, _) => {
                     written += 1;
-                    let key = Key::of(record.id());
-                    self.paces.written(key.hash, sent.at);
-                    self.holds(key, Some(Held::Record(record)));
+                    let id = record.id().clone();
+                    self.paces.written(&id, sent.at);
+                    self.mirror.insert(id, Held::Record(record));
                 }
                 Op::Delete(id) => {
                     written += 1;
-                    self.holds(Key::of(&id), None);
+                    self.mirror.remove(&id);
                     self.removed.remove(&id);
                 }
                 Op::Bucket(bucket, data, _) => {
@@ -371,12 +375,12 @@ impl Publisher {
             }
             (Some(Op::Put(record, _)), Refusal::Exists) => {
                 self.counts(record.id().bucket(), 1);
-                self.holds(Key::of(record.id()), Some(Held::Unreadable));
+                self.mirror.insert(record.id().clone(), Held::Unreadable);
             }
             (Some(op @ (Op::Put(_, false) | Op::Delete(_))), Refusal::Missing) => {
                 self.counts(op.bucket(), -1);
                 if let Some(id) = op.id() {
-                    self.holds(Key::of(id), None);
+                    self.mirror.remove(id);
                 }
             }
             (Some(op @ (Op::Put(..) | Op::Delete(_))), Refusal::Forbidden) => {
@@ -423,7 +427,10 @@ impl Publisher {
 
     /// What a znode holds, read after the outcome became unknown.
     pub fn settle(&mut self, id: &InstanceId, held: Option<Held>) {
-        self.holds(Key::of(id), held);
+        match held {
+            Some(held) => self.mirror.insert(id.clone(), held),
+            None => self.mirror.remove(id),
+        };
     }
 
     /// What a bucket znode holds, read after the outcome became unknown.
@@ -439,20 +446,12 @@ impl Publisher {
         }
     }
 
-    fn holds(&mut self, key: Key, held: Option<Held>) {
-        let bucket = self.mirror.entry(key.bucket()).or_default();
-        match held {
-            Some(held) => bucket.insert(key, held),
-            None => bucket.remove(&key),
-        };
-    }
-
     /// Somebody deleted a bucket with everything in it: all of it is written again.
     fn bucket_is_gone(&mut self, now: Mono, bucket: Bucket) {
         self.new_buckets.insert(bucket);
         self.buckets.entry(bucket).or_default().count = 0;
-        for key in self.mirror.remove(&bucket).unwrap_or_default().into_keys() {
-            self.doubt(now, &key.id);
+        for (id, _) in self.mirror.take_bucket(bucket) {
+            self.doubt(now, &id);
         }
     }
 

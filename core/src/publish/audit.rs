@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{BucketData, Held, Key, Publisher, Record};
+use super::{BucketData, Held, Publisher, Record};
 use crate::{
     ids::{Bucket, InstanceId},
     time::Mono,
@@ -118,11 +118,7 @@ impl Publisher {
             self.bucket_is_gone(now, bucket);
             return vec![Difference::Bucket(bucket)];
         };
-        let mut held: BTreeMap<Key, Held> = found
-            .held
-            .into_iter()
-            .map(|(id, held)| (Key::of(&id), held))
-            .collect();
+        let held = found.held;
         let mut differences = self.compare(now, bucket, &held);
         let is_known = differences.is_empty();
         let books = self.buckets.entry(bucket).or_default();
@@ -138,13 +134,12 @@ impl Publisher {
         }
         // What is as it was stays: its name and status are shared with the view, and what was read is a copy.
         if !is_known {
-            let known = self.mirror.entry(bucket).or_default();
-            for (key, found) in &mut held {
-                if let Some(same) = known.get(key).filter(|known| *known == found) {
-                    found.clone_from(same);
-                }
+            let known: BTreeMap<_, _> = self.mirror.take_bucket(bucket).collect();
+            for (id, found) in held {
+                let same = known.get_key_value(&id).filter(|(_, known)| **known == found);
+                let (id, held) = same.map_or((id, found), |(id, known)| (id.clone(), known.clone()));
+                self.mirror.insert(id, held);
             }
-            *known = held;
         }
         self.retry_quarantined(now, bucket);
         self.find_orphans(now, bucket, abandoned, &mut differences);
@@ -158,23 +153,21 @@ impl Publisher {
 
     /// Whether there are too many orphans to be deleted without an operator's word.
     pub fn orphans_kept(&self) -> bool {
-        let all: usize = self.mirror.values().map(BTreeMap::len).sum();
-        let share = all * usize::from(self.audit.orphans_max_percent) / 100;
+        let share = self.mirror.len() * usize::from(self.audit.orphans_max_percent) / 100;
         self.audit.orphans.len() > share.max(ORPHANS_ALWAYS)
     }
 
-    fn compare(&mut self, now: Mono, bucket: Bucket, found: &BTreeMap<Key, Held>) -> Vec<Difference> {
-        let known = self.mirror.entry(bucket).or_default();
+    fn compare(&mut self, now: Mono, bucket: Bucket, found: &BTreeMap<InstanceId, Held>) -> Vec<Difference> {
+        let known = self.mirror.bucket(bucket);
         let mut differences: Vec<_> = known
-            .iter()
-            .filter_map(|(key, held)| match found.get(key) {
+            .filter_map(|(id, held)| match found.get(id) {
                 Some(found) if found == held => None,
-                Some(_) => Some(Difference::Edited(key.id.clone())),
-                None => Some(Difference::Deleted(key.id.clone())),
+                Some(_) => Some(Difference::Edited(id.clone())),
+                None => Some(Difference::Deleted(id.clone())),
             })
             .collect();
-        let foreign = found.iter().filter(|(key, _)| !known.contains_key(key));
-        differences.extend(foreign.map(|(key, held)| Difference::Foreign(key.id.clone(), held.clone())));
+        let foreign = found.iter().filter(|(id, _)| !self.mirror.contains_key(id));
+        differences.extend(foreign.map(|(id, held)| Difference::Foreign(id.clone(), held.clone())));
         for difference in &differences {
             if let Difference::Edited(id) | Difference::Deleted(id) | Difference::Foreign(id, _) = difference
             {
@@ -201,9 +194,9 @@ impl Publisher {
         differences: &mut Vec<Difference>,
     ) {
         let mut orphans: Vec<InstanceId> = Vec::new();
-        for (key, held) in self.mirror.get(&bucket).into_iter().flatten() {
+        for (id, held) in self.mirror.bucket(bucket) {
             if held.record().is_some_and(&abandoned) {
-                orphans.push(key.id.clone());
+                orphans.push(id.clone());
             }
         }
         self.audit

@@ -1,9 +1,9 @@
 //! How often the status of one instance is written. The first changes are written at once; one that keeps changing
 //! is flapping and is written once a second, with its newest state, until it is quiet.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use crate::time::Mono;
+use crate::{id_map::IdMap, ids::InstanceId, time::Mono};
 
 /// Writes that are free: a crash and a restart, twice.
 const FREE: u32 = 4;
@@ -28,30 +28,29 @@ impl Pace {
     }
 }
 
-/// The writes of late, by the hash of the instance's name: a number is found faster than a name, and two instances that
-/// share one would at worst wait for each other. Bounded by the published instances; quiet ones are forgotten.
+/// The writes of late. Bounded by the published instances; quiet ones are forgotten.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Paces {
-    all: BTreeMap<u64, Pace>,
+    all: IdMap<Pace>,
     /// When the quiet ones were last forgotten.
     forgot: Mono,
 }
 
 impl Paces {
     /// When the instance may be written; `None` stands for now.
-    pub(super) fn due(&self, hash: u64, now: Mono) -> Option<Mono> {
-        let pace = self.all.get(&hash)?;
+    pub(super) fn due(&self, (hash, id): (u64, &InstanceId), now: Mono) -> Option<Mono> {
+        let pace = self.all.get_hashed(hash, id)?;
         (pace.writes >= FREE)
             .then(|| pace.paid_at())
             .filter(|due| *due > now)
     }
 
-    pub(super) fn written(&mut self, hash: u64, now: Mono) {
+    pub(super) fn written(&mut self, id: &InstanceId, now: Mono) {
         let fresh = Pace {
             since: now,
             writes: 0,
         };
-        let pace = self.all.entry(hash).or_insert_with(|| fresh.clone());
+        let pace = self.all.get_or_insert_with(id, || fresh.clone());
         if now >= pace.paid_at() + QUIET {
             *pace = fresh;
         }
@@ -70,6 +69,6 @@ impl Paces {
             return;
         }
         self.forgot = now;
-        self.all.retain(|_, pace| now < pace.paid_at() + QUIET);
+        self.all.retain(|pace| now < pace.paid_at() + QUIET);
     }
 }

@@ -77,7 +77,7 @@ impl Store {
 fn drain(publisher: &mut Publisher, store: &mut Store, desired: &BTreeMap<InstanceId, Record>) {
     let mut now = Mono(0);
     for _ in 0..1_000 {
-        let Some(batch) = publisher.next_batch(now, |id| desired.get(id).cloned()) else {
+        let Some(batch) = publisher.next_batch(now, |id| desired.get(id).cloned()).cloned() else {
             match publisher.next_deadline() {
                 Some(due) => now = due,
                 None => return,
@@ -180,7 +180,7 @@ fn one_forbidden_znode_does_not_hold_up_the_others() {
     let mut p = publisher(&store);
     desired.keys().for_each(|id| p.mark(Mono(0), id));
     for _ in 0..100 {
-        let Some(batch) = p.next_batch(Mono(0), |id| desired.get(id).cloned()) else {
+        let Some(batch) = p.next_batch(Mono(0), |id| desired.get(id).cloned()).cloned() else {
             break;
         };
         let bad = batch
@@ -241,7 +241,7 @@ proptest! {
                 }
                 Step::Send(outcome) => {
                     let mut batches = Vec::new();
-                    while let Some(b) = p.next_batch(Mono(0), |id| desired.get(id).cloned()) { batches.push(b); }
+                    while let Some(b) = p.next_batch(Mono(0), |id| desired.get(id).cloned()).cloned() { batches.push(b); }
                     prop_assert!(batches.len() <= BATCHES_IN_FLIGHT_MAX);
                     for b in &batches {
                         match outcome {
@@ -306,7 +306,7 @@ fn a_read_back_keeps_the_statuses_that_are_shared() {
     }
     assert_eq!(pass(&mut p, &store, Mono(0), &[]), []);
     for (id, record) in shared {
-        let held = p.mirror[&id.bucket()][&Key::of(&id)].record().unwrap();
+        let held = p.mirror.get(&id).unwrap().record().unwrap();
         assert!(Arc::ptr_eq(&held.status, &record.status), "{id}");
     }
 }
@@ -382,7 +382,7 @@ fn a_bucket_that_others_fight_over_waits_for_its_read_back() {
     desired.insert(id(0), record(0, Reason::Loading));
     p.mark(Mono(0), &id(0));
     let mut refused = 0;
-    while let Some(batch) = p.next_batch(Mono(0), |id| desired.get(id).cloned()) {
+    while let Some(batch) = p.next_batch(Mono(0), |id| desired.get(id).cloned()).cloned() {
         let refusal = match &batch.ops[0] {
             Op::Put(_, true) => Refusal::Exists,
             _ => Refusal::Missing,
@@ -393,7 +393,11 @@ fn a_bucket_that_others_fight_over_waits_for_its_read_back() {
     }
     assert_eq!(p.pending(), 1, "it is not forgotten");
     pass(&mut p, &store, Mono(0), &[]);
-    assert!(p.next_batch(Mono(0), |id| desired.get(id).cloned()).is_some());
+    assert!(
+        p.next_batch(Mono(0), |id| desired.get(id).cloned())
+            .cloned()
+            .is_some()
+    );
 }
 
 #[test]
@@ -407,7 +411,7 @@ fn a_flapping_instance_is_written_once_a_second_with_its_newest_state() {
         last = [Reason::Loading, Reason::ConnectionRefused, Reason::Ok][n as usize % 3];
         desired.insert(id(0), record(0, last));
         p.mark(now, &id(0));
-        while let Some(batch) = p.next_batch(now, |id| desired.get(id).cloned()) {
+        while let Some(batch) = p.next_batch(now, |id| desired.get(id).cloned()).cloned() {
             store.apply(&batch).unwrap();
             p.acknowledged(batch.number);
             writes.push(now);
@@ -427,7 +431,7 @@ fn a_flapping_instance_is_written_once_a_second_with_its_newest_state() {
     // The end state comes within a second, and asks for its time itself.
     let due = p.next_deadline().unwrap();
     assert!(due <= at(161_200));
-    let batch = p.next_batch(due, |id| desired.get(id).cloned()).unwrap();
+    let batch = p.next_batch(due, |id| desired.get(id).cloned()).cloned().unwrap();
     store.apply(&batch).unwrap();
     p.acknowledged(batch.number);
     assert_eq!(

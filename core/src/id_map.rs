@@ -1,0 +1,218 @@
+//! A map by the names of instances, found by their hash: a sorted map compares a dozen names on the way to one, and each of
+//! them is somewhere else in memory. Divided by buckets, so that it grows in small steps and a bucket is listed by itself.
+
+use hashbrown::{HashTable, hash_table::Entry};
+
+use crate::{
+    ids::{Bucket, InstanceId},
+    limits::BUCKETS,
+};
+
+/// Values by name. The order in which they are listed follows from what was put in and taken out, and from nothing else.
+#[derive(Clone, Debug)]
+pub struct IdMap<V> {
+    /// By the number of the bucket.
+    buckets: Box<[HashTable<(InstanceId, V)>]>,
+    len: usize,
+}
+
+impl<V> Default for IdMap<V> {
+    fn default() -> Self {
+        Self {
+            buckets: (0..BUCKETS).map(|_| HashTable::new()).collect(),
+            len: 0,
+        }
+    }
+}
+
+impl<V: PartialEq> PartialEq for IdMap<V> {
+    fn eq(&self, other: &Self) -> bool {
+        let all = self.buckets.iter().flatten();
+        self.len == other.len && all.into_iter().all(|(id, value)| other.get(id) == Some(value))
+    }
+}
+
+impl<V: Eq> Eq for IdMap<V> {}
+
+/// The bits that tell the bucket are the same in all names of one: the others must make the difference.
+fn spread(hash: u64) -> u64 {
+    // 2^64 over the golden ratio, as in Fibonacci hashing.
+    let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 32)
+}
+
+impl<V> IdMap<V> {
+    fn bucket_of(hash: u64) -> usize {
+        (hash % BUCKETS as u64) as usize
+    }
+
+    fn rehash((id, _): &(InstanceId, V)) -> u64 {
+        spread(id.hash64())
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True where there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The value of a name.
+    pub fn get(&self, id: &InstanceId) -> Option<&V> {
+        self.get_hashed(id.hash64(), id)
+    }
+
+    /// The same where the hash of the name is known.
+    pub fn get_hashed(&self, hash: u64, id: &InstanceId) -> Option<&V> {
+        let found = self.buckets[Self::bucket_of(hash)].find(spread(hash), |(known, _)| known == id);
+        found.map(|(_, value)| value)
+    }
+
+    /// The value of a name, to be changed.
+    pub fn get_mut(&mut self, id: &InstanceId) -> Option<&mut V> {
+        let hash = id.hash64();
+        let found = self.buckets[Self::bucket_of(hash)].find_mut(spread(hash), |(known, _)| known == id);
+        found.map(|(_, value)| value)
+    }
+
+    /// The value of a name, made where there is none.
+    pub fn get_or_insert_with(&mut self, id: &InstanceId, make: impl FnOnce() -> V) -> &mut V {
+        let hash = id.hash64();
+        let bucket = &mut self.buckets[Self::bucket_of(hash)];
+        match bucket.entry(spread(hash), |(known, _)| known == id, Self::rehash) {
+            Entry::Occupied(entry) => &mut entry.into_mut().1,
+            Entry::Vacant(entry) => {
+                self.len += 1;
+                &mut entry.insert((id.clone(), make())).into_mut().1
+            }
+        }
+    }
+
+    /// Keeps what `keep` says, and gives back room where most of it is empty then.
+    pub fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
+        for bucket in &mut self.buckets {
+            bucket.retain(|(_, value)| keep(value));
+            if bucket.len() * 4 < bucket.capacity() {
+                bucket.shrink_to_fit(Self::rehash);
+            }
+        }
+        self.len = self.buckets.iter().map(HashTable::len).sum();
+    }
+
+    /// All values.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.buckets.iter().flatten().map(|(_, value)| value)
+    }
+
+    /// Whether there is such a name.
+    pub fn contains_key(&self, id: &InstanceId) -> bool {
+        self.get(id).is_some()
+    }
+
+    /// Puts a value in; returns the former one.
+    pub fn insert(&mut self, id: InstanceId, value: V) -> Option<V> {
+        let hash = id.hash64();
+        let bucket = &mut self.buckets[Self::bucket_of(hash)];
+        match bucket.entry(spread(hash), |(known, _)| *known == id, Self::rehash) {
+            // The name too: the newer copy is the one that others hold.
+            Entry::Occupied(mut entry) => Some(std::mem::replace(entry.get_mut(), (id, value)).1),
+            Entry::Vacant(entry) => {
+                entry.insert((id, value));
+                self.len += 1;
+                None
+            }
+        }
+    }
+
+    /// Takes a value out.
+    pub fn remove(&mut self, id: &InstanceId) -> Option<V> {
+        let hash = id.hash64();
+        let bucket = &mut self.buckets[Self::bucket_of(hash)];
+        let entry = bucket.find_entry(spread(hash), |(known, _)| known == id).ok()?;
+        self.len -= 1;
+        Some(entry.remove().0.1)
+    }
+
+    /// All of a bucket.
+    pub fn bucket(&self, bucket: Bucket) -> impl Iterator<Item = (&InstanceId, &V)> {
+        self.buckets[usize::from(bucket.0)]
+            .iter()
+            .map(|(id, value)| (id, value))
+    }
+
+    /// Takes out all of a bucket.
+    pub fn take_bucket(&mut self, bucket: Bucket) -> impl Iterator<Item = (InstanceId, V)> + use<V> {
+        let taken = std::mem::take(&mut self.buckets[usize::from(bucket.0)]);
+        self.len -= taken.len();
+        taken.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(n: u16) -> InstanceId {
+        InstanceId::new(&format!("host-{}:{n}", n % 7)).unwrap()
+    }
+
+    proptest! {
+        /// The same as a sorted map, whatever is done to both.
+        #[test]
+        fn does_what_a_sorted_map_does(steps in proptest::collection::vec((0u8..8, 0u16..2_000), 0..600)) {
+            let (mut map, mut model) = (IdMap::default(), BTreeMap::new());
+            for (what, n) in steps {
+                match what {
+                    0 => prop_assert_eq!(map.remove(&id(n)), model.remove(&id(n))),
+                    1 => {
+                        let bucket = id(n).bucket();
+                        let taken: BTreeMap<_, _> = map.take_bucket(bucket).collect();
+                        let expected = model.extract_if(.., |id: &InstanceId, _| id.bucket() == bucket);
+                        prop_assert_eq!(taken, expected.collect());
+                    }
+                    3 => {
+                        map.retain(|value| *value > n);
+                        model.retain(|_, value| *value > n);
+                    }
+                    4 => prop_assert_eq!(
+                        *map.get_or_insert_with(&id(n), || n),
+                        *model.entry(id(n)).or_insert(n)
+                    ),
+                    2 => prop_assert_eq!(map.get_mut(&id(n)).map(|value| { *value += 1; *value }),
+                        model.get_mut(&id(n)).map(|value| { *value += 1; *value })),
+                    _ => prop_assert_eq!(map.insert(id(n), n), model.insert(id(n), n)),
+                }
+                prop_assert_eq!((map.get(&id(n)), map.len()), (model.get(&id(n)), model.len()));
+            }
+            let all: BTreeMap<_, _> = Bucket::all().flat_map(|bucket| map.bucket(bucket)).collect();
+            prop_assert_eq!(all, model.iter().collect());
+            let mut other = IdMap::default();
+            model.into_iter().rev().for_each(|(id, value)| drop(other.insert(id, value)));
+            prop_assert_eq!(&map, &other);
+            other.insert(id(0), u16::MAX);
+            prop_assert_ne!(map, other);
+        }
+    }
+
+    /// Names of one bucket must not crowd together: looking one up would compare them all.
+    #[test]
+    fn names_of_a_bucket_are_spread() {
+        let ids =
+            (0..100_000).map(|n| InstanceId::new(&format!("redis-{:04}.example:{}", n / 50, 6379 + n % 50)));
+        let hashes = ids.map(|id| id.unwrap().hash64());
+        let one: Vec<u64> = hashes.filter(|hash| hash % 256 == 7).map(spread).collect();
+        let places: std::collections::BTreeSet<u64> = one.iter().map(|hash| hash % 512).collect();
+        let tags: std::collections::BTreeSet<u64> = one.iter().map(|hash| hash >> 57).collect();
+        // Of 391 thrown at random into 512 places, 273 places are hit on average, and about 122 of the 128 tags.
+        assert!((350..430).contains(&one.len()), "{}", one.len());
+        assert!(places.len() > 240, "{}", places.len());
+        assert!(tags.len() > 110, "{}", tags.len());
+    }
+}
