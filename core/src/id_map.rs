@@ -194,7 +194,9 @@ mod tests {
             let all: BTreeMap<_, _> = Bucket::all().flat_map(|bucket| map.bucket(bucket)).collect();
             prop_assert_eq!(all, model.iter().collect());
             let mut other = IdMap::default();
-            model.into_iter().rev().for_each(|(id, value)| drop(other.insert(id, value)));
+            for (id, value) in model.into_iter().rev() {
+                other.insert(id, value);
+            }
             prop_assert_eq!(&map, &other);
             other.insert(id(0), u16::MAX);
             prop_assert_ne!(map, other);
