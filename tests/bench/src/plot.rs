@@ -52,10 +52,22 @@ fn range(lines: Lines<'_>, of: fn(&(f64, f64)) -> f64) -> Option<(f64, f64)> {
     (high > 0.0).then_some((low * 0.8, high * 1.2))
 }
 
+/// The points in words.
+fn points((x_name, y_name): (&str, &str), lines: Lines<'_>) -> String {
+    let one = |(x, y): &(f64, f64)| format!("{}: {}", label(*x), label(*y));
+    let line = |(name, points): &(String, Vec<_>)| {
+        let points: Vec<_> = points.iter().map(one).collect();
+        format!("{name} {}", points.join(", "))
+    };
+    let lines: Vec<_> = lines.iter().map(line).collect();
+    format!(", {y_name} by {x_name}: {}", lines.join("; "))
+}
+
 /// Lines over a number of things. Both axes are logarithmic: what grows in proportion is a straight line.
 pub(crate) fn growth(file: &str, title: &str, axes: (&str, &str), lines: Lines<'_>) -> Option<String> {
     let (x, y) = (range(lines, |point| point.0)?, range(lines, |point| point.1)?);
-    draw(file, title, axes, x, (y.0..y.1).log_scale(), lines)
+    let drawn = draw(file, title, axes, x, (y.0..y.1).log_scale(), lines)?;
+    Some(drawn + &points(axes, lines))
 }
 
 /// The same where something is zero, which a logarithmic axis cannot show.
@@ -66,7 +78,8 @@ pub(crate) fn growth_from_zero(
     lines: Lines<'_>,
 ) -> Option<String> {
     let (x, y) = (range(lines, |point| point.0)?, range(lines, |point| point.1)?);
-    draw(file, title, axes, x, 0.0..y.1, lines)
+    let drawn = draw(file, title, axes, x, 0.0..y.1, lines)?;
+    Some(drawn + &points(axes, lines))
 }
 
 /// Labels of an axis, about.
@@ -127,7 +140,7 @@ where
         Ok(())
     })();
     match made {
-        Ok(()) => Some(format!("target/bench/{file}")),
+        Ok(()) => Some(format!("`target/bench/{file}`")),
         Err(e) => {
             eprintln!("{file} was not drawn: {e}");
             None

@@ -52,7 +52,7 @@ pub(crate) struct Outcome {
     spreads: BTreeMap<&'static str, Samples>,
     /// What could not be measured, and why; and what must be known to read the figures.
     pub(crate) notes: Vec<String>,
-    /// Plots, by file name.
+    /// Plots: where each is, and the points of its lines if they stand nowhere else.
     pub(crate) plots: Vec<String>,
 }
 
@@ -200,7 +200,7 @@ fn text(scenario: &str, outcome: &Outcome, line: &Line) -> Result<String, String
          it; and the CPU that the host kept for others\n",
     );
     for plot in &outcome.plots {
-        text.push_str(&format!("* plot: `{plot}`\n"));
+        text.push_str(&format!("* plot: {plot}\n"));
     }
     text.push_str(&format!("* {}\n", if line.pass { "PASS" } else { "FAIL" }));
     Ok(text)
@@ -253,7 +253,7 @@ fn run(name: &str, How { quick, flame }: How) -> Result<(Line, String), String> 
     }
     for drawn in flame.into_iter().flat_map(Flame::end) {
         match drawn {
-            Ok(file) => outcome.plots.push(file),
+            Ok(file) => outcome.plots.push(format!("`{file}`")),
             Err(why) => outcome.notes.push(why),
         }
     }

@@ -27,15 +27,18 @@ pub(super) async fn run(zookeeper: &str, statuses: &str, bytes: &str) -> Result<
         create(&format!("/daemon/{n}")).await?;
     }
     println!("ready");
-    let share = statuses.div_ceil((EVERY.as_millis() / TICK.as_millis()) as usize);
-    let (mut ticks, mut next) = (tokio::time::interval(TICK), 0);
-    loop {
+    let turn = u128::max(EVERY.as_millis() / TICK.as_millis(), 1) as usize;
+    let mut ticks = tokio::time::interval(TICK);
+    let mut written = 0;
+    for tick in 1.. {
         ticks.tick().await;
-        for _ in 0..share {
-            let path = format!("/daemon/{next}");
+        // One status in a turn where there is only one.
+        while written < tick * statuses / turn {
+            let path = format!("/daemon/{}", written % statuses);
             let set = client.set_data(&path, &data, None).await;
             set.map_err(|e| format!("{path}: {e}"))?;
-            next = (next + 1) % statuses;
+            written += 1;
         }
     }
+    Ok(())
 }
