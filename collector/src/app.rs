@@ -26,6 +26,7 @@ use crate::{
     grpc::{self, Services, ingest::Ingest, status_service::Queries},
     layout::Layout,
     metrics::Metrics,
+    publisher::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
     store::{Connection, Store, memory::Memory, zk::ZooKeeper},
     view,
 };
@@ -165,6 +166,11 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         directory,
         clock,
         orphans_max_percent: config.zookeeper.as_ref().map_or(100, |zk| zk.orphans_max_percent),
+        audit_interval: if standalone {
+            AUDIT_INTERVAL_STANDALONE
+        } else {
+            AUDIT_INTERVAL
+        },
         metrics: metrics.clone(),
         stop: stop.clone(),
     };

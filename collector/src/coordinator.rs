@@ -57,6 +57,8 @@ pub struct Coordinator<S: Store> {
     pub clock: Clock,
     /// Share of the statuses that is deleted as orphans at most, in percent.
     pub orphans_max_percent: u8,
+    /// Time between the read-backs of two buckets.
+    pub audit_interval: Duration,
     /// Counters.
     pub metrics: Metrics,
     /// Request to stop.

@@ -12,6 +12,7 @@ use redkeeper_collector::{
     directory::Directory,
     layout::Layout,
     metrics::Metrics,
+    publisher::AUDIT_INTERVAL,
     view::{self, Shared},
 };
 use redkeeper_core::{fleet::Fleet, ids::CollectorId, status::State};
@@ -92,6 +93,7 @@ impl Collector {
             directory,
             clock,
             orphans_max_percent: 10,
+            audit_interval: AUDIT_INTERVAL,
             metrics,
             stop: stop.clone(),
         };

@@ -56,8 +56,8 @@ impl Rig {
         let (agents, each) = (instances.div_ceil(EACH), instances.min(EACH));
         let words = [address, agents.to_string(), each.to_string(), "1000".to_owned()];
         let fleet = floors::start(sandbox, "fleet", &words);
-        let statuses = || async { history::status_writes(&txnlog::read(&zookeeper.data)).count() };
-        eventually("all are published", statuses, |n| *n >= instances).await;
+        let written = || async { collector.metric("redkeeper_zookeeper_writes_total") };
+        eventually("all are published", written, |n| *n >= Some(instances as f64)).await;
         let txns = txnlog::read(&zookeeper.data);
         let bytes = history::status_writes(&txns).find_map(|(_, _, op)| op.data().map(<[u8]>::len));
         let words = [
