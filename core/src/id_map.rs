@@ -91,15 +91,21 @@ impl<V> IdMap<V> {
         }
     }
 
-    /// Keeps what `keep` says, and gives back room where most of it is empty then.
+    /// Keeps what `keep` says.
     pub fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
         for bucket in &mut self.buckets {
             bucket.retain(|(_, value)| keep(value));
-            if bucket.len() * 4 < bucket.capacity() {
-                bucket.shrink_to_fit(Self::rehash);
-            }
+            Self::give_back(bucket);
         }
         self.len = self.buckets.iter().map(HashTable::len).sum();
+    }
+
+    /// Gives back room of which less than a quarter is used. It costs a move of what is left, which is less than was
+    /// removed before.
+    fn give_back(bucket: &mut HashTable<(InstanceId, V)>) {
+        if bucket.len() * 4 < bucket.capacity() {
+            bucket.shrink_to_fit(Self::rehash);
+        }
     }
 
     /// All values.
@@ -132,8 +138,10 @@ impl<V> IdMap<V> {
         let hash = id.hash64();
         let bucket = &mut self.buckets[Self::bucket_of(hash)];
         let entry = bucket.find_entry(spread(hash), |(known, _)| known == id).ok()?;
+        let ((_, value), _) = entry.remove();
         self.len -= 1;
-        Some(entry.remove().0.1)
+        Self::give_back(bucket);
+        Some(value)
     }
 
     /// All of a bucket.
@@ -201,6 +209,23 @@ mod tests {
             other.insert(id(0), u16::MAX);
             prop_assert_ne!(map, other);
         }
+    }
+
+    #[test]
+    fn room_is_given_back() {
+        let mut map = IdMap::default();
+        let ids: Vec<_> = (0..20_000).map(id).collect();
+        let room = |map: &IdMap<u16>| map.buckets.iter().map(HashTable::capacity).sum::<usize>();
+        for id in &ids {
+            map.insert(id.clone(), 1);
+        }
+        let full = room(&map);
+        for id in &ids[100..] {
+            map.remove(id);
+        }
+        assert!(room(&map) < full / 20, "{} of {full}", room(&map));
+        map.retain(|_| false);
+        assert_eq!(room(&map), 0);
     }
 
     /// Names of one bucket must not crowd together: looking one up would compare them all.

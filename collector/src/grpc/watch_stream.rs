@@ -13,7 +13,7 @@ use redkeeper_core::ids::Revision;
 use redkeeper_proto::v1::{self, watch_instances_response::Event};
 use tokio::{
     sync::{mpsc::error::TrySendError, oneshot},
-    time::Interval,
+    time::{Interval, MissedTickBehavior},
 };
 use tokio_stream::{Stream, wrappers};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -79,6 +79,8 @@ impl WatchStream {
     pub(super) fn new(queries: &Queries, filter: Filter, from: Option<Revision>, peer: String) -> Self {
         let filter = Arc::new(filter);
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
+        // A reader that did not read for long is told once.
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         progress.reset();
         queries.metrics.watchers.inc();
         Self {
