@@ -3,7 +3,10 @@
 
 use std::{
     io::BufWriter,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,6 +60,7 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
         LogFormat::Json => builder.json().init(),
     }
     std::panic::set_hook(Box::new(|info| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
         tracing::error!(
             place = info.location().map(tracing::field::display),
             "panic: {info}"
@@ -94,7 +98,10 @@ impl Drop for Finish {
     }
 }
 
-/// Lines that were lost.
+/// Panics of all threads and tasks, those of libraries too, which no supervisor sees.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Lines that were lost, and panics.
 #[derive(Debug)]
 pub(crate) struct LogMetrics;
 
@@ -104,6 +111,9 @@ impl Collector for LogMetrics {
         let help = "Log lines that were lost because nobody read them in time";
         let metric =
             encoder.encode_descriptor("redkeeper_log_lines_lost", help, None, MetricType::Counter)?;
-        ConstCounter::new(u64::try_from(lost).unwrap_or(u64::MAX)).encode(metric)
+        ConstCounter::new(u64::try_from(lost).unwrap_or(u64::MAX)).encode(metric)?;
+        let help = "Panics of any thread or task";
+        let metric = encoder.encode_descriptor("redkeeper_panics", help, None, MetricType::Counter)?;
+        ConstCounter::new(PANICS.load(Ordering::Relaxed)).encode(metric)
     }
 }

@@ -62,6 +62,8 @@ async fn a_worker_that_panics_or_blocks_is_replaced_and_its_instance_stays_true(
         page.contains("probe-worker        panicked") && page.contains("probe-worker        aborted"),
         "{page}"
     );
+    assert_eq!(agent.metric("redkeeper_panics_total"), Some(f64::from(rounds)));
+    assert_eq!(a.metric("redkeeper_panics_total"), Some(0.0));
     let other = a.instance(&ids[1]).await.unwrap();
     assert_eq!(other.revision, before, "the other instance was never touched");
 }
