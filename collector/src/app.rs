@@ -11,6 +11,7 @@ use redkeeper_runtime::{
     admin::{self, Admin},
     clock::Clock,
     daemon::{self, DaemonError},
+    net::{Listeners, Shares},
     signals,
     supervise::Supervisor,
 };
@@ -77,9 +78,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 
 async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let bound = |what, address| move |e| DaemonError::Bind(what, address, e);
-    let grpc_listener = grpc::bind(config.grpc_listen)
-        .await
-        .map_err(bound("grpc_listen", config.grpc_listen))?;
+    let grpc_listener = grpc::bind(config.grpc_listen).map_err(bound("grpc_listen", config.grpc_listen))?;
     let http = admin::bind(config.http_listen).map_err(bound("http_listen", config.http_listen))?;
     let admin_listener =
         admin::bind(config.admin_listen).map_err(bound("admin_listen", config.admin_listen))?;
@@ -90,6 +89,14 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let (replacer, view) = view::channel();
     let (directory, directory_reader) = watch::channel(Directory::default());
     let mut registry = Registry::default();
+    let (listeners, shares) = (Listeners::default(), Shares::of_this_process());
+    registry.register_collector(Box::new(listeners.clone()));
+    let grpc_listener = listeners
+        .add("grpc", grpc_listener, shares.grpc)
+        .listen()
+        .map_err(DaemonError::Start)?;
+    let http = listeners.add("http", http, shares.http);
+    let admin_listener = listeners.add("admin", admin_listener, shares.admin);
     let metrics = Metrics::new(&mut registry, view.clone(), directory_reader.clone(), clock);
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let beats = Arc::new(Beats::default());

@@ -8,6 +8,7 @@ use redkeeper_runtime::{
     admin::{self, Admin},
     clock::Clock,
     daemon::{self, DaemonError},
+    net::{Listeners, Shares},
     signals,
     supervise::Supervisor,
 };
@@ -46,6 +47,8 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
     let supervisor = Supervisor::new(stop.clone());
     let clock = Clock::new();
     let mut registry = Registry::default();
+    let listeners = Listeners::default();
+    registry.register_collector(Box::new(listeners.clone()));
     let metrics = Metrics::new(&mut registry);
     let board = Arc::new(Board::new(clock));
 
@@ -72,6 +75,7 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
         Arc::new(page),
     );
     let address = listener.local_addr().map_err(DaemonError::Start)?;
+    let listener = listeners.add("admin", listener, Shares::of_this_process().admin);
     admin::serve(&admin, vec![(listener, admin.router())]).map_err(DaemonError::Start)?;
     let _listens = supervisor.spawn(
         "signals",

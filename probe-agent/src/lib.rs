@@ -5,6 +5,7 @@
 //! * [`board`]: the table of verdicts; the source of everything that is sent.
 //! * [`redis`]: one connection, I/O only, with [`tls`] where it is spoken. [`worker`]: one instance's task around `core::agent::prober`.
 //! * [`alarm`]: the one timer of all workers.
+//! * [`descriptors`]: how many of them connections to instances may use.
 //! * [`process`]: the server's process as `/proc` shows it.
 //! * [`overseer`]: owns the workers, replaces one that panicked or stopped.
 //! * [`reload`] the configuration on SIGHUP, and [`roster`]: what was discovered.
@@ -19,6 +20,7 @@ pub mod blocking;
 pub mod board;
 pub mod cli;
 pub mod config;
+pub mod descriptors;
 pub mod diagnose;
 pub mod discover;
 pub mod discovery;

@@ -21,6 +21,7 @@ use nix::{
 
 use crate::{
     blocking::Bounded,
+    descriptors::Permit,
     tls::{self, Tls},
 };
 use redkeeper_core::agent::{
@@ -101,6 +102,7 @@ pub struct Connection {
     mute: Option<Mute>,
     /// The address that took it, where it is no Unix socket.
     pub peer: Option<SocketAddr>,
+    _permit: Permit,
 }
 
 /// A connection on which nothing was received yet: its end may have a reason that can be found out.
@@ -156,6 +158,7 @@ pub async fn connect_by_steps(
     limit: Duration,
     steps: &mut Steps,
 ) -> Result<Connection, ConnectFailure> {
+    let permit = Permit::take().map_err(ConnectFailure::Own)?;
     let (mut mute, mut certificate_ends, mut peer) = (None, None, None);
     // First of all: that nothing listens must be known at once, however long files take.
     let stream: Box<dyn Stream> = if target.address.starts_with('/') {
@@ -202,6 +205,7 @@ pub async fn connect_by_steps(
         mute,
         peer,
         certificate_ends,
+        _permit: permit,
     })
 }
 
@@ -468,6 +472,7 @@ mod tests {
             mute: None,
             peer: None,
             certificate_ends: None,
+            _permit: Permit::take().unwrap(),
         };
         theirs
             .write_all(b"+PONG\r\n-LOADING x\r\n$3\r\nab")

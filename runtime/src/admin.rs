@@ -10,7 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
@@ -19,7 +25,9 @@ use prometheus_client::{
 };
 
 use crate::{
+    exposition,
     memory::{self, MemoryMetrics},
+    net,
     stuck::{LOOK_INTERVAL, STUCK_MAX, StuckWatch},
     supervise::Supervisor,
     telemetry::{self, LogMetrics},
@@ -160,7 +168,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn serve(admin: &Admin, servers: Vec<(std::net::TcpListener, Router)>) -> std::io::Result<()> {
+pub fn serve(admin: &Admin, servers: Vec<(net::Bound, Router)>) -> std::io::Result<()> {
     let admin = admin.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -169,10 +177,9 @@ pub fn serve(admin: &Admin, servers: Vec<(std::net::TcpListener, Router)>) -> st
         .name("admin-http".to_owned())
         .spawn(move || {
             let failed = runtime.block_on(async {
-                let servers = servers.into_iter().map(|(listener, router)| async move {
-                    let listener = tokio::net::TcpListener::from_std(listener)?;
-                    axum::serve(listener, router).await
-                });
+                let servers = servers
+                    .into_iter()
+                    .map(|(bound, router)| async move { axum::serve(bound.listen()?, router).await });
                 tokio::select! {
                     ended = futures_util::future::try_join_all(servers) => ended.err(),
                     () = admin.watch_pulse() => None,
@@ -201,15 +208,19 @@ async fn readyz(State(admin): State<Admin>) -> Answer {
     verdict(admin.live().and_then(|()| (admin.inner.ready)()))
 }
 
-async fn metrics(State(admin): State<Admin>) -> Answer {
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     let mut text = String::new();
-    match encode(&mut text, &admin.inner.registry) {
-        Ok(()) => (StatusCode::OK, text),
-        Err(e) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("metrics cannot be encoded: {e}\n"),
-        ),
+    if let Err(e) = encode(&mut text, &admin.inner.registry) {
+        let text = format!("metrics cannot be encoded: {e}\n");
+        return (StatusCode::INTERNAL_SERVER_ERROR, text).into_response();
     }
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let (kind, text) = if accept.is_some_and(exposition::prefers_openmetrics) {
+        (exposition::OPENMETRICS, text)
+    } else {
+        (exposition::CLASSIC, exposition::classic(&text))
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 async fn index(State(admin): State<Admin>) -> String {
@@ -304,56 +315,90 @@ impl Collector for TaskMetrics {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt;
 
     use super::*;
 
-    fn get(address: SocketAddr, path: &str) -> String {
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    /// The answer to a request, made on a thread and runtime of its own, as the server does.
+    fn get(admin: &Admin, path: &str, accept: &str) -> (StatusCode, String, String) {
+        let request = Request::get(path).header(header::ACCEPT, accept);
+        let request = request.body(Body::empty()).unwrap();
+        let router = admin.router();
+        let ask = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let answer = router.oneshot(request).await.unwrap();
+                let kind = answer.headers()[header::CONTENT_TYPE]
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
+                let status = answer.status();
+                let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+                (status, kind, String::from_utf8(body.to_vec()).unwrap())
+            })
+        };
+        std::thread::spawn(ask).join().unwrap()
+    }
+
+    fn admin() -> Admin {
+        Admin::new(
+            "test".to_owned(),
+            Supervisor::new(tokio_util::sync::CancellationToken::new()),
+            Registry::default(),
+            Arc::new(|| Err("nobody is connected".to_owned())),
+            Arc::new(|| "the end".to_owned()),
         )
-        .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
+    }
+
+    fn on_a_runtime<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(test)
     }
 
     /// The main runtime has one thread here, and that thread is stuck in this function.
     #[test]
     fn it_answers_while_the_main_runtime_is_stuck_and_says_so() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let supervisor = Supervisor::new(tokio_util::sync::CancellationToken::new());
-            let ready = Arc::new(|| Err("nobody is connected".to_owned()));
-            let page = Arc::new(|| "the end".to_owned());
-            let admin = Admin::new(
-                "test".to_owned(),
-                supervisor.clone(),
-                Registry::default(),
-                ready,
-                page,
-            );
-            let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
-            let address = listener.local_addr().unwrap();
-            serve(&admin, vec![(listener, admin.router())]).unwrap();
+        on_a_runtime(async {
+            let admin = admin();
+            let page = |path| get(&admin, path, "").2;
             // From here on nothing awaits: the runtime does not run.
-            assert!(get(address, "/livez").starts_with("HTTP/1.1 200"));
-            let tasks = get(address, "/debug/tasks");
+            assert_eq!(get(&admin, "/livez", "").0, StatusCode::OK);
+            let tasks = page("/debug/tasks");
             assert!(tasks.contains("pulse") && tasks.ends_with("the end"), "{tasks}");
-            assert!(get(address, "/debug/tasks/count").ends_with("\r\n\r\n1\n"));
-            assert!(get(address, "/metrics").contains("redkeeper_tasks_alive{kind=\"pulse\"} 1"));
-            assert!(get(address, "/readyz").contains("nobody is connected"));
+            assert_eq!(page("/debug/tasks/count"), "1\n");
+            assert!(page("/readyz").contains("nobody is connected"));
             let deadline = Instant::now() + PULSE_MAX_AGE * 3;
-            while !get(address, "/livez").contains("has not run for") {
+            while !page("/livez").contains("has not run for") {
                 assert!(Instant::now() < deadline, "a stuck runtime still counts as alive");
                 std::thread::sleep(Duration::from_millis(50));
             }
+        });
+    }
+
+    #[test]
+    fn metrics_come_in_the_format_that_was_asked_for() {
+        on_a_runtime(async {
+            let admin = admin();
+            let (status, kind, text) = get(&admin, "/metrics", "*/*");
+            assert_eq!(
+                (status, kind.as_str()),
+                (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8")
+            );
+            assert!(
+                text.contains("redkeeper_tasks_alive{kind=\"pulse\"} 1\n"),
+                "{text}"
+            );
+            assert!(
+                text.contains("# TYPE redkeeper_panics_total counter\n") && !text.contains("# EOF"),
+                "{text}"
+            );
+            let (_, kind, text) = get(&admin, "/metrics", "application/openmetrics-text;version=1.0.0");
+            assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+            assert!(
+                text.contains("# TYPE redkeeper_panics counter\n") && text.ends_with("# EOF\n"),
+                "{text}"
+            );
         });
     }
 }

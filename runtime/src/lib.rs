@@ -5,6 +5,7 @@
 //! * [`stuck`]: when a blocked main runtime ends the process.
 //! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their place.
 //! * [`memory`]: the allocator, and what it holds.
+//! * [`net`]: listeners with limits, a pause after errors, and metrics.
 //! * [`daemon`]: what starting and stopping is for both.
 //! * [`telemetry`], [`signals`], [`clock`], [`errors`], [`exit`]: logs, shutdown requests, time, error
 //!   texts, exit codes.
@@ -15,7 +16,9 @@ pub mod config;
 pub mod daemon;
 pub mod errors;
 pub mod exit;
+mod exposition;
 pub mod memory;
+pub mod net;
 pub mod signals;
 pub mod stuck;
 pub mod supervise;

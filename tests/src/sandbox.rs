@@ -30,6 +30,7 @@ pub struct Sandbox {
     /// Held as long as the owner lives, so that others know the folder of a dead one.
     _lock: File,
     binaries: PathBuf,
+    descriptors: Option<u32>,
 }
 
 /// Removes what owners that were killed left in `folder`. Their processes ended with them.
@@ -89,7 +90,13 @@ impl Sandbox {
             folder,
             _lock: lock,
             binaries,
+            descriptors: None,
         }
+    }
+
+    /// Commands of this workspace that are started from now on may open so many files.
+    pub fn limit_descriptors(&mut self, descriptors: u32) {
+        self.descriptors = Some(descriptors);
     }
 
     /// A path in the folder.
@@ -99,7 +106,15 @@ impl Sandbox {
 
     /// A command of this workspace.
     pub fn command(&self, binary: &str) -> Command {
-        let mut command = Command::new(self.binaries.join(binary));
+        let binary = self.binaries.join(binary);
+        let mut command = match self.descriptors {
+            Some(n) => {
+                let mut limited = Command::new("prlimit");
+                limited.arg(format!("--nofile={n}:{n}")).arg(binary);
+                limited
+            }
+            None => Command::new(binary),
+        };
         command
             .env_clear()
             .env("PATH", std::env::var("PATH").unwrap_or_default())

@@ -13,10 +13,10 @@ use redkeeper_proto::{
     },
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 use tonic_health::ServingStatus;
 
-use redkeeper_runtime::clock::Clock;
+use redkeeper_runtime::{clock::Clock, net};
 
 use crate::directory;
 
@@ -24,6 +24,7 @@ mod answer_stream;
 mod answers;
 mod aside;
 pub mod errors;
+mod incoming;
 pub mod ingest;
 pub mod peer;
 pub mod status_service;
@@ -61,8 +62,8 @@ pub struct Services {
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn bind(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
+pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
     // Connections inherit it from their listener.
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     setsockopt(&listener, sockopt::KeepAlive, &true)?;
@@ -81,7 +82,7 @@ const LEADER_HEALTH_INTERVAL: std::time::Duration = std::time::Duration::from_mi
 /// # Errors
 /// When the transport or reflection fails.
 pub async fn serve(
-    listener: tokio::net::TcpListener,
+    listener: net::Listener,
     services: Services,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -107,8 +108,7 @@ pub async fn serve(
     let agents = AgentServiceServer::new(services.ingest).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
     let tools = StatusServiceServer::new(services.queries).max_decoding_message_size(TOOL_MESSAGE_BYTES_MAX);
     let peers = PeerServiceServer::new(peer::Peers).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
-    // Small messages must not wait for more.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming::connections(listener);
     let server = Server::builder()
         .accept_http1(false)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
