@@ -3,10 +3,15 @@
 
 use std::{
     fs::File,
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::Signal,
+};
 use redkeeper_proto::v1::{
     self, Snapshot, agent_service_client::AgentServiceClient, report_status_request::Message,
 };
@@ -139,11 +144,14 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     let log = sandbox.path("collector-a.log");
     let made = std::process::Command::new("mkfifo").arg(&log).status();
     assert!(made.unwrap().success());
-    let _never_read = File::options().read(true).write(true).open(&log).unwrap();
-    let mut a = sandbox.collector("a", None).await;
+    // Nobody reads from it; it keeps the pipe open, and tells whether something fits in.
+    let pipe = File::options().read(true).write(true).open(&log).unwrap();
+    // As small as the kernel allows, and a library that says what it does with each frame.
+    fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(4_096)).unwrap();
+    let filter = "standalone = true\n[log]\nfilter = \"info,h2=trace\"\n";
+    let mut a = sandbox.collector_with("a", filter).await;
     std::fs::remove_file(&log).unwrap();
 
-    // Each new instance is a line; the pipe takes 64 KiB.
     let instances = (1..=1_000).map(|n| report("db01", n, v1::Reason::Ok));
     let instances: Vec<_> = instances.collect();
     let parts = instances.chunks(64).map(|part| Snapshot {
@@ -158,6 +166,11 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
 
     let up = || async { a.metric("redkeeper_instances{state=\"UP\",reason=\"OK\"}") };
     eventually("all are UP", up, |n| *n == Some(1_000.0)).await;
+    let full = || {
+        let mut asked = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
+        std::future::ready(poll(&mut asked, PollTimeout::ZERO) == Ok(0))
+    };
+    eventually("the pipe is full", full, |full| *full).await;
     assert_eq!(a.state("db01:1000").await, "UP/OK");
     assert_eq!(a.metric("redkeeper_log_lines_lost_total"), Some(0.0));
     a.process.signal(Signal::SIGTERM);
