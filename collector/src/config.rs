@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, time::Duratio
 use redkeeper_core::ids::CollectorId;
 use redkeeper_runtime::{
     config::{ConfigError, Dict, Problem, Sources},
-    daemon::{Configuration, Log},
+    daemon::{Configuration, Log, listen_address},
 };
 use serde::Deserialize;
 
@@ -108,6 +108,8 @@ pub struct Config {
     pub zookeeper: Option<ZooKeeperConfig>,
     /// Logs.
     pub log: Log,
+    /// What a person should know about it.
+    pub notes: Vec<String>,
 }
 
 impl fmt::Display for Config {
@@ -119,6 +121,10 @@ impl fmt::Display for Config {
 impl Configuration for Config {
     fn log(&self) -> &Log {
         &self.log
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 }
 
@@ -142,12 +148,16 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     let raw: Raw = sources.extract()?;
     let mut problems = Vec::new();
     match validate(raw, &mut problems) {
-        Some(config) if problems.is_empty() => Ok(config),
+        Some(config) if problems.is_empty() => Ok(Config {
+            notes: sources.notes(),
+            ..config
+        }),
         _ => Err(sources.error(problems)),
     }
 }
 
 fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
+    problems.extend(raw.log.problems());
     let mut wrong = |path: &str, message: String| problems.push(Problem::new(path, message));
     let default_id = if raw.standalone { "standalone" } else { "" };
     let id = CollectorId::new(raw.id.as_deref().unwrap_or(default_id))
@@ -159,10 +169,8 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         })
         .ok();
     let mut address = |key: &str, text: &str| {
-        let parsed = text.parse::<SocketAddr>();
-        parsed
-            .map_err(|_| wrong(key, format!("{text:?} is no ADDRESS:PORT such as 127.0.0.1:7400")))
-            .ok()
+        let parsed = listen_address(text, "127.0.0.1:7400");
+        parsed.map_err(|e| wrong(key, e)).ok()
     };
     let grpc_listen = address("grpc_listen", &raw.grpc_listen);
     let http_listen = address("http_listen", &raw.http_listen);
@@ -193,11 +201,8 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         wrong("silent_after", text);
     }
     let root = raw.zookeeper.root.trim_end_matches('/').to_owned();
-    if !root.starts_with('/') || root.contains("//") || root.len() > 100 {
-        wrong(
-            "zookeeper.root",
-            format!("{root:?} is no path such as /redkeeper with at most 100 bytes"),
-        );
+    if let Err(e) = check_root(&root) {
+        wrong("zookeeper.root", format!("{root:?} {e}"));
     }
     if !raw.standalone {
         for server in raw.zookeeper.servers.split(',') {
@@ -211,6 +216,9 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
                 );
             }
         }
+    }
+    if let Some(Err(e)) = raw.advertise.as_deref().map(check_advertised) {
+        wrong("advertise", e);
     }
     let zookeeper = (!raw.standalone).then_some(ZooKeeperConfig {
         servers: raw.zookeeper.servers,
@@ -230,7 +238,54 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         shutdown_grace: raw.shutdown_grace,
         zookeeper,
         log: raw.log,
+        notes: Vec::new(),
     })
+}
+
+/// Longest root: with the longest id, a path stays below 300 bytes.
+const ROOT_BYTES_MAX: usize = 100;
+
+/// What ZooKeeper takes as a path, and what this collector can live with.
+fn check_root(root: &str) -> Result<(), String> {
+    let parts = root.strip_prefix('/').ok_or("is no path such as /redkeeper")?;
+    if root.len() > ROOT_BYTES_MAX {
+        return Err(format!("has more than {ROOT_BYTES_MAX} bytes"));
+    }
+    let refused =
+        |c: char| c.is_control() || ('\u{e000}'..='\u{f8ff}').contains(&c) || ('\u{fff0}'..).contains(&c);
+    if let Some(c) = root.chars().find(|c| refused(*c)) {
+        return Err(format!("contains {c:?}, which ZooKeeper refuses"));
+    }
+    match parts.split('/').find(|part| ["", ".", ".."].contains(part)) {
+        Some("") => Err("has an empty part; write it as /redkeeper".to_owned()),
+        Some(part) => Err(format!("has the part {part:?}, which ZooKeeper refuses")),
+        None if parts == "zookeeper" || parts.starts_with("zookeeper/") => {
+            Err("is ZooKeeper's own; name another one".to_owned())
+        }
+        None => Ok(()),
+    }
+}
+
+/// An address that others can use.
+fn check_advertised(text: &str) -> Result<(), String> {
+    let parts = text.rsplit_once(':');
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    if !parts
+        .is_some_and(|(host, port)| !host.is_empty() && !host.contains(char::is_whitespace) && is_port(port))
+    {
+        return Err(format!(
+            "{text:?} is not a valid HOST:PORT such as db01.example:7400; without it, the host's name is used"
+        ));
+    }
+    if text
+        .parse::<SocketAddr>()
+        .is_ok_and(|address| address.ip().is_unspecified())
+    {
+        return Err(format!(
+            "{text:?} is reachable for nobody; name the host or one of its addresses"
+        ));
+    }
+    Ok(())
 }
 
 /// The address that others can use: a wildcard is replaced by the host's name.
@@ -251,7 +306,8 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_with_its_line() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let text = "grpc_listen = 'here'\nsilent_after = '1s'\nheartbeat_interval = '1s'\n[zookeeper]\nservers = 'zk'\nroot = 'x'\n";
+        let text = "grpc_listen = 'here'\nsilent_after = '1s'\nheartbeat_interval = '1s'\n[zookeeper]\nservers = 'zk'\nroot = 'x'\n\
+                    [log]\nfilter = 'info,x=loud'\n";
         std::fs::write(file.path(), text).unwrap();
         let error = load(
             &Cli {
@@ -264,12 +320,76 @@ mod tests {
         .to_string();
         for part in [
             "id: is empty; give each collector a name",
-            ":1:1: grpc_listen: \"here\" is no ADDRESS:PORT",
+            ":1:1: grpc_listen: \"here\" is not a valid ADDRESS:PORT",
             ":2:1: silent_after: 1s is less than two heartbeats",
             ":5:1: zookeeper.servers: \"zk\" is no HOST:PORT",
             ":6:1: zookeeper.root: \"x\" is no path",
+            ":8:1: log.filter: \"info,x=loud\" is no log filter",
         ] {
             assert!(error.contains(part), "{part}\nnot in\n{error}");
         }
+    }
+
+    /// What would fail at the start, or could never work, is refused by the check as well.
+    #[test]
+    fn what_can_never_work_is_refused() {
+        let problems = |raw: Raw| {
+            let mut problems = Vec::new();
+            validate(raw, &mut problems);
+            problems
+                .into_iter()
+                .map(|p| format!("{}: {}", p.path.join("."), p.message))
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        let raw = || Raw {
+            id: Some("a".to_owned()),
+            ..Raw::default()
+        };
+        assert_eq!(problems(raw()), "");
+        for (root, wanted) in [
+            ("/a/../b", "has the part \"..\""),
+            ("/a/./b", "has the part \".\""),
+            ("/a//b", "has an empty part"),
+            ("/", "is no path"),
+            ("/a\u{1}b", "which ZooKeeper refuses"),
+            ("/a\u{fff3}b", "which ZooKeeper refuses"),
+            ("/zookeeper", "is ZooKeeper's own"),
+        ] {
+            let mut raw = raw();
+            raw.zookeeper.root = root.to_owned();
+            let problems = problems(raw);
+            assert!(
+                problems.starts_with("zookeeper.root: ") && problems.contains(wanted),
+                "{root:?}: {problems}"
+            );
+        }
+        for advertise in [
+            "",
+            "host",
+            ":7400",
+            "host:0",
+            "host:99999",
+            "0.0.0.0:7400",
+            "[::]:7400",
+            "a b:7400",
+        ] {
+            let raw = Raw {
+                advertise: Some(advertise.to_owned()),
+                ..raw()
+            };
+            assert!(problems(raw).starts_with("advertise: "), "{advertise:?}");
+        }
+        let raw = Raw {
+            http_listen: "127.0.0.1:0".to_owned(),
+            admin_listen: " 127.0.0.1:7402".to_owned(),
+            ..raw()
+        };
+        let problems = problems(raw);
+        assert!(
+            problems.starts_with("http_listen: ") && problems.contains("has port 0"),
+            "{problems}"
+        );
+        assert!(!problems.contains("admin_listen"), "{problems}");
     }
 }

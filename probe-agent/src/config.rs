@@ -15,7 +15,7 @@ use redkeeper_core::{
 };
 use redkeeper_runtime::{
     config::{ConfigError, Problem, Sources},
-    daemon::{Configuration, Log},
+    daemon::{Configuration, Log, listen_address},
 };
 
 mod instance;
@@ -100,6 +100,8 @@ pub struct Config {
     pub reload_drop_max_percent: u8,
     /// Logs.
     pub log: Log,
+    /// What a person should know about it.
+    pub notes: Vec<String>,
     /// What to probe.
     pub instances: Vec<InstanceConfig>,
     /// Where to look for more.
@@ -130,6 +132,10 @@ impl Configuration for Config {
     fn log(&self) -> &Log {
         &self.log
     }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
 }
 
 /// Reads and validates everything.
@@ -159,12 +165,16 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     let mut problems = Vec::new();
     let config = validate(raw, folders, &mut problems);
     match config {
-        Some(config) if problems.is_empty() => Ok(config),
+        Some(config) if problems.is_empty() => Ok(Config {
+            notes: sources.notes(),
+            ..config
+        }),
         _ => Err(sources.error(problems)),
     }
 }
 
 fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<Config> {
+    problems.extend(raw.log.problems());
     let mut wrong = |path: &str, message: String| problems.push(Problem::new(path, message));
     let host = nix::unistd::gethostname()
         .ok()
@@ -173,15 +183,8 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
     let id = AgentId::new(raw.id.as_deref().unwrap_or(&host))
         .map_err(|e| wrong("id", format!("{e}; set `id` to a name for this host")))
         .ok();
-    let admin_listen = raw
-        .admin_listen
-        .parse::<SocketAddr>()
-        .map_err(|_| {
-            wrong(
-                "admin_listen",
-                format!("{:?} is no ADDRESS:PORT such as 127.0.0.1:7420", raw.admin_listen),
-            )
-        })
+    let admin_listen = listen_address(&raw.admin_listen, "127.0.0.1:7420")
+        .map_err(|e| wrong("admin_listen", e))
         .ok();
     if raw.collectors.is_empty() {
         wrong(
@@ -282,6 +285,7 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
         shutdown_grace: raw.shutdown_grace,
         reload_drop_max_percent: raw.reload_drop_max_percent,
         log: raw.log,
+        notes: Vec::new(),
         instances,
     })
 }

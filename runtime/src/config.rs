@@ -16,6 +16,10 @@ use figment::{
 };
 use serde::de::DeserializeOwned;
 
+use service_links::ServiceLinks;
+
+mod service_links;
+
 /// Most mistakes that are reported at one time.
 const PROBLEMS_MAX: usize = 50;
 
@@ -70,6 +74,8 @@ pub struct Sources {
     file: Option<(PathBuf, String)>,
     env: Vec<(String, String)>,
     flags: Dict,
+    /// Variables that Kubernetes sets.
+    ignored: Vec<String>,
 }
 
 /// Prefix of environment variables; `__` stands between the parts of a key.
@@ -80,11 +86,6 @@ const ENV_OTHERS: &[&str] = &["REDKEEPER_ENDPOINTS", "REDKEEPER_CONFIG", "REDKEE
 /// The process environment. A variable that is not UTF-8 is none of ours.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-}
-
-/// Kubernetes announces a Service named `redkeeper...` to every pod in such variables.
-fn is_service_link(key: &str) -> bool {
-    key.contains("_SERVICE_") || key.contains("_PORT")
 }
 
 impl Sources {
@@ -120,14 +121,28 @@ impl Sources {
                 path.display()
             )]));
         }
-        let ours = |(key, _): &(String, String)| {
-            key.starts_with(ENV_PREFIX) && !ENV_OTHERS.contains(&key.as_str()) && !is_service_link(key)
-        };
+        let with_prefix =
+            |(key, _): &(String, String)| key.starts_with(ENV_PREFIX) && !ENV_OTHERS.contains(&key.as_str());
+        let all: Vec<_> = env.into_iter().filter(with_prefix).collect();
+        let links = ServiceLinks::find(all.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        let (ignored, env): (Vec<_>, Vec<_>) = all.into_iter().partition(|(key, _)| links.contains(key));
         Ok(Self {
             file,
-            env: env.into_iter().filter(ours).collect(),
+            env,
             flags,
+            ignored: ignored.into_iter().map(|(key, _)| key).collect(),
         })
+    }
+
+    /// What a person should know about a configuration that is right. One sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        if self.ignored.is_empty() {
+            return Vec::new();
+        }
+        vec![format!(
+            "these environment variables are ignored, because Kubernetes sets them for a Service: {}",
+            self.ignored.join(", ")
+        )]
     }
 
     /// The merged configuration as `T`.
@@ -405,6 +420,34 @@ mod tests {
                 config.nested.interval.as_str()
             ),
             ("12345", 1, "5s")
+        );
+    }
+
+    #[test]
+    fn variables_that_announce_a_service_are_ignored_and_said_and_no_others() {
+        let env = [
+            ("REDKEEPER_PORT", "tcp://10.0.0.1:7400"),
+            ("REDKEEPER_SERVICE_HOST", "10.0.0.1"),
+            ("REDKEEPER_COUNT", "3"),
+        ];
+        let sources = sources("", &env).unwrap();
+        assert_eq!(sources.extract::<Config>().unwrap().count, 3);
+        let notes = sources.notes().join("\n");
+        assert!(
+            notes.contains("REDKEEPER_PORT, REDKEEPER_SERVICE_HOST"),
+            "{notes}"
+        );
+
+        let env = [
+            ("REDKEEPER_ADMIN_PORT", "7402"),
+            ("REDKEEPER_ZK_SERVICE_HOST", "zk"),
+        ];
+        let error = self::sources("", &env).unwrap().extract::<Config>().unwrap_err();
+        assert_eq!(error.lines().len(), 2, "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("environment variable REDKEEPER_ADMIN_PORT: admin_port: unknown key")
         );
     }
 

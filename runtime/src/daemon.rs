@@ -1,12 +1,12 @@
 //! What starting and stopping is for both daemons: configuration, logs, exit code, the verdict of the shutdown.
 
-use std::{fmt, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{fmt, io::Write, net::SocketAddr, process::ExitCode, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::ConfigError,
+    config::{ConfigError, Problem},
     exit,
     supervise::Supervisor,
     telemetry::{self, LogFormat},
@@ -32,6 +32,34 @@ impl Default for Log {
     }
 }
 
+impl Log {
+    /// What is wrong with it.
+    pub fn problems(&self) -> Vec<Problem> {
+        let wrong = telemetry::check_filter(&self.filter).err();
+        wrong
+            .map(|text| Problem::new("log.filter", text))
+            .into_iter()
+            .collect()
+    }
+}
+
+/// An `ADDRESS:PORT` to listen on.
+///
+/// # Errors
+/// Says why nobody could reach it; `example` is one that is right.
+pub fn listen_address(text: &str, example: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .trim()
+        .parse()
+        .map_err(|_| format!("{text:?} is not a valid ADDRESS:PORT such as {example}"))?;
+    if address.port() == 0 {
+        return Err(format!(
+            "{text:?} has port 0, which nobody could know; name one, such as {example}"
+        ));
+    }
+    Ok(address)
+}
+
 /// Why a daemon could not run or did not stop well.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -53,6 +81,8 @@ pub enum DaemonError {
 pub trait Configuration: fmt::Display {
     /// Logs.
     fn log(&self) -> &Log;
+    /// What a person should know about it, although it is right. One sentence each.
+    fn notes(&self) -> &[String];
 }
 
 /// The rest of `main`, once flags and configuration have been read: says what is wrong, or what was checked, or
@@ -65,23 +95,30 @@ pub fn main<C: Configuration>(
     let config = match loaded {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("{error}");
+            // Where nobody reads, the exit code says it.
+            writeln!(std::io::stderr(), "{error}").ok();
             return exit::config();
         }
     };
     if check_only {
-        println!("configuration ok: {config}");
+        let notes = config.notes().iter().map(|note| format!("note: {note}\n"));
+        let text: String = notes.chain([format!("configuration ok: {config}\n")]).collect();
+        // The exit code says the same where nobody reads.
+        std::io::stdout().write_all(text.as_bytes()).ok();
         return exit::OK;
     }
     let log = config.log();
     if let Err(error) = telemetry::init(&log.filter, log.format) {
-        eprintln!("error: log.filter: {error}");
+        writeln!(std::io::stderr(), "error: log.filter: {error}").ok();
         return exit::config();
     }
     let _last_lines = telemetry::Finish;
     match raise_descriptor_limit() {
         Ok(limit) => tracing::debug!(limit, "file descriptors"),
         Err(e) => tracing::warn!("the limit of file descriptors cannot be raised: {e}"),
+    }
+    for note in config.notes() {
+        tracing::info!("{note}");
     }
     match run(config) {
         Ok(()) => exit::OK,

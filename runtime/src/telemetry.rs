@@ -36,13 +36,28 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether [`init`] takes this filter.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    parse_filter(filter).map(drop)
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
+    let wrong = |e| {
+        format!("{filter:?} is no log filter such as \"info\" or \"info,redkeeper_collector=debug\": {e}")
+    };
+    EnvFilter::try_new(filter).map_err(wrong)
+}
+
 /// Starts logging with a filter such as `info` or `info,redkeeper_collector=debug`. Panics are logged too. The last
 /// lines are written by [`finish`].
 ///
 /// # Errors
 /// When the filter cannot be parsed.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|e| format!("{filter:?} is no log filter: {e}"))?;
+    let filter = parse_filter(filter)?;
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_MAX)
         .thread_name("log")
