@@ -4,7 +4,7 @@ use crate::{
     ids::{AgentId, ClusterName, InstanceId},
     limits::EVIDENCE_BYTES_MAX,
     run_id::RunId,
-    time::WallMs,
+    time::{KnownWallMs, WallMs},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -73,6 +73,7 @@ closed!(
         ClusterDown = "CLUSTER_DOWN",
         MaxClients = "MAX_CLIENTS",
         NewConnectionsFail = "NEW_CONNECTIONS_FAIL",
+        WritesBlocked = "WRITES_BLOCKED",
         AuthRequired = "AUTH_REQUIRED",
         AuthFailed = "AUTH_FAILED",
         PermissionDenied = "PERMISSION_DENIED",
@@ -113,7 +114,8 @@ impl Reason {
             | Self::NotEnoughReplicas
             | Self::ClusterDown
             | Self::MaxClients
-            | Self::NewConnectionsFail => State::Degraded,
+            | Self::NewConnectionsFail
+            | Self::WritesBlocked => State::Degraded,
             Self::AuthRequired
             | Self::AuthFailed
             | Self::PermissionDenied
@@ -143,7 +145,9 @@ impl Reason {
             State::Down => (No, No),
             State::Unknown => (Unknown, Unknown),
             State::Degraded => match self {
-                Self::Loading | Self::MasterLinkDown | Self::ClusterDown => (No, No),
+                Self::Loading | Self::MasterLinkDown => (No, No),
+                // A node may be told to serve reads of its own slots all the same (cluster-allow-reads-when-down).
+                Self::ClusterDown => (Unknown, No),
                 Self::MaxClients | Self::NewConnectionsFail => (Unknown, Unknown),
                 _ => (Yes, No),
             },
@@ -207,9 +211,11 @@ pub struct Verdict {
     /// Restarts seen, told by changes of `run_id`.
     pub restarts: u32,
     /// When the server's TLS certificate ends (`notAfter`), by the wall clock; `None` where TLS is not spoken.
-    pub certificate_ends: Option<WallMs>,
+    pub certificate_ends: Option<KnownWallMs>,
     /// Its state changes again and again.
     pub flapping: bool,
+    /// What clients can do, (reads, writes), where more is known than the reason tells. Counts while DEGRADED only.
+    pub known_abilities: Option<(Ability, Ability)>,
 }
 
 impl Verdict {
@@ -227,6 +233,7 @@ impl Verdict {
             restarts: 0,
             certificate_ends: None,
             flapping: false,
+            known_abilities: None,
         }
     }
 
@@ -237,7 +244,10 @@ impl Verdict {
 
     /// (reads, writes).
     pub const fn abilities(&self) -> (Ability, Ability) {
-        self.reason.abilities(self.role)
+        match (self.state(), self.known_abilities) {
+            (State::Degraded, Some(known)) => known,
+            _ => self.reason.abilities(self.role),
+        }
     }
 }
 

@@ -39,3 +39,19 @@ fn micros(duration: Duration) -> u64 {
 /// Wall-clock time in milliseconds since the Unix epoch. For people: never compared with another clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct WallMs(pub u64);
+/// A wall-clock time that is known, so not zero: an optional one takes no more memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KnownWallMs(std::num::NonZeroU64);
+
+impl KnownWallMs {
+    /// `None` for zero, which stands for a time that is not known.
+    pub fn new(time: WallMs) -> Option<Self> {
+        std::num::NonZeroU64::new(time.0).map(Self)
+    }
+}
+
+impl From<KnownWallMs> for WallMs {
+    fn from(time: KnownWallMs) -> Self {
+        Self(time.0.get())
+    }
+}

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
+    pin::Pin,
     process::ExitCode,
     time::Duration,
 };
@@ -112,6 +113,7 @@ async fn diagnose(probe: &Probe) -> Diagnosis {
         process: None,
         sight: None,
         mute: None,
+        second: None,
         sent: VecDeque::new(),
         timings: BTreeMap::new(),
     };
@@ -127,6 +129,8 @@ struct Session {
     sight: Option<Sight>,
     /// The connection that ended last went here, without TLS, and nothing came back on it.
     mute: Option<SocketAddr>,
+    /// A second connection under way, because the present one is silent.
+    second: Option<Pin<Box<dyn Future<Output = Input> + Send>>>,
     sent: VecDeque<(Command, Mono)>,
     timings: BTreeMap<&'static str, f64>,
 }
@@ -144,6 +148,7 @@ impl Session {
                     tokio::select! {
                         biased;
                         input = next(&mut self.connection, &mut self.mute) => input,
+                        input = answered(&mut self.second) => input,
                         () = tokio::time::sleep_until(deadline) => Input::Tick,
                     }
                 }
@@ -226,7 +231,12 @@ impl Session {
                     Err(_) => inputs.push_back(Input::Tick),
                 }
             }
-            Effect::Disconnect => self.connection = None,
+            Effect::Disconnect => (self.connection, self.second) = (None, None),
+            Effect::AskSecond(limit) => {
+                let target = self.target.clone();
+                let ask = async move { Input::Second(redis::try_fresh(&target, limit).await.0) };
+                self.second = Some(Box::pin(ask));
+            }
             Effect::Send(commands) => {
                 let now = self.clock.now();
                 self.sent.extend(commands.iter().map(|command| (*command, now)));
@@ -245,11 +255,24 @@ impl Session {
                 inputs.extend(self.sight.map(Input::Inspected));
             }
             Effect::TryFresh
+            | Effect::MuteConnection
             | Effect::Round
             | Effect::Latency(_)
             | Effect::Verdict(_)
             | Effect::Paused(_) => {}
         }
+    }
+}
+
+/// What the second connection is answered; never, where there is none.
+async fn answered(second: &mut Option<Pin<Box<dyn Future<Output = Input> + Send>>>) -> Input {
+    match second {
+        Some(asking) => {
+            let input = asking.as_mut().await;
+            *second = None;
+            input
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -311,7 +334,7 @@ impl Diagnosis {
             "role": verdict.role.as_str(),
             "master": &*verdict.master_address,
             "run_id": verdict.run_id.to_string(),
-            "certificate_ends": verdict.certificate_ends.map(date),
+            "certificate_ends": verdict.certificate_ends.map(|ends| date(ends.into())),
             "uptime_seconds": self.info.uptime_seconds,
             "clients": limited(self.info.health.clients, self.info.health.max_clients),
             "memory_bytes": limited(self.info.health.used_memory, self.info.health.max_memory),
@@ -365,7 +388,7 @@ impl Diagnosis {
         if !verdict.run_id.is_empty() {
             lines.push(("run_id", verdict.run_id.to_string()));
         }
-        if let Some(ends) = verdict.certificate_ends {
+        if let Some(ends) = verdict.certificate_ends.map(WallMs::from) {
             lines.push(("TLS", format!("certificate ends {}", date(ends))));
         }
         let process = self.process.map_or_else(

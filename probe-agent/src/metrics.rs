@@ -21,6 +21,8 @@ type Labels = [(&'static str, &'static str); 1];
 pub struct Metrics {
     /// Completed probe rounds.
     pub rounds: Counter,
+    /// Connections that were mute while their server answered on another one.
+    pub mute_connections: Counter,
     /// Time from PING to its answer, in seconds.
     pub latency: Histogram,
     /// Changes of verdicts by reason.
@@ -48,6 +50,7 @@ impl Metrics {
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             rounds: Counter::default(),
+            mute_connections: Counter::default(),
             latency: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
             verdicts: Family::default(),
             fresh: Family::default(),
@@ -63,6 +66,11 @@ impl Metrics {
             "redkeeper_probe_rounds",
             "Completed probe rounds",
             metrics.rounds.clone(),
+        );
+        registry.register(
+            "redkeeper_mute_connections",
+            "Connections that were mute while their server answered on another one",
+            metrics.mute_connections.clone(),
         );
         registry.register(
             "redkeeper_probe_duration_seconds",

@@ -27,7 +27,7 @@ use crate::{
 use redkeeper_core::agent::{
     prober::{Command, ConnectFailure},
     reply::{self, Meaning, Reply},
-    resp::{Frame, frame, read},
+    resp::{Decoded, Decoder},
 };
 use redkeeper_core::time::WallMs;
 use tokio::{
@@ -93,8 +93,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 /// An open connection.
 pub struct Connection {
     stream: Box<dyn Stream>,
-    /// What came beyond the last answer, or of one that is not whole yet.
-    kept: Vec<u8>,
+    decoder: Decoder,
     auth: Option<Vec<u8>>,
     /// When the certificate that the server showed ends.
     pub certificate_ends: Option<WallMs>,
@@ -200,7 +199,7 @@ pub async fn connect_by_steps(
     };
     Ok(Connection {
         stream,
-        kept: Vec::new(),
+        decoder: Decoder::default(),
         auth,
         mute,
         peer,
@@ -378,7 +377,7 @@ impl Connection {
 
     /// As [`receive`](Self::receive).
     pub fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Received> {
-        if !self.kept.is_empty()
+        if self.decoder.has_kept()
             && let Some(received) = self.first(&[])
         {
             return Poll::Ready(received);
@@ -400,31 +399,17 @@ impl Connection {
         }
     }
 
-    /// The first answer of what was kept and what came now. What is left over is kept.
+    /// The first answer of what was kept and what came now.
     fn first(&mut self, came: &[u8]) -> Option<Received> {
-        let mut kept = std::mem::take(&mut self.kept);
-        let bytes = if kept.is_empty() {
-            came
-        } else {
-            kept.extend_from_slice(came);
-            &kept
-        };
-        match frame(bytes) {
-            Frame::Complete(length) => {
-                let reply = read(&bytes[..length]);
-                self.kept = bytes[length..].to_vec();
-                Some(Received::Reply(reply))
-            }
-            Frame::Incomplete => {
-                self.kept = if kept.is_empty() { came.to_vec() } else { kept };
-                None
-            }
+        match self.decoder.next(came) {
+            Decoded::Reply(reply) => Some(Received::Reply(reply)),
+            Decoded::Incomplete => None,
             // It may echo what was sent, the password included.
-            Frame::Invalid if self.auth.is_some() => Some(Received::Garbage("not shown".to_owned())),
-            Frame::Invalid => {
-                let start = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]);
-                Some(Received::Garbage(format!("{start:?}")))
-            }
+            Decoded::Invalid(_) if self.auth.is_some() => Some(Received::Garbage("not shown".to_owned())),
+            Decoded::Invalid(start) => Some(Received::Garbage(format!(
+                "{:?}",
+                String::from_utf8_lossy(&start)
+            ))),
         }
     }
 
@@ -467,7 +452,7 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         let mut connection = Connection {
             stream: Box::new(ours),
-            kept: Vec::new(),
+            decoder: Decoder::default(),
             auth: None,
             mute: None,
             peer: None,

@@ -60,6 +60,8 @@ enum Event {
     Input(Input),
     /// A second connection was tried; and when the server's certificate ends.
     Fresh(Result<Meaning, ConnectFailure>, Option<WallMs>),
+    /// A second connection was asked, because the present one is silent.
+    Second(Result<Meaning, ConnectFailure>, Option<WallMs>),
     /// The process was searched for.
     Found(Option<Process>),
 }
@@ -78,6 +80,8 @@ struct Link {
     ended_mute: Option<SocketAddr>,
     /// The search for the server's process was made on this connection.
     searched: bool,
+    /// A second connection under way, because this one is silent.
+    second: Option<Fresh>,
 }
 
 /// What lasts longer than one connection.
@@ -123,6 +127,10 @@ impl Worker {
                         self.metrics.tried_fresh(&answer);
                         Input::Fresh(answer)
                     }
+                    Event::Second(answer, ends) => {
+                        inputs.extend(ends.map(Input::Certificate));
+                        Input::Second(answer)
+                    }
                     Event::Found(found) => {
                         self.found(found, &mut beside);
                         continue;
@@ -161,6 +169,9 @@ impl Worker {
         std::future::poll_fn(|context| {
             if let Poll::Ready(input) = link.poll(context) {
                 return Poll::Ready(Event::Input(input));
+            }
+            if let Some((answer, ends)) = poll_once(&mut link.second, context) {
+                return Poll::Ready(Event::Second(answer, ends));
             }
             if let Some((answer, ends)) = poll_once(&mut beside.fresh, context) {
                 return Poll::Ready(Event::Fresh(answer, ends));
@@ -264,6 +275,13 @@ impl Worker {
                 let (target, limit) = (Arc::clone(&self.config.target), self.config.probe.connect_timeout);
                 beside.fresh = Some(Box::pin(async move { redis::try_fresh(&target, limit).await }));
             }
+            Effect::AskSecond(limit) => {
+                let target = Arc::clone(&self.config.target);
+                link.second = Some(Box::pin(async move { redis::try_fresh(&target, limit).await }));
+            }
+            Effect::MuteConnection => {
+                self.metrics.mute_connections.inc();
+            }
             Effect::Connect => {
                 (beside.former, beside.search) = (true, None);
                 let (target, limit) = (Arc::clone(&self.config.target), self.config.probe.connect_timeout);
@@ -271,6 +289,7 @@ impl Worker {
                     open: None,
                     searched: false,
                     ended_mute: None,
+                    second: None,
                     connecting: Some(Box::pin(async move { redis::connect(&target, limit).await })),
                 };
             }

@@ -12,7 +12,7 @@ use redkeeper_core::{
     },
     run_id::RunId,
     status::{Ability, Identity, Reason, Role, Stage, State, Verdict, cut, cut_shared},
-    time::WallMs,
+    time::{KnownWallMs, WallMs},
 };
 
 use crate::v1;
@@ -71,6 +71,7 @@ enums! {
         TlsCertificate = TlsCertificate, ProtocolError = ProtocolError, NotRedis = NotRedis,
         ProcessGone = ProcessGone, AgentSilent = AgentSilent, ProbeStalled = ProbeStalled, NotProbed = NotProbed,
         ResolveFailed = ResolveFailed, AgentFault = AgentFault, NewConnectionsFail = NewConnectionsFail,
+        WritesBlocked = WritesBlocked,
     }
 }
 
@@ -130,7 +131,9 @@ pub fn verdict_to_wire(verdict: &Verdict) -> v1::Verdict {
         evidence: verdict.evidence.to_string(),
         since_time: time_to_wire(verdict.since),
         restarts: verdict.restarts.into(),
-        certificate_end_time: verdict.certificate_ends.and_then(time_to_wire),
+        certificate_end_time: verdict
+            .certificate_ends
+            .and_then(|time| time_to_wire(time.into())),
         flapping: verdict.flapping,
     }
 }
@@ -151,8 +154,10 @@ fn verdict_from_wire(wire: &v1::Verdict) -> Result<Verdict, Invalid> {
     verdict.master_address = cut_shared(&wire.master_address, ADDRESS_BYTES_MAX);
     verdict.restarts = u32::try_from(wire.restarts).unwrap_or(u32::MAX);
     verdict.flapping = wire.flapping;
+    let told = ability_from_wire(wire.reads).zip(ability_from_wire(wire.writes));
+    verdict.known_abilities = told.filter(|told| *told != reason.abilities(verdict.role));
     let ends = wire.certificate_end_time.as_ref();
-    verdict.certificate_ends = ends.map(|time| time_from_wire(Some(time)));
+    verdict.certificate_ends = KnownWallMs::new(time_from_wire(ends));
     Ok(verdict)
 }
 

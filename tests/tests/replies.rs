@@ -135,7 +135,7 @@ impl Bench {
         self.expect("PING renamed away", &redis, &[], UP).await;
 
         let redis = self.server(&["--cluster-enabled", "yes"]).await;
-        let holes = ["DEGRADED", "CLUSTER_DOWN", "REPLY", "no", "no"];
+        let holes = ["DEGRADED", "CLUSTER_DOWN", "REPLY", "unknown", "no"];
         self.expect("slots missing", &redis, &[], holes).await;
         let bus = format!("127.0.0.1:{}", redis.port.number + 10_000);
         let reset = ["DOWN", "CONNECTION_RESET", "COMMAND", "no", "no"];
@@ -230,7 +230,7 @@ impl Bench {
             .await;
         assert_eq!(json["master"].as_str(), Some(Self::address(&master).as_str()));
         drop(master);
-        let stale = ["DEGRADED", "REPLICA_SYNCING", "REPLY", "yes", "no"];
+        let stale = ["DEGRADED", "MASTER_LINK_DOWN", "REPLY", "yes", "no"];
         self.expect("its master is dead", &replica, &[], stale).await;
         // Redis 6.2 shows that stale data is refused when it has refused some.
         Self::ask(&replica, "CONFIG SET replica-serve-stale-data no\r\nGET a");

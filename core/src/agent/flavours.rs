@@ -19,7 +19,7 @@ fn parse(text: &str) -> Info {
 }
 
 fn reason(text: &str) -> Option<Reason> {
-    health::judge(&parse(text), None, false).map(|meaning| meaning.reason)
+    health::judge(&parse(text), None, health::Refused::default()).map(|meaning| meaning.reason)
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn restrictions_are_seen_in_their_words() {
         ),
         (
             with(KEYDB, "role:master", &replica("down", "")),
-            Some(Reason::ReplicaSyncing),
+            Some(Reason::MasterLinkDown),
         ),
         (
             with(
@@ -85,7 +85,7 @@ fn restrictions_are_seen_in_their_words() {
         // These two would say MASTERDOWN to PING if they did not serve what they have.
         (
             with(KVROCKS, "role:master", &replica("down", "")),
-            Some(Reason::ReplicaSyncing),
+            Some(Reason::MasterLinkDown),
         ),
         (
             with(
@@ -93,7 +93,7 @@ fn restrictions_are_seen_in_their_words() {
                 "role:master",
                 &replica("down", "").replace("slave", "replica"),
             ),
-            Some(Reason::ReplicaSyncing),
+            Some(Reason::MasterLinkDown),
         ),
         (with(DRAGONFLY, "role:master", &replica("up", "")), None),
         (

@@ -3,12 +3,29 @@
 
 use crate::{
     agent::{info::Info, reply::Meaning},
-    status::{Reason, Role, Stage},
+    status::{Ability, Reason, Role, Stage},
 };
 
-/// The gravest restriction; `None` where there is none. `writes_refused`: for too few replicas, of late.
-pub fn judge(info: &Info, cluster_info: Option<&str>, writes_refused: bool) -> Option<Meaning> {
+/// What the server refuses of late, by its own counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refused {
+    /// Commands, for lack of memory (OOM).
+    pub memory: bool,
+    /// Writes, because saving fails (MISCONF).
+    pub persistence: bool,
+    /// Writes, as a replica does (READONLY).
+    pub read_only: bool,
+    /// Writes, for too few replicas (NOREPLICAS).
+    pub replicas: bool,
+}
+
+/// The gravest restriction; `None` where there is none.
+pub fn judge(info: &Info, cluster_info: Option<&str>, refused: Refused) -> Option<Meaning> {
     let health = &info.health;
+    let is_replica = info.role == Some(Role::Replica);
+    // A master that replicates from others, as KeyDB's do, serves all the same.
+    let can_sync = info.role != Some(Role::Master);
+    let mut abilities = None;
     let cluster_failed =
         cluster_info.is_some_and(|text| text.lines().any(|line| line.trim_end() == "cluster_state:fail"));
     let (reason, evidence) = if health.loading {
@@ -18,25 +35,27 @@ pub fn judge(info: &Info, cluster_info: Option<&str>, writes_refused: bool) -> O
             Reason::ClusterDown,
             "CLUSTER INFO says cluster_state:fail".to_owned(),
         )
-    } else if info.role == Some(Role::Replica) && health.master_link_down && health.refused_for_master > 0 {
+    } else if is_replica && health.master_link_down && health.refused_for_master > 0 {
         // Only where stale data is forbidden are reads refused; from Redis 7 on PING says so by itself.
         let text = "INFO says that the link to the master is down, and that reads were refused for it";
         (Reason::MasterLinkDown, text.to_owned())
-    } else if health.syncing {
+    } else if health.syncing && can_sync {
         let text = "INFO says that the first synchronisation with the master is in progress";
         (Reason::ReplicaSyncing, text.to_owned())
-    } else if health.async_loading {
+    } else if health.async_loading && can_sync {
         let text = "INFO says that what the master sent is loaded beside what is served";
         (Reason::ReplicaSyncing, text.to_owned())
-    } else if health.master_link_down && info.role == Some(Role::Replica) {
-        link_down(info)
-    } else if health.persistence_failed && info.role == Some(Role::Replica) {
+    } else if health.master_link_down && is_replica {
+        let (reads, text) = link_down(info);
+        abilities = Some((reads, Ability::No));
+        (Reason::MasterLinkDown, text)
+    } else if health.persistence_failed && is_replica {
         // A master that refuses writes for it says so to PING; one that says PONG was told to go on.
         (
             Reason::PersistenceFailed,
             "INFO says that the last save or AOF write failed".to_owned(),
         )
-    } else if info.role == Some(Role::Replica) {
+    } else if is_replica {
         // A replica takes no writes of clients: neither its own limit of memory nor a minimum of replicas, which is
         // mostly configured on all alike, restricts it.
         return None;
@@ -46,7 +65,23 @@ pub fn judge(info: &Info, cluster_info: Option<&str>, writes_refused: bool) -> O
             health.used_memory, health.max_memory
         );
         (Reason::OutOfMemory, text)
-    } else if let Some(good) = health.good_replicas.filter(|good| *good == 0 || writes_refused) {
+    } else if refused.memory && is_nearly_full(info) {
+        let text = format!(
+            "INFO counts commands that were refused with OOM of late: nothing can be evicted, with used_memory near \
+             maxmemory {}",
+            health.max_memory
+        );
+        (Reason::OutOfMemory, text)
+    } else if refused.persistence {
+        let text = "INFO counts writes that were refused with MISCONF of late: saving to the disk fails";
+        (Reason::PersistenceFailed, text.to_owned())
+    } else if health.writes_paused {
+        let text = "INFO says that writes are paused (CLIENT PAUSE); CLIENT UNPAUSE ends it";
+        (Reason::WritesBlocked, text.to_owned())
+    } else if refused.read_only {
+        let text = "INFO says role:master, but counts writes that were refused with READONLY of late";
+        (Reason::WritesBlocked, text.to_owned())
+    } else if let Some(good) = health.good_replicas.filter(|good| *good == 0 || refused.replicas) {
         // The minimum itself is not shown, but where one is set it is at least 1.
         let text = match good {
             0 => "INFO says that no replica is good, and a minimum is configured".to_owned(),
@@ -60,7 +95,14 @@ pub fn judge(info: &Info, cluster_info: Option<&str>, writes_refused: bool) -> O
         reason,
         stage: Stage::Reply,
         evidence: evidence.into(),
+        abilities,
     })
+}
+
+/// Memory is so near its limit that refusals of late can be due to it still: within a twentieth.
+fn is_nearly_full(info: &Info) -> bool {
+    let (used, max) = (info.health.counted_memory(), info.health.max_memory);
+    max > 0 && used.saturating_add(max / 20) >= max
 }
 
 /// How far the loading is.
@@ -78,28 +120,30 @@ pub fn loading(info: &Info) -> String {
     format!("loading: {percent}{eta}")
 }
 
-/// A replica without its master. From Redis 7 on PING says MASTERDOWN where stale reads are forbidden, so PONG
-/// means that they are served, as with Kvrocks and Dragonfly. 6.2 counts the reads that it refused. Before, nothing
-/// tells, and nothing better than no is known.
-fn link_down(info: &Info) -> (Reason, String) {
-    let since = info.health.master_link_down_seconds;
-    let since = since.map(|s| format!(" for {s} s")).unwrap_or_default();
+/// A replica without its master, which no synchronisation is about to bring back: whether it serves reads. From Redis 7 on
+/// PING says MASTERDOWN where stale reads are forbidden, so PONG means that they are served, as with Kvrocks and Dragonfly.
+/// 6.2 counts the reads that it refused. Before, nothing tells. How long it lasts is not repeated: it would grow old here.
+fn link_down(info: &Info) -> (Ability, String) {
     let mut numbers = info.version.split('.').map(|text| text.parse::<u32>().ok());
     let version = numbers.next().flatten().zip(numbers.next().flatten());
     let old = version.filter(|version| matches!(info.server, "redis" | "keydb") && *version < (7, 0));
-    if old.is_some_and(|version| version < (6, 2)) {
-        let text = format!(
-            "INFO says that the link to the master is down{since}; this version does not show whether stale data is served"
-        );
-        (Reason::MasterLinkDown, text)
-    } else if old.is_some() {
-        let text =
-            format!("INFO says that the link to the master is down{since}; no read was refused for it");
-        (Reason::ReplicaSyncing, text)
+    let (reads, served) = match old {
+        Some(version) if version < (6, 2) => (
+            Ability::Unknown,
+            "this version does not show whether stale data is served",
+        ),
+        Some(_) => (Ability::Yes, "no read was refused for it"),
+        None => (Ability::Yes, "stale data is served"),
+    };
+    let never = if info.health.master_never_reached {
+        "; it has not reached its master since it was started"
     } else {
-        let text = format!("INFO says that the link to the master is down{since}; stale data is served");
-        (Reason::ReplicaSyncing, text)
-    }
+        ""
+    };
+    (
+        reads,
+        format!("INFO says that the link to the master is down; {served}{never}"),
+    )
 }
 
 #[cfg(test)]
@@ -108,7 +152,7 @@ mod tests {
     use crate::agent::info::parse;
 
     fn reason(text: &str, cluster: Option<&str>) -> Option<Reason> {
-        judge(&parse(text), cluster, false).map(|meaning| meaning.reason)
+        judge(&parse(text), cluster, Refused::default()).map(|meaning| meaning.reason)
     }
 
     #[test]
@@ -125,11 +169,11 @@ mod tests {
             ),
             (
                 &format!("redis_version:7.0.15\r\n{replica}"),
-                Some(Reason::ReplicaSyncing),
+                Some(Reason::MasterLinkDown),
             ),
             (
                 &format!("redis_version:6.2.14\r\n{replica}"),
-                Some(Reason::ReplicaSyncing),
+                Some(Reason::MasterLinkDown),
             ),
             (
                 &format!("redis_version:6.2.14\r\n{replica}errorstat_MASTERDOWN:count=1\r\n"),
@@ -145,7 +189,7 @@ mod tests {
             ),
             (
                 &format!("redis_version:7.2.4\r\nvalkey_version:8.1.8\r\n{replica}"),
-                Some(Reason::ReplicaSyncing),
+                Some(Reason::MasterLinkDown),
             ),
             (
                 "role:slave\r\nmaster_sync_in_progress:1\r\nmaster_link_status:down\r\n",
@@ -156,6 +200,21 @@ mod tests {
                 Some(Reason::PersistenceFailed),
             ),
             ("role:master\r\nrdb_last_bgsave_status:err\r\n", None),
+            // KeyDB: an active replica says that it is a master, and serves while it synchronises.
+            (
+                "role:master\r\nmaster_sync_in_progress:1\r\nmaster_link_status:down\r\n",
+                None,
+            ),
+            ("role:master\r\nasync_loading:1\r\n", None),
+            (
+                "role:master\r\npaused_actions:write\r\n",
+                Some(Reason::WritesBlocked),
+            ),
+            ("role:master\r\npaused_actions:none\r\n", None),
+            (
+                "role:slave\r\nmaster_link_status:up\r\npaused_actions:write\r\n",
+                None,
+            ),
             (
                 "maxmemory:1\r\nused_memory:9\r\nmaxmemory_policy:noeviction\r\n",
                 Some(Reason::OutOfMemory),
@@ -184,11 +243,95 @@ mod tests {
         );
         assert_eq!(reason("role:master\r\n", Some("cluster_state:ok\r\n")), None);
         let one_of_two = parse("min_slaves_good_slaves:1\r\nerrorstat_NOREPLICAS:count=4\r\n");
-        let refused = |refused| judge(&one_of_two, None, refused).map(|meaning| meaning.reason);
+        let refused = |replicas| {
+            let refused = Refused {
+                replicas,
+                ..Refused::default()
+            };
+            judge(&one_of_two, None, refused).map(|meaning| meaning.reason)
+        };
         assert_eq!(
             [refused(true), refused(false)],
             [Some(Reason::NotEnoughReplicas), None]
         );
+    }
+
+    #[test]
+    fn counted_refusals_restrict_a_master_whatever_its_policy() {
+        let all = Refused {
+            memory: true,
+            persistence: true,
+            read_only: true,
+            replicas: true,
+        };
+        let only = |f: fn(&mut Refused)| {
+            let mut refused = Refused::default();
+            f(&mut refused);
+            refused
+        };
+        let full = "role:master\r\nmaxmemory:1000\r\nused_memory:990\r\nmaxmemory_policy:allkeys-lru\r\n";
+        for (text, refused, expected) in [
+            (full, only(|r| r.memory = true), Some(Reason::OutOfMemory)),
+            (
+                "role:master\r\nmaxmemory:1000\r\nused_memory:900\r\n",
+                only(|r| r.memory = true),
+                None,
+            ),
+            (
+                "role:master\r\nmaxmemory:0\r\nused_memory:900\r\n",
+                only(|r| r.memory = true),
+                None,
+            ),
+            (
+                full,
+                only(|r| r.persistence = true),
+                Some(Reason::PersistenceFailed),
+            ),
+            (full, only(|r| r.read_only = true), Some(Reason::WritesBlocked)),
+            (full, Refused::default(), None),
+            ("role:slave\r\nmaster_link_status:up\r\n", all, None),
+        ] {
+            let judged = judge(&parse(text), None, refused).map(|meaning| meaning.reason);
+            assert_eq!(judged, expected, "{text} {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_replica_without_a_master_serves_what_it_has() {
+        let down = "role:slave\r\nmaster_link_status:down\r\nmaster_link_down_since_seconds:";
+        for (version, since, reads, never) in [
+            ("7.0.15", "10", Ability::Yes, false),
+            ("7.0.15", "-1", Ability::Yes, true),
+            ("6.2.14", "9000000000000000000", Ability::Yes, false),
+            ("6.0.9", "1600947692", Ability::Unknown, false),
+        ] {
+            let info = parse(&format!("redis_version:{version}\r\n{down}{since}\r\n"));
+            let meaning = judge(&info, None, Refused::default()).unwrap();
+            assert_eq!(
+                (meaning.reason, meaning.abilities),
+                (Reason::MasterLinkDown, Some((reads, Ability::No)))
+            );
+            assert_eq!(meaning.evidence.contains("has not reached its master"), never);
+            assert!(
+                !meaning.evidence.contains(since.trim_start_matches('-')),
+                "{}",
+                meaning.evidence
+            );
+        }
+    }
+
+    #[test]
+    fn durations_that_cannot_be_are_left_out() {
+        for eta in ["-1", "1600947692", "18446744073709551615", "x"] {
+            let info = parse(&format!(
+                "loading:1\r\nloading_loaded_perc:1.00\r\nloading_eta_seconds:{eta}\r\nuptime_in_seconds:{eta}\r\n"
+            ));
+            assert_eq!(
+                (loading(&info).as_str(), info.uptime_seconds),
+                ("loading: 1.00 % done", None),
+                "{eta}"
+            );
+        }
     }
 
     #[test]

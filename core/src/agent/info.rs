@@ -41,8 +41,8 @@ pub struct Health {
     pub loading_eta_seconds: Option<u64>,
     /// `master_link_status:down`.
     pub master_link_down: bool,
-    /// `master_link_down_since_seconds`.
-    pub master_link_down_seconds: Option<u64>,
+    /// `master_link_down_since_seconds:-1`: the link was never up since the start.
+    pub master_never_reached: bool,
     /// `master_sync_in_progress`.
     pub syncing: bool,
     /// `rdb_last_bgsave_status:err` (`last_bgsave_status` of Kvrocks) or `aof_last_write_status:err`.
@@ -61,6 +61,14 @@ pub struct Health {
     pub good_replicas: Option<u64>,
     /// `errorstat_NOREPLICAS`: writes that were refused for it, since the start.
     pub refused_for_replicas: u64,
+    /// `errorstat_OOM`: commands that were refused for lack of memory, since the start.
+    pub refused_for_memory: u64,
+    /// `errorstat_MISCONF`: writes that were refused because saving fails, since the start.
+    pub refused_for_persistence: u64,
+    /// `errorstat_READONLY`: writes that were refused as a replica refuses them, since the start.
+    pub refused_as_replica: u64,
+    /// `paused_actions`: an operator holds writes back (CLIENT PAUSE; Valkey 9.1).
+    pub writes_paused: bool,
     /// `errorstat_MASTERDOWN`: reads that were refused without a master. Only where stale data is forbidden.
     pub refused_for_master: u64,
     /// `connected_clients` and `connected_slaves`, which count together against the limit.
@@ -122,7 +130,7 @@ pub fn parse(text: &str) -> Info {
             "master_host" => master_host = value,
             "master_port" => master_port = value,
             "process_id" => info.process_id = value.parse().ok(),
-            "uptime_in_seconds" => info.uptime_seconds = value.parse().ok(),
+            "uptime_in_seconds" => info.uptime_seconds = seconds(value),
             "cluster_enabled" => info.cluster_enabled = value == "1",
             _ => info.health.field(key, value),
         }
@@ -161,9 +169,9 @@ impl Health {
             "loading" => self.loading = value == "1",
             "async_loading" => self.async_loading = value == "1",
             "loading_loaded_perc" => self.loaded_percent = cut(value, 6),
-            "loading_eta_seconds" => self.loading_eta_seconds = value.parse().ok(),
+            "loading_eta_seconds" => self.loading_eta_seconds = seconds(value),
             "master_link_status" => self.master_link_down = value == "down",
-            "master_link_down_since_seconds" => self.master_link_down_seconds = value.parse().ok(),
+            "master_link_down_since_seconds" => self.master_never_reached = value == "-1",
             // Garnet writes words.
             "master_sync_in_progress" => self.syncing = matches!(value, "1" | "True"),
             "rdb_last_bgsave_status" | "last_bgsave_status" | "aof_last_write_status" => {
@@ -176,6 +184,10 @@ impl Health {
             "maxmemory_policy" => self.noeviction = value == "noeviction",
             "min_slaves_good_slaves" => self.good_replicas = value.parse().ok(),
             "errorstat_NOREPLICAS" => self.refused_for_replicas = count(value),
+            "errorstat_OOM" => self.refused_for_memory = count(value),
+            "errorstat_MISCONF" => self.refused_for_persistence = count(value),
+            "errorstat_READONLY" => self.refused_as_replica = count(value),
+            "paused_actions" => self.writes_paused = matches!(value, "write" | "all"),
             "errorstat_MASTERDOWN" => self.refused_for_master = count(value),
             "connected_clients" | "connected_slaves" => {
                 self.clients = self.clients.saturating_add(value.parse().unwrap_or(0));
@@ -184,6 +196,14 @@ impl Health {
             _ => {}
         }
     }
+}
+
+/// Longer than any server has run: a time of day in the wrong field, or a number that wrapped.
+const SECONDS_MAX: u64 = 50 * 365 * 86_400;
+
+/// A duration, where it can be one.
+fn seconds(value: &str) -> Option<u64> {
+    value.parse().ok().filter(|seconds| *seconds < SECONDS_MAX)
 }
 
 /// `count=12`.
@@ -232,7 +252,7 @@ mod tests {
         #[test]
         fn any_text_is_harmless(text in ".{0,400}") {
             let info = parse(&text);
-            crate::agent::health::judge(&info, Some(&text), true);
+            crate::agent::health::judge(&info, Some(&text), Default::default());
             prop_assert!(info.run_id.len() <= RUN_ID_BYTES_MAX && info.version.len() <= VERSION_BYTES_MAX);
         }
     }

@@ -4,7 +4,7 @@
 //! `hang_after` after the last valid reply. Other failures need `failures_before_down` in a row, and UP needs
 //! `successes_before_up` replies. Time during which the agent itself slept is never held against the server.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, time::Duration};
 
 use crate::{
     agent::{
@@ -13,7 +13,7 @@ use crate::{
         schedule,
     },
     limits::EVIDENCE_BYTES_MAX,
-    status::{Reason, Stage, State, Verdict, cut},
+    status::{Ability, Reason, Stage, State, Verdict, cut},
     time::{Mono, WallMs},
 };
 
@@ -23,6 +23,8 @@ mod flapping;
 mod hidden;
 mod link;
 mod messages;
+mod refusals;
+mod second;
 mod suspicion;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,8 +77,18 @@ pub struct Prober {
     fresh_at: Mono,
     /// Fresh connections in a row that the server did not serve.
     fresh_failures: u32,
-    /// Writes that were refused for too few replicas.
-    refusals: hidden::Refusals,
+    /// What the server refuses, by its own counts.
+    refusals: refusals::Refusals,
+    /// What an error to INFO or CLUSTER INFO says of the server.
+    side: Option<Meaning>,
+    /// The last answer to PING that means health.
+    ping_evidence: Cow<'static, str>,
+    /// What the last fresh connection adds to it.
+    fresh_note: Option<String>,
+    /// Why INFO tells nothing.
+    info_gap: Option<String>,
+    /// Why CLUSTER INFO tells nothing.
+    cluster_gap: Option<String>,
     /// The last INFO, while CLUSTER INFO is awaited; and whether it is asked for.
     info: info::Info,
     /// What the INFO before told.
@@ -84,6 +96,10 @@ pub struct Prober {
     /// When it was answered.
     informed_at: Mono,
     suspicion: suspicion::Suspicion,
+    /// What a second connection tells while this one is silent.
+    second: second::Second,
+    /// Connections that were mute while the server answered on another one.
+    mute_connections: u32,
     /// When the process is looked at next while no answer is awaited.
     patrol_at: Mono,
     /// Quick reconnections made since a working connection was closed.
@@ -117,11 +133,18 @@ impl Prober {
             fresh: None,
             fresh_at: config.spread.next(now, config.connect_interval),
             fresh_failures: 0,
-            refusals: hidden::Refusals::default(),
+            refusals: refusals::Refusals::default(),
+            side: None,
+            ping_evidence: Cow::Borrowed(""),
+            fresh_note: None,
+            info_gap: None,
+            cluster_gap: None,
             info: info::Info::default(),
             uptime_seconds: None,
             informed_at: now,
             suspicion: suspicion::Suspicion::default(),
+            second: second::Second::default(),
+            mute_connections: 0,
             patrol_at: suspicion::NEVER,
             quick: QUICK_MAX,
             flapping: flapping::Flapping::default(),
@@ -156,18 +179,11 @@ impl Prober {
             Link::Connecting { give_up_at } => give_up_at.min(self.ping_at),
             Link::Open if self.waiting.is_empty() => self.ping_at.min(self.patrol_at),
             Link::Open => self
-                .hang_at()
+                .silence_deadline()
                 .min(self.ping_at)
                 .min(self.suspicion.look_at())
                 .min(self.patrol_at),
         }
-    }
-
-    /// When silence becomes a verdict. One that is known to hang is asked anew half as often: an answer on the present
-    /// connection is enough, and each new one stays in the server's queue.
-    fn hang_at(&self) -> Mono {
-        let known = self.verdict.reason == Reason::ReplyTimeout;
-        self.quiet_since + self.config.hang_after * (1 + u32::from(known))
     }
 
     /// Takes what was seen at `now` (`wall` is only copied into verdicts) and says what to do.
@@ -182,6 +198,17 @@ impl Prober {
             Input::Closed(how) => self.closed(now, wall, &how, out),
             Input::Inspected(sight) => self.inspected(now, wall, sight, out),
             Input::Fresh(answer) => self.tried_fresh(now, wall, answer, out),
+            Input::Second(answer) => self.second_answered(now, wall, answer, out),
+            Input::Garbage(what) if self.awaits_side_answer() => {
+                self.info_not_before = now + self.config.info_interval;
+                self.unanswered(
+                    Command::Info,
+                    Some(format!("is answered with what is not RESP ({what})")),
+                    out,
+                );
+                out.push(Effect::Disconnect);
+                self.connect(now, out);
+            }
             Input::Garbage(what) => {
                 let (reason, stage, _, text) = ConnectFailure::NotRedis(what).meaning();
                 self.judge(now, wall, reason, stage, &text, out);
@@ -215,19 +242,9 @@ impl Prober {
                 out.push(Effect::Disconnect);
                 self.soft_failure(now, wall, Reason::ConnectTimeout, Stage::Connect, &text, out);
             }
-            Link::Open if !self.waiting.is_empty() && now >= self.hang_at() => {
-                let text = format!(
-                    "connected, but no reply for {:?}; {}",
-                    self.config.hang_after,
-                    self.suspicion.words()
-                );
-                self.judge(now, wall, Reason::ReplyTimeout, Stage::Command, &text, out);
-                out.push(Effect::Round);
-                // A new connection each time: behind a broken path the old one would stay mute for ever.
-                self.successes = 0;
-                self.quiet_since = now;
-                out.push(Effect::Disconnect);
-                self.connect(now, out);
+            Link::Open if !self.waiting.is_empty() && now >= self.silence_deadline() => {
+                self.silent(now, wall, out);
+                self.still_waiting(now, out);
             }
             Link::Connecting { .. } => self.still_waiting(now, out),
             Link::Open if !self.waiting.is_empty() => {
@@ -275,7 +292,7 @@ impl Prober {
 
     fn connected(&mut self, now: Mono, out: &mut Vec<Effect>) {
         self.link = Link::Open;
-        if now >= self.hang_at() {
+        if now >= self.quiet_since + self.config.hang_after {
             // Silence of a former connection is not held against one that has had no time to answer.
             self.quiet_since = now;
         }
@@ -354,9 +371,24 @@ impl Prober {
                 out.push(Effect::Round);
             }
             Command::Info => {
+                self.side = None;
+                let why = match reply {
+                    Reply::Text(_) => None,
+                    Reply::Long(_) => Some("is longer than 1 MiB and its end was not read".to_owned()),
+                    Reply::Error(line) => {
+                        self.side = reply::side_question("INFO", line);
+                        Some(format!("answered -{line}"))
+                    }
+                    Reply::Other => Some("answered something that is no text".to_owned()),
+                };
+                self.unanswered(command, why, out);
                 match reply {
-                    Reply::Text(text) => {
-                        self.info = info::parse(text);
+                    Reply::Text(Cow::Borrowed(text)) => self.info = info::parse(text),
+                    Reply::Text(Cow::Owned(text)) | Reply::Long(text) => self.info = info::parse(text),
+                    Reply::Error(_) | Reply::Other => {}
+                }
+                match reply {
+                    Reply::Text(_) | Reply::Long(_) => {
                         self.refusals.count(now, &self.info.health);
                         self.informed_at = now;
                         self.informed(out);
@@ -381,13 +413,31 @@ impl Prober {
                 }
             }
             Command::ClusterInfo => {
-                let text = match reply {
-                    Reply::Text(text) => Some(text.as_ref()),
-                    Reply::Error(_) | Reply::Other => None,
+                let (text, why) = match reply {
+                    Reply::Text(text) => (Some(text.as_ref()), None),
+                    Reply::Long(text) => (Some(text.as_str()), None),
+                    Reply::Error(line) => {
+                        self.side = self
+                            .side
+                            .take()
+                            .or_else(|| reply::side_question("CLUSTER INFO", line));
+                        (None, Some(format!("answered -{line}")))
+                    }
+                    Reply::Other => (None, Some("answered something that is no text".to_owned())),
                 };
+                self.unanswered(command, why, out);
                 self.restricted(now, wall, text, out);
             }
         }
+    }
+
+    /// PING was answered on this connection, and what comes next is no answer to PING.
+    fn awaits_side_answer(&self) -> bool {
+        let side = matches!(
+            self.waiting.front(),
+            Some((Command::Info | Command::ClusterInfo, _))
+        );
+        self.pinged_on_link && side
     }
 
     fn valid_reply(&mut self, now: Mono) {
@@ -395,6 +445,7 @@ impl Prober {
         self.replied_on_link = true;
         self.quick = QUICK_MAX;
         self.failures = 0;
+        self.silence_ended();
     }
 
     fn heard(&mut self, now: Mono, wall: WallMs, meaning: Meaning, out: &mut Vec<Effect>) {
@@ -402,18 +453,24 @@ impl Prober {
         let meaning = if meaning.reason == Reason::Ok {
             let hidden = self.fresh.as_ref().or(self.restriction.as_ref());
             self.by_info = self.fresh.is_none() && self.restriction.is_some();
-            hidden.cloned().unwrap_or(meaning)
+            let hidden = hidden.cloned();
+            self.ping_evidence = meaning.evidence.clone();
+            hidden.unwrap_or(meaning)
         } else {
             meaning
         };
         if meaning.reason != Reason::Ok {
             self.successes = 0;
-            self.judge(now, wall, meaning.reason, meaning.stage, &meaning.evidence, out);
+            self.judge_meaning(now, wall, &meaning, out);
             return;
         }
         self.successes = self.successes.saturating_add(1);
         if self.verdict.state() == State::Up || self.successes >= self.config.successes_before_up {
+            let begins = self.verdict.reason != Reason::Ok;
             self.judge(now, wall, Reason::Ok, meaning.stage, &meaning.evidence, out);
+            if begins {
+                self.explain_health(out);
+            }
         } else {
             // The confirming PING comes soon, not a whole interval later.
             let soon = CONFIRM_AFTER.min(self.config.interval / 5);
@@ -422,7 +479,7 @@ impl Prober {
     }
 
     fn next_info(&self, now: Mono) -> Mono {
-        match self.restricted_info_interval() {
+        match self.restricted_info_interval(now) {
             Some(soon) => now + soon,
             None => self.config.spread.next(now, self.config.info_interval),
         }
@@ -436,11 +493,40 @@ impl Prober {
         }
     }
 
+    /// Judges as `meaning` says, which may know more about reads and writes than its reason tells.
+    fn judge_meaning(&mut self, now: Mono, wall: WallMs, meaning: &Meaning, out: &mut Vec<Effect>) {
+        if self.verdict.reason == meaning.reason && self.verdict.known_abilities != meaning.abilities {
+            self.verdict.known_abilities = meaning.abilities;
+            self.verdict.evidence = cut(&meaning.evidence, EVIDENCE_BYTES_MAX).into();
+            out.push(Effect::Verdict(self.verdict.clone()));
+        }
+        self.judge_knowing(
+            now,
+            wall,
+            (meaning.reason, meaning.abilities),
+            meaning.stage,
+            &meaning.evidence,
+            out,
+        );
+    }
+
     fn judge(
         &mut self,
         now: Mono,
         wall: WallMs,
         reason: Reason,
+        stage: Stage,
+        evidence: &str,
+        out: &mut Vec<Effect>,
+    ) {
+        self.judge_knowing(now, wall, (reason, None), stage, evidence, out);
+    }
+
+    fn judge_knowing(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        (reason, known): (Reason, Option<(Ability, Ability)>),
         stage: Stage,
         evidence: &str,
         out: &mut Vec<Effect>,
@@ -453,6 +539,7 @@ impl Prober {
             self.verdict.flapping = self.flapping.is_flapping(now);
         }
         self.verdict.reason = reason;
+        self.verdict.known_abilities = known;
         self.verdict.stage = stage;
         self.verdict.since = wall;
         self.verdict.evidence = cut(evidence, EVIDENCE_BYTES_MAX).into();

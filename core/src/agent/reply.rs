@@ -3,13 +3,16 @@
 
 use std::borrow::Cow;
 
-use crate::status::{Reason, Stage};
+use crate::status::{Ability, Reason, Stage};
 
 /// One answer of the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
     /// A status or bulk text.
     Text(Cow<'static, str>),
+    /// The beginning of a text that is longer than
+    /// [`REPLY_BYTES_MAX`](crate::agent::resp::REPLY_BYTES_MAX), in whole lines.
+    Long(String),
     /// An error line without the leading `-`.
     Error(String),
     /// Anything else.
@@ -25,13 +28,15 @@ pub struct Meaning {
     pub stage: Stage,
     /// In words.
     pub evidence: Cow<'static, str>,
+    /// What clients can do, (reads, writes), where more is known than the reason tells.
+    pub abilities: Option<(Ability, Ability)>,
 }
 
 /// Meaning of an answer to PING.
 pub fn ping(reply: &Reply) -> Meaning {
     let (reason, stage) = match reply {
         Reply::Text(text) if text == "PONG" => (Reason::Ok, Stage::Reply),
-        Reply::Text(_) | Reply::Other => (Reason::ProtocolError, Stage::Reply),
+        Reply::Text(_) | Reply::Long(_) | Reply::Other => (Reason::ProtocolError, Stage::Reply),
         Reply::Error(line) => error(line),
     };
     let evidence = match reply {
@@ -43,13 +48,37 @@ pub fn ping(reply: &Reply) -> Meaning {
         Reply::Text(text) if text == "PONG" => "PING answered \"PONG\"".into(),
         Reply::Text(text) => format!("PING answered {text:?}").into(),
         Reply::Error(line) => format!("PING answered -{line}").into(),
-        Reply::Other => "PING answered something that is neither a status nor an error".into(),
+        Reply::Long(_) | Reply::Other => "PING answered something that is neither a status nor an error".into(),
     };
     Meaning {
         reason,
         stage,
         evidence,
+        abilities: None,
     }
+}
+
+/// Meaning of an error to INFO or CLUSTER INFO, where PING was answered: what it says of the server. `None` where it says
+/// something of the question only, such as a missing permission.
+pub fn side_question(command: &str, line: &str) -> Option<Meaning> {
+    let (reason, stage) = error(line);
+    let of_server = matches!(
+        reason,
+        Reason::Loading
+            | Reason::BusyScript
+            | Reason::BusyModule
+            | Reason::MasterLinkDown
+            | Reason::PersistenceFailed
+            | Reason::OutOfMemory
+            | Reason::NotEnoughReplicas
+            | Reason::ClusterDown
+    );
+    of_server.then(|| Meaning {
+        reason,
+        stage,
+        evidence: format!("PING is answered, but {command} answered -{line}").into(),
+        abilities: None,
+    })
 }
 
 /// Meaning of an error to AUTH; `None` where the server needs no password, which hinders nobody.
@@ -58,7 +87,7 @@ pub fn auth(line: &str) -> Option<Meaning> {
         || line.starts_with("ERR Client sent AUTH, but no password is set");
     let (reason, stage) = match error(line) {
         _ if no_password_needed => return None,
-        (Reason::Ok, _) | (Reason::AuthRequired, _) => (Reason::AuthFailed, Stage::Auth),
+        (Reason::Ok | Reason::ProtocolError | Reason::AuthRequired, _) => (Reason::AuthFailed, Stage::Auth),
         other => other,
     };
     // The first word only: the rest may repeat what was sent, the password included.
@@ -71,6 +100,7 @@ pub fn auth(line: &str) -> Option<Meaning> {
         reason,
         stage,
         evidence,
+        abilities: None,
     })
 }
 
@@ -90,9 +120,31 @@ fn error(line: &str) -> (Reason, Stage) {
         "WRONGPASS" => (Reason::AuthFailed, Stage::Auth),
         "NOPERM" => (Reason::PermissionDenied, Stage::Command),
         "DENIED" => (Reason::ProtectedMode, Stage::Connect),
-        "ERR" if line.starts_with("ERR max number of clients") => (Reason::MaxClients, Stage::Connect),
-        // Any other answer proves life, even "unknown command 'PING'" where it was renamed away.
-        _ => (Reason::Ok, Stage::Reply),
+        "ERR" => error_without_code(line[word.len()..].trim_start()),
+        // It lives, but nothing is known of its health.
+        _ => (Reason::ProtocolError, Stage::Reply),
+    }
+}
+
+/// What follows a mere `ERR`.
+fn error_without_code(text: &str) -> (Reason, Stage) {
+    if text.starts_with("max number of clients") {
+        return (Reason::MaxClients, Stage::Connect);
+    }
+    // PING was renamed away, on a server that is fine otherwise; INFO tells more.
+    if text
+        .get(..15)
+        .is_some_and(|start| start.eq_ignore_ascii_case("unknown command"))
+    {
+        return (Reason::Ok, Stage::Reply);
+    }
+    // Proxies put ERR before the server's own code.
+    let word = text.split([' ', '\r']).next().unwrap_or_default();
+    let is_code = word.len() > 2 && word != "ERR" && word.bytes().all(|b| b.is_ascii_uppercase());
+    if is_code {
+        error(text)
+    } else {
+        (Reason::ProtocolError, Stage::Reply)
     }
 }
 
@@ -116,8 +168,42 @@ mod tests {
         );
         assert_eq!(of("ERR max number of clients reached"), Reason::MaxClients);
         assert_eq!(of("ERR unknown command 'PING'"), Reason::Ok);
+        assert_eq!(of("ERR Unknown command `PING`, with args"), Reason::Ok);
+        for unknown in [
+            "ERR internal error, out of file descriptors",
+            "XYZ what",
+            "ERR",
+            "",
+            "ERR ERR ERR",
+            "ERR éééééééééééé",
+        ] {
+            assert_eq!(of(unknown), Reason::ProtocolError, "{unknown}");
+        }
+        for (code, reason) in [
+            ("NOAUTH Authentication required.", Reason::AuthRequired),
+            ("LOADING dataset in memory", Reason::Loading),
+            ("MASTERDOWN Link with MASTER is down", Reason::MasterLinkDown),
+        ] {
+            assert_eq!([of(code), of(&format!("ERR {code}"))], [reason; 2], "{code}");
+        }
         assert_eq!(of("NOAUTH Authentication required."), Reason::AuthRequired);
         assert_eq!(of("NOAUTH Authentication required.").state(), State::Unknown);
+    }
+
+    #[test]
+    fn errors_to_side_questions_tell_of_the_server_or_of_the_question() {
+        let of = |line: &str| side_question("INFO", line).map(|meaning| meaning.reason);
+        assert_eq!(
+            of("CLUSTERDOWN The cluster is not initialized"),
+            Some(Reason::ClusterDown)
+        );
+        assert_eq!(
+            of("BUSY Redis is busy running a script."),
+            Some(Reason::BusyScript)
+        );
+        for line in ["NOPERM no", "NOAUTH no", "ERR unknown command 'INFO'", "WHAT"] {
+            assert_eq!(of(line), None, "{line}");
+        }
     }
 
     #[test]

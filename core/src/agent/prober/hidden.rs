@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{ConnectFailure, Effect, Link, Prober, Sight, suspicion};
+use super::{Command, ConnectFailure, Effect, Link, Prober, Sight, suspicion};
 use crate::{
-    agent::{health, info::Health, reply::Meaning, schedule},
+    agent::{health, reply::Meaning, schedule},
     run_id::RunId,
     status::{Reason, Role, Stage, State},
-    time::{Mono, WallMs},
+    time::{KnownWallMs, Mono, WallMs},
 };
 
 /// While INFO restricts an instance, or it loads, INFO is asked this often.
@@ -16,41 +16,12 @@ const RESTRICTED_INFO_INTERVAL: Duration = Duration::from_secs(1);
 const FRESH_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// That a server was full is believed for so many intervals of INFO: later, one that hangs up may be dead behind a proxy.
 const FULL_BELIEVED: u32 = 3;
-/// Writes that were refused for too few replicas restrict an instance for so long: the minimum itself is not shown, so
-/// nothing tells that it is met again but that nobody is refused.
-const REFUSED_FOR: Duration = Duration::from_secs(60);
-
-/// Writes that a server refused for too few replicas, as it counts them.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Refusals {
-    counted: Option<u64>,
-    /// When the count last rose, and how many good replicas were too few then.
-    rose: Option<(Mono, u64)>,
-}
-
-impl Refusals {
-    pub(super) fn count(&mut self, now: Mono, health: &Health) {
-        let risen = self
-            .counted
-            .is_some_and(|before| health.refused_for_replicas > before);
-        if let Some(good) = health.good_replicas.filter(|_| risen) {
-            self.rose = Some((now, good));
-        }
-        self.counted = Some(health.refused_for_replicas);
-    }
-
-    /// Whether writes are refused still, as far as can be known.
-    fn last(&self, now: Mono, health: &Health) -> bool {
-        self.rose.is_some_and(|(at, too_few)| {
-            now.since(at) < REFUSED_FOR && health.good_replicas.is_some_and(|good| good <= too_few)
-        })
-    }
-}
-
 impl Prober {
     /// How often INFO is of interest while something is restricted: that should end as soon as it does.
-    pub(super) fn restricted_info_interval(&self) -> Option<Duration> {
-        let restricted = self.restriction.is_some() || self.verdict.reason == Reason::Loading;
+    pub(super) fn restricted_info_interval(&self, now: Mono) -> Option<Duration> {
+        let restricted = self.restriction.is_some()
+            || self.verdict.reason == Reason::Loading
+            || self.refusals.are_recent(now);
         restricted.then(|| self.config.info_interval.min(RESTRICTED_INFO_INTERVAL))
     }
 
@@ -63,7 +34,8 @@ impl Prober {
         out: &mut Vec<Effect>,
     ) {
         let refused = self.refusals.last(now, &self.info.health);
-        self.restriction = health::judge(&self.info, cluster_info, refused);
+        let side = self.side.clone();
+        self.restriction = side.or_else(|| health::judge(&self.info, cluster_info, refused));
         if let Some(restriction) = self.restriction.clone() {
             if self.verdict.reason == Reason::Loading && restriction.reason == Reason::Loading {
                 self.explain(&restriction.evidence, out);
@@ -76,16 +48,11 @@ impl Prober {
                     || self.by_info
                 {
                     self.by_info = true;
-                    self.judge(
-                        now,
-                        wall,
-                        restriction.reason,
-                        restriction.stage,
-                        &restriction.evidence,
-                        out,
-                    );
+                    self.judge_meaning(now, wall, &restriction, out);
                 }
             }
+        }
+        if self.restricted_info_interval(now).is_some() {
             self.info_at = self.info_at.min(self.next_info(now));
         }
     }
@@ -104,6 +71,7 @@ impl Prober {
         if self.link != Link::Open {
             return;
         }
+        self.looked_before_asking(sight, out);
         let text = match sight {
             Sight::Exiting | Sight::Zombie => self.suspicion.words().to_owned(),
             Sight::Gone if !self.waiting.is_empty() => self.suspicion.words().to_owned(),
@@ -120,7 +88,11 @@ impl Prober {
             Some((_, sent)) => format!("no reply for {:?}, and {text}", now.since(*sent)),
             None => text,
         };
+        if self.verdict.reason == Reason::ProcessGone {
+            return;
+        }
         self.judge(now, wall, Reason::ProcessGone, Stage::Command, &text, out);
+        self.ask_for_successor(now, out);
     }
 
     /// A fresh connection tells whether new clients get in, while the lasting one is served. A full server is a verdict at
@@ -133,19 +105,14 @@ impl Prober {
         answer: Result<Meaning, ConnectFailure>,
         out: &mut Vec<Effect>,
     ) {
-        if self.verdict.reason == Reason::Ok {
-            let text = match &answer {
-                Err(failure) => format!(
-                    "PING answered \"PONG\", but a new connection failed: {}",
-                    failure.words()
-                ),
-                Ok(meaning) if meaning.reason == Reason::Ok => meaning.evidence.to_string(),
-                Ok(meaning) => format!(
-                    "PING answered \"PONG\", but on a new connection {}",
-                    meaning.evidence
-                ),
-            };
-            self.explain(&text, out);
+        let note = match &answer {
+            Err(failure) => Some(format!("but a new connection failed: {}", failure.words())),
+            Ok(meaning) if meaning.reason == Reason::Ok => None,
+            Ok(meaning) => Some(format!("but on a new connection {}", meaning.evidence)),
+        };
+        if self.fresh_note != note {
+            self.fresh_note = note;
+            self.explain_health(out);
         }
         self.fresh = match &answer {
             Ok(meaning) => {
@@ -166,6 +133,7 @@ impl Prober {
                         failure.words()
                     )
                     .into(),
+                    abilities: None,
                 })
             }
             // It tells nothing of the server: what was known stays.
@@ -177,8 +145,43 @@ impl Prober {
         }
         if let Some(refused) = self.fresh.clone().filter(|_| self.verdict.state() == State::Up) {
             self.successes = 0;
-            self.judge(now, wall, refused.reason, refused.stage, &refused.evidence, out);
+            self.judge_meaning(now, wall, &refused, out);
         }
+    }
+
+    /// INFO or CLUSTER INFO was answered oddly, which says nothing against a server that answers PING. What they cannot
+    /// tell is unknown, and said.
+    pub(super) fn unanswered(&mut self, command: Command, why: Option<String>, out: &mut Vec<Effect>) {
+        let (gap, name, unknown) = match command {
+            Command::ClusterInfo => (
+                &mut self.cluster_gap,
+                "CLUSTER INFO",
+                "the state of the cluster is",
+            ),
+            _ => (&mut self.info_gap, "INFO", "role, memory and replication are"),
+        };
+        let text = why.map(|why| format!("{name} {why}, so {unknown} not known"));
+        if *gap != text {
+            *gap = text;
+            self.explain_health(out);
+        }
+    }
+
+    /// The evidence of health: the answer to PING, and what is odd beside it.
+    pub(super) fn explain_health(&mut self, out: &mut Vec<Effect>) {
+        if self.verdict.reason != Reason::Ok {
+            return;
+        }
+        let mut text = self.ping_evidence.to_string();
+        if let Some(note) = &self.fresh_note {
+            text.push_str(", ");
+            text.push_str(note);
+        }
+        for gap in [&self.info_gap, &self.cluster_gap].into_iter().flatten() {
+            text.push_str("; ");
+            text.push_str(gap);
+        }
+        self.explain(&text, out);
     }
 
     /// Whether no client was let in when INFO was last answered, which was not long ago.
@@ -197,13 +200,15 @@ impl Prober {
                 health.clients, health.max_clients
             )
             .into(),
+            abilities: None,
         }
     }
 
     /// Seen on each new connection, so that a renewed certificate is told too.
     pub(super) fn certified(&mut self, ends: WallMs, out: &mut Vec<Effect>) {
-        if self.verdict.certificate_ends != Some(ends) {
-            self.verdict.certificate_ends = Some(ends);
+        let ends = KnownWallMs::new(ends);
+        if self.verdict.certificate_ends != ends {
+            self.verdict.certificate_ends = ends;
             out.push(Effect::Verdict(self.verdict.clone()));
         }
     }

@@ -69,10 +69,14 @@ impl Prober {
             );
         }
         self.retry_later(now, out);
+        if self.verdict.reason == Reason::ReplyTimeout {
+            let retry_at = self.next_handshake(now);
+            self.link = Link::Closed { retry_at };
+        }
     }
 
     pub(super) fn closed(&mut self, now: Mono, wall: WallMs, how: &str, out: &mut Vec<Effect>) {
-        if self.pinged_on_link && matches!(self.waiting.front(), Some((Command::Info, _))) {
+        if self.awaits_side_answer() {
             self.info_not_before = now + self.config.info_interval;
         }
         if self.pinged_on_link {
@@ -133,7 +137,9 @@ impl Prober {
         self.quiet_since = now;
         self.successes = 0;
         self.failures = self.failures.saturating_add(1);
-        if self.failures >= self.config.failures_before_down {
+        // One outage keeps its reason: a server that hangs does not take connections out of its queue either.
+        let same = reason == Reason::ConnectTimeout && self.verdict.reason == Reason::ReplyTimeout;
+        if self.failures >= self.config.failures_before_down && !same {
             self.judge(now, wall, reason, stage, text, out);
         }
         self.retry_later(now, out);

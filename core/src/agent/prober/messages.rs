@@ -231,6 +231,8 @@ pub enum Input {
     Inspected(Sight),
     /// A second connection, asked for by [`Effect::TryFresh`], was answered this, or why it failed.
     Fresh(Result<Meaning, ConnectFailure>),
+    /// The same for one that was asked for by [`Effect::AskSecond`], because the present one is silent.
+    Second(Result<Meaning, ConnectFailure>),
 }
 
 /// What the shell must do, in order.
@@ -249,6 +251,10 @@ pub enum Effect {
     Inspect,
     /// Connect once more beside the open connection, authenticate, PING, and close -> `Fresh`.
     TryFresh,
+    /// The same within this time, because the open connection is silent -> `Second`.
+    AskSecond(Duration),
+    /// The connection was mute while the server answered on another one. It is replaced.
+    MuteConnection,
     /// A probe round was completed: proof of progress.
     Round,
     /// A reply took this long.

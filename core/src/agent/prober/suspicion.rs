@@ -70,6 +70,11 @@ impl Suspicion {
         self.forget();
     }
 
+    /// Nothing would follow from another look. What was seen last stays known.
+    pub(super) fn rest(&mut self) {
+        self.look_at = NEVER;
+    }
+
     /// There is nothing to be suspicious of.
     pub(super) fn forget(&mut self) {
         self.look_at = NEVER;

@@ -3,6 +3,7 @@ use crate::status::Role;
 use proptest::prelude::*;
 
 mod hidden;
+mod second;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -23,6 +24,10 @@ fn config() -> ProbeConfig {
     }
 }
 
+fn pong() -> Meaning {
+    reply::ping(&Reply::Text("PONG".into()))
+}
+
 /// Drives a prober against a scripted server and keeps its own books.
 struct Bench {
     prober: Prober,
@@ -37,6 +42,11 @@ struct Bench {
     last_valid: Mono,
     inspected: usize,
     fresh: usize,
+    /// When a second connection was asked for, and for how long.
+    asked: Vec<(Mono, Duration)>,
+    asking: bool,
+    mute: usize,
+    connects: usize,
     /// What INFO says beside the usual.
     info: &'static str,
 }
@@ -55,6 +65,10 @@ impl Bench {
             last_valid: now,
             inspected: 0,
             fresh: 0,
+            asked: vec![],
+            asking: false,
+            mute: 0,
+            connects: 0,
             info: "",
         }
     }
@@ -64,7 +78,10 @@ impl Bench {
             .step(self.now, WallMs(self.now.0 / 1000), input, &mut self.out);
         for effect in std::mem::take(&mut self.out) {
             match effect {
-                Effect::Connect => (self.connecting, self.open) = (true, false),
+                Effect::Connect => {
+                    (self.connecting, self.open) = (true, false);
+                    self.connects += 1;
+                }
                 Effect::Disconnect => (self.connecting, self.open) = (false, false),
                 Effect::Send(commands) => {
                     assert!(self.open, "a command without a connection");
@@ -80,10 +97,16 @@ impl Bench {
                 Effect::Verdict(v) => self.verdicts.push((self.now, v.reason, self.last_valid)),
                 Effect::Inspect => self.inspected += 1,
                 Effect::TryFresh => self.fresh += 1,
+                Effect::AskSecond(limit) => {
+                    self.asked.push((self.now, limit));
+                    self.asking = true;
+                }
+                Effect::MuteConnection => self.mute += 1,
                 Effect::Round | Effect::Latency(_) | Effect::Paused(_) | Effect::Locate(_) => {}
             }
             if !self.open {
                 self.pending.clear();
+                self.asking = false;
             }
         }
     }
@@ -105,6 +128,8 @@ impl Bench {
     fn answer(&mut self) {
         while let Some(command) = self.pending.pop_front() {
             self.last_valid = self.now;
+            // What comes of a second connection now is of no interest any more.
+            self.asking = false;
             let reply = match command {
                 Command::Info => Reply::Text(
                     format!(
@@ -139,6 +164,16 @@ impl Bench {
             server(self);
         }
         self.now = until;
+    }
+
+    /// An answer on the second connection, if one is under way.
+    fn second(&mut self, answer: Result<Meaning, ConnectFailure>) {
+        if std::mem::take(&mut self.asking) {
+            if answer.is_ok() {
+                self.last_valid = self.now;
+            }
+            self.input(Input::Second(answer));
+        }
     }
 
     fn up(&mut self) {
@@ -418,6 +453,8 @@ enum Event {
     Close,
     Wait(u64),
     Sleep(u64),
+    Second(bool),
+    Inspected(Sight),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -429,6 +466,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Close),
         4 => (1u64..1500).prop_map(Event::Wait),
         1 => (1u64..30_000).prop_map(Event::Sleep),
+        2 => any::<bool>().prop_map(Event::Second),
+        1 => prop_oneof![Just(Sight::Gone), Just(Sight::Stopped), Just(Sight::Running)].prop_map(Event::Inspected),
     ]
 }
 
@@ -446,6 +485,9 @@ proptest! {
                 Event::Close => bench.close(),
                 Event::Garbage => if bench.open { bench.input(Input::Garbage(String::new())) },
                 Event::Wait(ms) => { let until = bench.now + ms as u32 * MS; bench.run(until, |_| {}); }
+                Event::Second(true) => bench.second(Ok(pong())),
+                Event::Second(false) => bench.second(Err(ConnectFailure::TimedOut)),
+                Event::Inspected(sight) => bench.input(Input::Inspected(sight)),
                 Event::Sleep(ms) => { bench.now = bench.now + ms as u32 * MS; bench.input(Input::Tick); }
             }
             if let Some((at, Reason::ReplyTimeout, last_valid)) = bench.verdicts.last() {
