@@ -22,7 +22,7 @@ use crate::{
     beats::Beats,
     feedback::{End, Feedback},
     metrics::Metrics,
-    view::{AgentEntry, Change, Entry, LOG_MAX, Live, Replacer, View},
+    view::{AgentEntry, Change, LOG_MAX, Live, Put, Replacer, View},
 };
 
 /// Commands that may wait: one message of each of 2,000 agents, twice. Senders wait when it is full, which
@@ -274,31 +274,19 @@ impl Aggregator {
             return;
         };
         let (status, origin) = (Arc::clone(&instance.status), instance.origin);
-        // One search for the reading and the writing, and two only of a new instance.
-        let former = self.view.instances.get_mut(id);
-        if former.as_ref().is_some_and(|former| *former.status == *status) {
-            return;
-        }
+        let previous = match self.view.put(&status, origin) {
+            Put::Same => return,
+            Put::New => None,
+            Put::Instead(former) => Some(former),
+        };
         self.touched = true;
-        self.view.revision.0 += 1;
         let revision = self.view.revision;
-        let entry = Entry {
-            status: Arc::clone(&status),
-            revision,
-            origin,
-        };
-        let previous = match former {
-            Some(former) => Some(std::mem::replace(former, entry).status.verdict.reason),
-            None => {
-                self.view.instances.insert(id.clone(), entry);
-                None
-            }
-        };
-        if previous != Some(status.verdict.reason) {
+        let reason = previous.as_ref().map(|former| former.verdict.reason);
+        if reason != Some(status.verdict.reason) {
             let verdict = &status.verdict;
             if self.told.one(verdict.reason) {
                 tracing::info!(
-                    instance = %id, from = previous.map_or("-", Reason::as_str),
+                    instance = %id, from = reason.map_or("-", Reason::as_str),
                     state = %verdict.state(), reason = %verdict.reason, agent = %status.agent, "transition"
                 );
             }
@@ -318,7 +306,7 @@ impl Aggregator {
     }
 
     fn removed(&mut self, id: &InstanceId) {
-        let Some(former) = self.view.instances.remove(id) else {
+        let Some(former) = self.view.remove(id) else {
             return;
         };
         tracing::info!(instance = %id, "removed: its agent no longer has it");
@@ -326,7 +314,7 @@ impl Aggregator {
         self.view.revision = Revision(self.view.revision.0 + 1);
         self.log(Change {
             revision: self.view.revision,
-            previous: Some(former.status.verdict.reason),
+            previous: Some(Arc::clone(&former.status)),
             status: former.status,
             origin: former.origin,
             removed: true,

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! * [`config`], [`cli`], [`app`]: what to run, and how it starts and stops.
-//! * [`aggregator`]: owns the fleet state, and tells streams by [`feedback`], while heartbeats wait in [`beats`]; [`view`]: the immutable picture that everybody reads.
+//! * [`aggregator`]: owns the fleet state, and tells streams by [`feedback`], while heartbeats wait in [`beats`]; [`view`]: the immutable picture that everybody reads, with its [`counts`].
 //! * [`grpc`]: streams from agents, queries from tools.
 //! * [`coordinator`]: session and election, with `candidacy` for its requests and [`directory`] for what it tells; [`publisher`]: the leader's writing, with `published`
 //!   for what it reads and `commits` for what it sends; [`layout`], [`znode`]: where
@@ -22,6 +22,7 @@ pub mod cli;
 mod commits;
 pub mod config;
 pub mod coordinator;
+pub mod counts;
 pub mod directory;
 pub mod feedback;
 pub mod grpc;

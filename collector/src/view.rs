@@ -14,10 +14,12 @@ use imbl::{OrdMap, Vector};
 use redkeeper_core::{
     dedupe::Origin,
     ids::{AgentId, InstanceId, Revision},
-    status::{Reason, Status},
+    status::Status,
     time::{Mono, WallMs},
 };
 use tokio::sync::watch;
+
+use crate::counts::Counts;
 
 /// Changes that are kept for watchers, the publisher and `ListTransitions`: at the worst case of 3,000
 /// instances dying in one second, 20 s for a slow reader. About 100 bytes each beyond the status itself.
@@ -43,8 +45,8 @@ pub struct Change {
     pub status: Arc<Status>,
     /// The message that brought it; for a removal, the last.
     pub origin: Origin,
-    /// The reason before; `None` where the instance is new.
-    pub previous: Option<Reason>,
+    /// The status before; `None` where the instance is new. It is shared with the change that brought it.
+    pub previous: Option<Arc<Status>>,
     /// Whether the instance is no longer known.
     pub removed: bool,
     /// When, for people.
@@ -116,6 +118,8 @@ pub struct View {
     pub revision: Revision,
     /// All instances by id.
     pub instances: OrdMap<InstanceId, Entry>,
+    /// How many of them are of each kind.
+    pub counts: Counts,
     /// All agents by id.
     pub agents: OrdMap<AgentId, Arc<AgentEntry>>,
     /// The newest changes, oldest first.
@@ -124,11 +128,68 @@ pub struct View {
     pub heard: Arc<AtomicU64>,
 }
 
+/// What [`View::put`] did.
+#[derive(Clone, Debug)]
+pub enum Put {
+    /// Nothing: that is what was known.
+    Same,
+    /// The instance is new.
+    New,
+    /// This status was known before.
+    Instead(Arc<Status>),
+}
+
+impl Put {
+    /// What was known before.
+    pub fn former(&self) -> Option<&Arc<Status>> {
+        match self {
+            Self::Instead(former) => Some(former),
+            Self::Same | Self::New => None,
+        }
+    }
+}
+
 /// Changes after a revision are no longer kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Compacted;
 
 impl View {
+    /// Puts a status in place of the known one, with a new revision where it differs.
+    pub fn put(&mut self, status: &Arc<Status>, origin: Origin) -> Put {
+        let entry = Entry {
+            status: Arc::clone(status),
+            revision: Revision(self.revision.0 + 1),
+            origin,
+        };
+        // One search for an instance that is known, and two only for a new one.
+        let put = match self.instances.get_mut(&status.identity.id) {
+            Some(known) if *known.status == **status => return Put::Same,
+            Some(known) => Put::Instead(std::mem::replace(known, entry).status),
+            None => {
+                self.instances.insert(status.identity.id.clone(), entry);
+                Put::New
+            }
+        };
+        self.revision.0 += 1;
+        self.counts.moved(put.former().map(Arc::as_ref), Some(status));
+        put
+    }
+
+    /// Takes an instance out.
+    pub fn remove(&mut self, id: &InstanceId) -> Option<Entry> {
+        let former = self.instances.remove(id)?;
+        self.counts.moved(Some(&former.status), None);
+        Some(former)
+    }
+
+    /// Changes before `revision`, newest first.
+    pub fn changes_before(&self, revision: u64) -> impl Iterator<Item = &Change> {
+        let oldest = self.log.front().map_or(0, |change| change.revision.0);
+        let kept = usize::try_from(revision.saturating_sub(oldest)).unwrap_or(usize::MAX);
+        let kept = kept.min(self.log.len());
+        self.log.focus().narrow(..kept).into_iter().rev()
+    }
+
     /// Changes after `revision`, oldest first.
     ///
     /// # Errors
@@ -216,7 +277,7 @@ impl Replacer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use redkeeper_core::status::{Identity, Stage, Verdict};
+    use redkeeper_core::status::{Identity, Reason, Stage, Verdict};
 
     fn view(revisions: std::ops::RangeInclusive<u64>) -> View {
         let status = Arc::new(Status {
@@ -242,6 +303,16 @@ mod tests {
             log: revisions.map(change).collect(),
             ..View::default()
         }
+    }
+
+    #[test]
+    fn older_changes_are_found_by_their_number() {
+        let view = view(5..=9);
+        let before = |n| view.changes_before(n).map(|c| c.revision.0).collect::<Vec<_>>();
+        assert_eq!(before(u64::MAX), [9, 8, 7, 6, 5]);
+        assert_eq!(before(7), [6, 5]);
+        assert_eq!(before(5), [0; 0]);
+        assert_eq!(before(0), [0; 0]);
     }
 
     #[test]

@@ -238,10 +238,14 @@ pub(crate) fn change(t: &v1::Transition) -> io::Result<()> {
     } else {
         before
     };
-    let now = if t.removed {
-        "removed".to_owned()
-    } else {
-        format!("{} {}", state(v.state).trim(), reason(v.reason))
+    let now = match (t.removed, t.left_filter) {
+        (true, _) => "removed".to_owned(),
+        (false, false) => format!("{} {}", state(v.state).trim(), reason(v.reason)),
+        (false, true) => format!(
+            "{} {} (no longer asked for)",
+            state(v.state).trim(),
+            reason(v.reason)
+        ),
     };
     print(&format!(
         "{}  {:<32} {before} -> {now}  {}\n",

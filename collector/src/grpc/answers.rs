@@ -1,14 +1,17 @@
 //! What the view says, in the words of the wire; and what may be asked.
 
 use redkeeper_core::{
-    ids::{AgentId, Revision},
+    ids::{AgentId, ClusterName, Revision},
     status::{Reason, State, Status as Known},
     time::Mono,
 };
 use redkeeper_proto::{convert, v1};
 
 use super::errors::Failure;
-use crate::view::{AgentEntry, Change, Entry, View};
+use crate::{
+    counts::{Counts, Kind},
+    view::{AgentEntry, Change, Entry, View},
+};
 
 const PAGE_DEFAULT: usize = 200;
 const PAGE_MAX: usize = 1_000;
@@ -17,7 +20,8 @@ const PAGE_MAX: usize = 1_000;
 pub(super) struct Filter {
     states: Vec<State>,
     reasons: Vec<Reason>,
-    clusters: Vec<String>,
+    /// In order, each once; `None` stands for those that are in no cluster.
+    clusters: Vec<Option<ClusterName>>,
     agents: Vec<String>,
 }
 
@@ -25,6 +29,15 @@ impl Filter {
     pub(super) fn new(wire: Option<v1::InstanceFilter>) -> Result<Self, Failure> {
         let wire = wire.unwrap_or_default();
         let bad = |what: &str, n: &i32| Failure::InvalidArgument(format!("filter.{what}: {n} is not known"));
+        let name = |text: &String| match text.as_str() {
+            "" => Ok(None),
+            text => ClusterName::new(text)
+                .map(Some)
+                .map_err(|e| Failure::InvalidArgument(format!("filter.clusters: {text:?} {e}"))),
+        };
+        let mut clusters = wire.clusters.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+        clusters.sort_unstable();
+        clusters.dedup();
         Ok(Self {
             states: wire
                 .states
@@ -36,28 +49,70 @@ impl Filter {
                 .iter()
                 .map(|n| convert::reason_from_wire(*n).ok_or_else(|| bad("reasons", n)))
                 .collect::<Result<_, _>>()?,
-            clusters: wire.clusters,
+            clusters,
             agents: wire.agent_ids,
         })
     }
 
-    /// Whether instances with this reason are asked for, whatever else they are.
-    pub(super) fn wants(&self, reason: Reason) -> bool {
-        self.reasons.is_empty() || self.reasons.contains(&reason)
+    /// What a change means to someone who asked with this filter; `None` where it means nothing.
+    pub(super) fn concerns(&self, change: &Change) -> Option<Seen> {
+        let before = change
+            .previous
+            .as_ref()
+            .is_some_and(|status| self.matches(status));
+        let after = !change.removed && self.matches(&change.status);
+        match (before, after) {
+            (_, true) => Some(Seen::Matches),
+            (true, false) => Some(Seen::Left),
+            (false, false) => None,
+        }
+    }
+
+    /// How many instances match.
+    pub(super) fn count(&self, counts: &Counts) -> usize {
+        if self.clusters.is_empty() && self.agents.is_empty() {
+            let wanted = counts.reasons().filter(|(reason, _)| self.wants(*reason));
+            return wanted.map(|(_, n)| n).sum();
+        }
+        self.kinds(counts).map(|(_, n)| n).sum()
+    }
+
+    /// The kinds of instances that match, in order, and how many there are of each.
+    pub(super) fn kinds<'a>(
+        &'a self,
+        counts: &'a Counts,
+    ) -> Box<dyn Iterator<Item = (&'a Kind, usize)> + 'a> {
+        let kinds: Box<dyn Iterator<Item = _>> = if self.clusters.is_empty() {
+            Box::new(counts.kinds())
+        } else {
+            Box::new(self.clusters.iter().flat_map(|name| counts.kinds_of(name)))
+        };
+        Box::new(kinds.filter(|(kind, _)| self.wants(kind.reason) && self.wants_agent(kind.agent())))
+    }
+
+    fn wants(&self, reason: Reason) -> bool {
+        (self.states.is_empty() || self.states.contains(&reason.state()))
+            && (self.reasons.is_empty() || self.reasons.contains(&reason))
+    }
+
+    fn wants_agent(&self, agent: &str) -> bool {
+        self.agents.is_empty() || self.agents.iter().any(|name| name == agent)
     }
 
     pub(super) fn matches(&self, status: &Known) -> bool {
-        let cluster = status
-            .identity
-            .cluster
-            .as_ref()
-            .map_or("", |cluster| cluster.as_str());
-        let verdict = &status.verdict;
-        (self.states.is_empty() || self.states.contains(&verdict.state()))
-            && (self.reasons.is_empty() || self.reasons.contains(&verdict.reason))
-            && (self.clusters.is_empty() || self.clusters.iter().any(|name| name == cluster))
-            && (self.agents.is_empty() || self.agents.iter().any(|name| name == status.agent.as_str()))
+        self.wants(status.verdict.reason)
+            && (self.clusters.is_empty() || self.clusters.contains(&status.identity.cluster))
+            && self.wants_agent(status.agent.as_str())
     }
+}
+
+/// How an instance stands to a filter after a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Seen {
+    /// It matches.
+    Matches,
+    /// It matched before, and does not any more or is no longer known.
+    Left,
 }
 
 pub(super) fn page_size(wire: i32) -> Result<usize, Failure> {
@@ -96,6 +151,7 @@ pub(super) fn entry(view: &View, entry: &Entry, now: Mono) -> v1::Instance {
 }
 
 pub(super) fn transition(view: &View, change: &Change, now: Mono) -> v1::Transition {
+    let previous = change.previous.as_ref().map(|status| status.verdict.reason);
     v1::Transition {
         revision: change.revision.0,
         instance: Some(instance(
@@ -104,13 +160,10 @@ pub(super) fn transition(view: &View, change: &Change, now: Mono) -> v1::Transit
             view.progress(&change.status),
             now,
         )),
-        previous_state: change
-            .previous
-            .map_or(0, |reason| convert::state_to_wire(reason.state()).into()),
-        previous_reason: change
-            .previous
-            .map_or(0, |reason| convert::reason_to_wire(reason).into()),
+        previous_state: previous.map_or(0, |reason| convert::state_to_wire(reason.state()).into()),
+        previous_reason: previous.map_or(0, |reason| convert::reason_to_wire(reason).into()),
         removed: change.removed,
+        left_filter: false,
         time: convert::time_to_wire(change.time),
     }
 }

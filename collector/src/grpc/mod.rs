@@ -26,6 +26,7 @@ mod aside;
 pub mod errors;
 mod incoming;
 pub mod ingest;
+mod pages;
 pub mod peer;
 pub mod status_service;
 pub mod watch_stream;

@@ -1,10 +1,10 @@
 //! Answers tools from the view. Nothing here waits for the aggregator or for ZooKeeper.
 
-use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use redkeeper_core::{
-    ids::{InstanceId, Revision},
-    status::{Reason, State},
+    ids::{AgentId, ClusterName, InstanceId, Revision},
+    status::State,
 };
 use redkeeper_proto::{
     convert,
@@ -16,9 +16,11 @@ use tonic::{Request, Response, Status};
 use super::{
     answers::{Filter, agent, count, entry, page_size, transition},
     errors::Failure,
+    pages::page,
     watch_stream::WatchStream,
 };
 use crate::{
+    counts::Kind,
     directory,
     metrics::Metrics,
     store::Connection,
@@ -100,27 +102,14 @@ impl StatusService for Queries {
     ) -> Result<Response<v1::ListInstancesResponse>, Status> {
         let request = request.into_inner();
         let (size, filter) = (page_size(request.page_size)?, Filter::new(request.filter)?);
-        let (view, now) = (self.view.get(), self.clock.now());
-        let matching = || {
-            view.instances
-                .iter()
-                .filter(|(_, entry)| filter.matches(&entry.status))
-        };
-        // The token is the last id of the page before: pages stay right while instances come and go.
-        let mut rest = matching().skip_while(|(id, _)| id.as_str() <= request.page_token.as_str());
-        let page: Vec<_> = rest.by_ref().take(size).collect();
-        let next_page_token = match (page.last(), rest.next()) {
-            (Some((id, _)), Some(_)) => id.to_string(),
-            _ => String::new(),
-        };
+        let view = self.view.get();
+        let page = page(&view, &filter, &request.page_token, size).await?;
+        let now = self.clock.now();
         Ok(Response::new(v1::ListInstancesResponse {
-            instances: page
-                .into_iter()
-                .map(|(_, found)| entry(&view, found, now))
-                .collect(),
-            next_page_token,
+            instances: page.found.iter().map(|found| entry(&view, found, now)).collect(),
+            next_page_token: page.next,
             header: Some(self.header(&view)),
-            total_size: count(matching().count()),
+            total_size: count(page.total),
         }))
     }
 
@@ -146,31 +135,14 @@ impl StatusService for Queries {
     ) -> Result<Response<v1::SummarizeInstancesResponse>, Status> {
         let filter = Filter::new(request.into_inner().filter)?;
         let view = self.view.get();
-        let mut counts = BTreeMap::<_, i32>::new();
-        for status in view
-            .instances
-            .values()
-            .map(|entry| &entry.status)
-            .filter(|status| filter.matches(status))
-        {
-            let cluster = status
-                .identity
-                .cluster
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            *counts
-                .entry((cluster, status.agent.to_string(), status.verdict.reason))
-                .or_default() += 1;
-        }
-        let row = |((cluster, agent_id, reason), count): ((String, String, Reason), i32)| v1::SummaryRow {
-            state: convert::state_to_wire(reason.state()).into(),
-            reason: convert::reason_to_wire(reason).into(),
-            cluster,
-            agent_id,
-            count,
+        let row = |(kind, n): (&Kind, usize)| v1::SummaryRow {
+            state: convert::state_to_wire(kind.reason.state()).into(),
+            reason: convert::reason_to_wire(kind.reason).into(),
+            cluster: kind.cluster.as_ref().map_or("", ClusterName::as_str).to_owned(),
+            agent_id: kind.agent().to_owned(),
+            count: count(n),
         };
-        let rows = counts.into_iter().map(row).collect();
+        let rows = filter.kinds(&view.counts).map(row).collect();
         Ok(Response::new(v1::SummarizeInstancesResponse {
             header: Some(self.header(&view)),
             rows,
@@ -191,11 +163,9 @@ impl StatusService for Queries {
         };
         let (view, now) = (self.view.get(), self.clock.now());
         let wanted = |change: &&Change| {
-            change.revision.0 < before
-                && (request.instance_id.is_empty()
-                    || change.status.identity.id.as_str() == request.instance_id)
+            request.instance_id.is_empty() || change.status.identity.id.as_str() == request.instance_id
         };
-        let mut rest = view.log.iter().rev().filter(wanted);
+        let mut rest = view.changes_before(before).filter(wanted);
         let transitions: Vec<_> = rest
             .by_ref()
             .take(size)
@@ -232,11 +202,11 @@ impl StatusService for Queries {
             address: member.grpc,
             version: member.version,
         };
-        let mut states = BTreeMap::<State, i32>::new();
-        for entry in view.instances.values() {
-            *states.entry(entry.status.verdict.state()).or_default() += 1;
-        }
-        let of = |state| states.get(&state).copied().unwrap_or(0);
+        let of = |state| {
+            let reasons = view.counts.reasons();
+            let those = reasons.filter(|(reason, _)| reason.state() == state);
+            count(those.map(|(_, n)| n).sum())
+        };
         let silent = view.agents.values().filter(|agent| agent.silent).count();
         Ok(Response::new(v1::GetClusterStatusResponse {
             header,
@@ -266,11 +236,15 @@ impl StatusService for Queries {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let request = request.into_inner();
         let size = page_size(request.page_size)?;
+        let start =
+            match request.page_token.as_str() {
+                "" => Bound::Unbounded,
+                token => Bound::Excluded(AgentId::new(token).map_err(|_| {
+                    Failure::InvalidArgument(format!("page_token: {token:?} is none of ours"))
+                })?),
+            };
         let (view, now) = (self.view.get(), self.clock.now());
-        let mut rest = view
-            .agents
-            .iter()
-            .skip_while(|(id, _)| id.as_str() <= request.page_token.as_str());
+        let mut rest = view.agents.range((start, Bound::Unbounded));
         let page: Vec<_> = rest.by_ref().take(size).collect();
         let next_page_token = match (page.last(), rest.next()) {
             (Some((id, _)), Some(_)) => id.to_string(),

@@ -21,8 +21,9 @@ use tonic::Status;
 
 use super::{
     answer_stream::{self, AnswerStream, Answers},
-    answers::{Filter, count, entry, transition},
+    answers::{Filter, Seen, count, entry, transition},
     errors::Failure,
+    pages::LOOKED_AT_ONCE,
     status_service::Queries,
 };
 use crate::{
@@ -104,12 +105,12 @@ impl WatchStream {
         for change in changes.map_err(|Compacted| Failure::RevisionCompacted)? {
             self.seen = change.revision;
             // A change out of the filter is told too: what was shown must not stay shown.
-            let left = !self.filter.matches(&change.status) && !change.removed;
-            let before = change.previous.is_some_and(|reason| self.filter.wants(reason));
-            if !left || before {
+            if let Some(seen) = self.filter.concerns(change) {
                 self.behind = self.seen < view.revision;
+                let mut told = transition(&view, change, self.queries.clock.now());
+                told.left_filter = seen == Seen::Left && !change.removed;
                 return Ok(Some(Response {
-                    event: Some(Event::Change(transition(&view, change, self.queries.clock.now()))),
+                    event: Some(Event::Change(told)),
                     resume_token: self.queries.token(self.seen),
                 }));
             }
@@ -209,7 +210,11 @@ async fn tell_all(
 ) -> Result<(), Failure> {
     let (now, stop) = (queries.clock.now(), queries.supervisor.stop());
     let mut sent = 0;
-    for found in view.instances.values() {
+    for (n, found) in view.instances.values().enumerate() {
+        // However few of them match, nobody waits for the rest to be looked at.
+        if (n + 1).is_multiple_of(LOOKED_AT_ONCE) {
+            tokio::task::yield_now().await;
+        }
         if filter.matches(&found.status) {
             let event = Event::Instance(entry(view, found, now));
             tell(stop, answers, event, String::new()).await?;
