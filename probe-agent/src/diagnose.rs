@@ -234,7 +234,7 @@ impl Session {
             Effect::Disconnect => (self.connection, self.second) = (None, None),
             Effect::AskSecond(limit) => {
                 let target = self.target.clone();
-                let ask = async move { Input::Second(redis::try_fresh(&target, limit).await.0) };
+                let ask = async move { Input::Second(redis::try_fresh(&target, limit).await.answer) };
                 self.second = Some(Box::pin(ask));
             }
             Effect::Send(commands) => {

@@ -127,7 +127,7 @@ pub enum Received {
 }
 
 /// How long the steps of a connection took; those that were not reached are absent.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Steps {
     /// Looking up the name.
     pub resolve: Option<Duration>,
@@ -135,6 +135,8 @@ pub struct Steps {
     pub connect: Option<Duration>,
     /// The TLS handshake; a failed one too.
     pub tls: Option<Duration>,
+    /// What the name stands for now; empty where no name was looked up.
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// Reading passwords and certificates: a file may stand on a file system that hangs.
@@ -233,7 +235,9 @@ async fn connect_tcp(address: &str, limit: Duration, steps: &mut Steps) -> Resul
             let found = LOOKUPS.run(limit / 2, look_up).await;
             steps.resolve = Some(start.elapsed());
             let found = found.ok_or_else(|| ConnectFailure::Resolve("no answer in time".to_owned()))?;
-            found.map_err(|e: std::io::Error| ConnectFailure::Resolve(e.to_string()))?
+            let found: Vec<_> = found.map_err(|e: std::io::Error| ConnectFailure::Resolve(e.to_string()))?;
+            steps.addresses.clone_from(&found);
+            found
         }
     };
     let start = Instant::now();
@@ -244,11 +248,11 @@ async fn connect_tcp(address: &str, limit: Duration, steps: &mut Steps) -> Resul
 
 /// To the first of several addresses that takes it.
 async fn connect_first(addresses: Vec<SocketAddr>, limit: Duration) -> Result<TcpStream, ConnectFailure> {
-    let mut failed = ConnectFailure::Resolve("no address".to_owned());
+    let mut failures = Vec::with_capacity(1);
     // Each address gets its share of the time, so that a dead one does not hide the others.
     let share = limit / 2 / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let only = addresses.len() == 1;
-    for (n, address) in addresses.into_iter().enumerate() {
+    for address in addresses {
         let connecting = open_tcp(address);
         let connected = if only {
             connecting.await
@@ -258,14 +262,27 @@ async fn connect_first(addresses: Vec<SocketAddr>, limit: Duration) -> Result<Tc
         };
         match connected {
             Ok(stream) => return Ok(stream),
-            // A name is refused only if all of its addresses refuse.
-            Err(e) => match failure(&e) {
-                ConnectFailure::Refused if n > 0 && failed != ConnectFailure::Refused => {}
-                other => failed = other,
-            },
+            Err(e) => failures.push(e),
         }
     }
-    Err(failed)
+    Err(failure_of_all(&failures))
+}
+
+/// What it means that no address of a name takes a connection. One that this host cannot use, such as `::1` where IPv6 is
+/// off, says nothing about the server; what the others say counts. Refused is only what refuses on each of these.
+fn failure_of_all(failures: &[std::io::Error]) -> ConnectFailure {
+    let unusable = |e: &&std::io::Error| {
+        matches!(
+            e.raw_os_error().map(Errno::from_raw),
+            Some(Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT | Errno::ENETUNREACH)
+        )
+    };
+    let usable = || failures.iter().filter(|e| !unusable(e)).map(failure);
+    let undecided = usable().rfind(|failure| *failure != ConnectFailure::Refused);
+    undecided
+        .or_else(|| usable().next())
+        .or_else(|| failures.last().map(failure))
+        .unwrap_or_else(|| ConnectFailure::Resolve("no address".to_owned()))
 }
 
 /// As [`TcpStream::connect`], but a refusal on this host is known before the runtime hears of the socket: a dead server
@@ -287,10 +304,14 @@ async fn open_tcp(address: SocketAddr) -> std::io::Result<TcpStream> {
     }
     let stream = TcpStream::from_std(stream)?;
     stream.writable().await?;
-    match stream.take_error()? {
-        Some(error) => Err(error),
-        None => Ok(stream),
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
     }
+    // Nothing listens, and the kernel chose the very port for our own end: the connection is with itself.
+    if stream.local_addr()? == address {
+        return Err(ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
 }
 
 fn failure(error: &std::io::Error) -> ConnectFailure {
@@ -304,16 +325,22 @@ fn failure(error: &std::io::Error) -> ConnectFailure {
     }
 }
 
-/// Connects, authenticates, asks for PONG, and closes: what a new client meets.
-///
-/// Also tells when the server's certificate ends.
-pub async fn try_fresh(
-    target: &Target,
-    limit: Duration,
-) -> (Result<Meaning, ConnectFailure>, Option<WallMs>) {
-    let mut certificate_ends = None;
+/// What a new client meets.
+#[derive(Debug)]
+pub struct NewClient {
+    /// The answer to PING, or to what comes before.
+    pub answer: Result<Meaning, ConnectFailure>,
+    /// When the server's certificate ends.
+    pub certificate_ends: Option<WallMs>,
+    /// What the name stands for now; empty where none was looked up.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Connects, authenticates, asks for PONG, and closes.
+pub async fn try_fresh(target: &Target, limit: Duration) -> NewClient {
+    let (mut certificate_ends, mut steps) = (None, Steps::default());
     let ask = async {
-        let mut connection = connect(target, limit).await?;
+        let mut connection = connect_by_steps(target, limit, &mut steps).await?;
         certificate_ends = connection.certificate_ends;
         let authenticates = connection.auth.is_some();
         let commands: &[_] = if authenticates {
@@ -345,7 +372,11 @@ pub async fn try_fresh(
     let answer = tokio::time::timeout(limit, ask)
         .await
         .unwrap_or(Err(ConnectFailure::TimedOut));
-    (answer, certificate_ends)
+    NewClient {
+        answer,
+        certificate_ends,
+        addresses: steps.addresses,
+    }
 }
 
 impl Connection {
@@ -434,6 +465,29 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_this_host_cannot_use_does_not_hide_what_the_others_say() {
+        let of = |errors: &[Errno]| {
+            let errors: Vec<_> = errors.iter().map(|e| std::io::Error::from(*e)).collect();
+            failure_of_all(&errors)
+        };
+        use Errno::{
+            EADDRNOTAVAIL, EAFNOSUPPORT, ECONNREFUSED, EHOSTUNREACH, EMFILE, ENETUNREACH, ETIMEDOUT,
+        };
+        for unusable in [EADDRNOTAVAIL, EAFNOSUPPORT, ENETUNREACH] {
+            assert_eq!(of(&[ECONNREFUSED, unusable]), ConnectFailure::Refused);
+            assert_eq!(of(&[unusable, ECONNREFUSED]), ConnectFailure::Refused);
+            assert_eq!(of(&[unusable, ETIMEDOUT]), ConnectFailure::TimedOut);
+            assert_ne!(of(&[unusable]), ConnectFailure::Refused);
+        }
+        assert_eq!(of(&[ECONNREFUSED, ECONNREFUSED]), ConnectFailure::Refused);
+        // One that may live yet is not refused.
+        assert_eq!(of(&[ECONNREFUSED, ETIMEDOUT]), ConnectFailure::TimedOut);
+        assert_eq!(of(&[EHOSTUNREACH, ECONNREFUSED]), ConnectFailure::Unreachable);
+        assert!(matches!(of(&[ECONNREFUSED, EMFILE]), ConnectFailure::Own(_)));
+        assert!(matches!(of(&[]), ConnectFailure::Resolve(_)));
+    }
 
     #[tokio::test]
     async fn what_is_no_file_is_no_password() {

@@ -12,10 +12,7 @@ use std::{
 
 use futures_util::FutureExt;
 use redkeeper_core::{
-    agent::{
-        prober::{ConnectFailure, Effect, Input, Prober, Sight},
-        reply::Meaning,
-    },
+    agent::prober::{ConnectFailure, Effect, Input, Prober, Sight},
     ids::Handle,
     time::{Mono, WallMs},
 };
@@ -28,7 +25,7 @@ use crate::{
     config::InstanceConfig,
     metrics::Metrics,
     process::{Place, Process},
-    redis::{self, Connection, Received},
+    redis::{self, Connection, NewClient, Received},
     tls,
 };
 
@@ -58,16 +55,15 @@ pub struct Worker {
 /// What a worker waits for.
 enum Event {
     Input(Input),
-    /// A second connection was tried; and when the server's certificate ends.
-    Fresh(Result<Meaning, ConnectFailure>, Option<WallMs>),
+    /// A second connection was tried.
+    Fresh(NewClient),
     /// A second connection was asked, because the present one is silent.
-    Second(Result<Meaning, ConnectFailure>, Option<WallMs>),
+    Second(NewClient),
     /// The process was searched for.
     Found(Option<Process>),
 }
 
-type Fresh = Pin<Box<dyn Future<Output = FreshAnswer> + Send>>;
-type FreshAnswer = (Result<Meaning, ConnectFailure>, Option<WallMs>);
+type Fresh = Pin<Box<dyn Future<Output = NewClient> + Send>>;
 type Search = Pin<Box<dyn Future<Output = Option<Process>> + Send>>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectFailure>> + Send>>;
 
@@ -122,14 +118,16 @@ impl Worker {
                     .await
                 {
                     Event::Input(input) => input,
-                    Event::Fresh(answer, ends) => {
-                        inputs.extend(ends.map(Input::Certificate));
-                        self.metrics.tried_fresh(&answer);
-                        Input::Fresh(answer)
+                    Event::Fresh(client) => {
+                        inputs.extend(client.certificate_ends.map(Input::Certificate));
+                        let peer = link.open.as_ref().and_then(|open| open.peer);
+                        inputs.extend(has_moved(peer, &client.addresses).then_some(Input::Moved));
+                        self.metrics.tried_fresh(&client.answer);
+                        Input::Fresh(client.answer)
                     }
-                    Event::Second(answer, ends) => {
-                        inputs.extend(ends.map(Input::Certificate));
-                        Input::Second(answer)
+                    Event::Second(client) => {
+                        inputs.extend(client.certificate_ends.map(Input::Certificate));
+                        Input::Second(client.answer)
                     }
                     Event::Found(found) => {
                         self.found(found, &mut beside);
@@ -170,11 +168,11 @@ impl Worker {
             if let Poll::Ready(input) = link.poll(context) {
                 return Poll::Ready(Event::Input(input));
             }
-            if let Some((answer, ends)) = poll_once(&mut link.second, context) {
-                return Poll::Ready(Event::Second(answer, ends));
+            if let Some(client) = poll_once(&mut link.second, context) {
+                return Poll::Ready(Event::Second(client));
             }
-            if let Some((answer, ends)) = poll_once(&mut beside.fresh, context) {
-                return Poll::Ready(Event::Fresh(answer, ends));
+            if let Some(client) = poll_once(&mut beside.fresh, context) {
+                return Poll::Ready(Event::Fresh(client));
             }
             if let Some(found) = poll_once(&mut beside.search, context) {
                 return Poll::Ready(Event::Found(found));
@@ -344,6 +342,11 @@ const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// As many mute connections as a dying server may accept; one more, and TLS is looked for.
 const MUTES_UNDERSTOOD: u32 = 5;
 
+/// The name of an instance stands for other addresses now: a connection to a former one proves nothing about it.
+fn has_moved(peer: Option<SocketAddr>, addresses: &[SocketAddr]) -> bool {
+    !addresses.is_empty() && peer.is_some_and(|peer| !addresses.contains(&peer))
+}
+
 /// What comes of work under way, if there is any and it is done.
 fn poll_once<T>(
     under_way: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>,
@@ -386,5 +389,19 @@ impl Link {
             }
             Received::Garbage(what) => Input::Garbage(what),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_moved_when_its_connection_goes_to_none_of_its_addresses() {
+        let [a, b]: [SocketAddr; 2] = ["10.0.0.1:6379", "[::1]:6379"].map(|text| text.parse().unwrap());
+        assert!(has_moved(Some(a), &[b]));
+        assert!(!has_moved(Some(a), &[b, a]));
+        // No name, or a Unix socket.
+        assert!(!has_moved(Some(a), &[]) && !has_moved(None, &[b]));
     }
 }

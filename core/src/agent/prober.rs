@@ -198,6 +198,14 @@ impl Prober {
             Input::Closed(how) => self.closed(now, wall, &how, out),
             Input::Inspected(sight) => self.inspected(now, wall, sight, out),
             Input::Fresh(answer) => self.tried_fresh(now, wall, answer, out),
+            Input::Moved if self.link == Link::Open => {
+                // What is known of the former server says nothing about the one at the new address.
+                self.successes = 0;
+                self.quiet_since = now;
+                out.push(Effect::Disconnect);
+                self.connect(now, out);
+            }
+            Input::Moved => {}
             Input::Second(answer) => self.second_answered(now, wall, answer, out),
             Input::Garbage(what) if self.awaits_side_answer() => {
                 self.info_not_before = now + self.config.info_interval;

@@ -233,6 +233,8 @@ pub enum Input {
     Fresh(Result<Meaning, ConnectFailure>),
     /// The same for one that was asked for by [`Effect::AskSecond`], because the present one is silent.
     Second(Result<Meaning, ConnectFailure>),
+    /// The name stands for other addresses now: the connection goes to a former one.
+    Moved,
 }
 
 /// What the shell must do, in order.

@@ -208,3 +208,16 @@ fn silent_handshakes_are_repeated_rarely() {
     let connects = bench.connects - before;
     assert!((19..=24).contains(&connects), "{connects}");
 }
+
+#[test]
+fn a_name_that_moved_is_judged_at_its_new_address() {
+    let mut bench = Bench::new();
+    bench.up();
+    bench.input(Input::Moved);
+    assert!(bench.connecting && bench.reason() == Reason::Ok);
+    bench.refuse();
+    assert_eq!(bench.reason(), Reason::ConnectionRefused);
+    // Without a connection there is nothing to replace.
+    bench.input(Input::Moved);
+    assert!(!bench.connecting);
+}
