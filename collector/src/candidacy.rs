@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use redkeeper_core::{
-    election::{Input, Term},
+    election::{Candidate, Input, Term},
     ids::{CollectorId, Epoch},
 };
 
@@ -82,7 +82,12 @@ pub(crate) async fn claim<T: Session>(
         serde_json::to_vec(&next).unwrap_or_default(),
         Some(version),
     ));
+    // The last write is the one of the epoch: that it is refused means that the epoch moved on.
+    let epoch_write = writes.len() - 1;
     match session.commit((&paths[0], own.version), writes).await {
+        Err(CommitError::Operation(index, error @ StoreError::Refused(_))) if index < epoch_write => {
+            Err(error)
+        }
         Ok(()) => Ok(Input::Claimed(Term {
             epoch: Epoch(next.epoch),
             token: version + 1,
@@ -98,11 +103,34 @@ async fn refused() -> Result<Input, StoreError> {
     Ok(Input::ClaimRefused)
 }
 
+/// Owner of a candidate about which nothing can be found out: it counts.
+const OWNER_UNKNOWN: i64 = -1;
+
+/// All candidates, with the sessions that own them. One that went away meanwhile is left out.
 pub(crate) async fn list<T: Session>(session: &T, layout: &Layout) -> Result<Input, StoreError> {
-    match session.children(&layout.election()).await {
-        Err(StoreError::Missing) => Err(StoreError::Lost(format!("{} is gone", layout.election()))),
-        other => other.map(Input::Listed),
+    let names = match session.children(&layout.election()).await {
+        Err(StoreError::Missing) => {
+            return Err(StoreError::Lost(format!("{} is gone", layout.election())));
+        }
+        other => other?,
+    };
+    let paths: Vec<_> = names.iter().map(|name| layout.candidate(name)).collect();
+    let nodes = session.get(&paths).await?;
+    let mut candidates = Vec::with_capacity(names.len());
+    for ((name, path), node) in names.into_iter().zip(&paths).zip(nodes) {
+        let Some(node) = node else { continue };
+        let owner = if node.readable {
+            Some(node.owner)
+        } else {
+            match session.stat(path).await {
+                Ok(stat) => stat.map(|stat| stat.owner),
+                Err(StoreError::Refused(_)) => Some(OWNER_UNKNOWN),
+                Err(e) => return Err(e),
+            }
+        };
+        candidates.extend(owner.map(|owner| Candidate { name, owner }));
     }
+    Ok(Input::Listed(candidates))
 }
 
 /// Whether a claim with unknown outcome was applied.

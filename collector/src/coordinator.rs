@@ -6,7 +6,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use redkeeper_core::{
     backoff::Backoff,
-    election::{Effect, Election, Input, Term},
+    election::{Candidate, Effect, Election, Input, Term},
     ids::{CollectorId, Epoch},
     lease::Lease,
     time::Mono,
@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     aggregator::Command,
     candidacy::{claim, list, settle, verify, watch_candidate},
-    directory::{self, Seen},
+    directory::{self, Membership, Seen},
     layout::Layout,
     metrics::Metrics,
     published,
     publisher::Publishing,
-    store::{Connection, Kind, Session, Store, StoreError, Write},
+    store::{Connection, Session, Store, StoreError, Write},
     view::Shared,
     znode::CollectorJson,
 };
@@ -80,6 +80,8 @@ impl<S: Store> Coordinator<S> {
         let mut election = Election::default();
         // The last term that this process led.
         let mut led: Option<Epoch> = None;
+        // Candidates that no session owns, as last told.
+        let mut leftovers = 0;
         let mut attempt = 0u32;
         while !self.stop.is_cancelled() {
             let session = tokio::select! {
@@ -91,7 +93,9 @@ impl<S: Store> Coordinator<S> {
                 Ok(session) => {
                     self.metrics.sessions.inc();
                     let opened = tokio::time::Instant::now();
-                    let end = self.serve(&session, &mut election, &mut led).await;
+                    let end = self
+                        .serve(&session, &mut election, &mut led, &mut leftovers)
+                        .await;
                     if opened.elapsed() >= SESSION_GOOD {
                         attempt = 0;
                     }
@@ -142,14 +146,10 @@ impl<S: Store> Coordinator<S> {
     async fn open(&self) -> Result<Arc<S::Session>, StoreError> {
         let session = Arc::new(self.store.connect().await?);
         self.layout.ensure(&*session).await?;
-        let (path, own) = (self.layout.collector(&self.id), self.membership());
-        let own = serde_json::to_vec(&own).unwrap_or_default();
-        match session.create(&path, &own, Kind::Ephemeral).await {
+        let membership = directory::register(&*session, &self.layout, &self.membership()).await?;
+        if membership == Membership::Foreign {
             // The node of a former session that has not expired yet, or another collector of the same name.
-            Err(StoreError::Exists) => {
-                tracing::warn!(id = %self.id, "a collector of this name is registered; its node is left alone");
-            }
-            other => drop(other?),
+            tracing::warn!(id = %self.id, "a collector of this name is registered; its node is left alone");
         }
         Ok(session)
     }
@@ -159,6 +159,7 @@ impl<S: Store> Coordinator<S> {
         session: &Arc<S::Session>,
         election: &mut Election,
         led: &mut Option<Epoch>,
+        leftovers: &mut usize,
     ) -> SessionEnd {
         let mut effects = Vec::new();
         let mut connection = session.connection();
@@ -267,6 +268,9 @@ impl<S: Store> Coordinator<S> {
             if input == Input::Lost {
                 return SessionEnd::Dropped;
             }
+            if let Input::Listed(candidates) = &input {
+                self.tell_leftovers(candidates, leftovers);
+            }
             election.step(input, &mut effects);
         }
     }
@@ -347,6 +351,21 @@ impl<S: Store> Coordinator<S> {
         match session.commit((&self.layout.epoch(), term.token), writes).await {
             Ok(()) => tracing::info!(epoch = term.epoch.0, "leadership handed over"),
             Err(e) => tracing::warn!("leadership ends with the session: {}", chain(&e)),
+        }
+    }
+
+    /// Says once that there are candidates of nobody: they do no harm, and stay until somebody deletes them.
+    fn tell_leftovers(&self, candidates: &[Candidate], told: &mut usize) {
+        let left = || candidates.iter().filter(|candidate| candidate.is_leftover());
+        let (first, count) = (left().next(), left().count());
+        let before = std::mem::replace(told, count);
+        if let Some(first) = first.filter(|_| before != count) {
+            let path = self.layout.candidate(&first.name);
+            tracing::warn!(
+                znode = path,
+                count,
+                "candidates that no session owns, as a restored backup leaves them, do not take part in the election; delete them"
+            );
         }
     }
 

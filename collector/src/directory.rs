@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 use crate::{
     layout::Layout,
-    store::{Connection, Kind, Node, Session, StoreError},
+    store::{CommitError, Connection, Kind, Node, Session, StoreError, Write},
     znode::{CollectorJson, EpochJson, PublisherJson},
 };
 
@@ -72,25 +72,82 @@ pub(crate) async fn look<T: Session>(
     own: &CollectorJson,
 ) -> Result<Seen, StoreError> {
     let names = session.children(&layout.collectors()).await?;
-    let path = |name: &str| format!("{}/{name}", layout.collectors());
-    if !names.contains(&own.id) {
-        let data = serde_json::to_vec(own).unwrap_or_default();
-        match session.create(&path(&own.id), &data, Kind::Ephemeral).await {
-            Ok(_) | Err(StoreError::Exists) => {}
-            Err(e) => return Err(e),
-        }
-    }
     let mut paths = vec![layout.epoch(), layout.publisher()];
-    paths.extend(names.iter().map(|name| path(name)));
+    paths.extend(names.iter().map(|name| layout.member(name)));
     let mut nodes = session.get(&paths).await?.into_iter();
-    let (epoch, publisher) = (read(nodes.next().flatten()), read(nodes.next().flatten()));
-    let mut members: Vec<CollectorJson> = nodes.flatten().map(|node| read(Some(node))).collect();
+    let (epoch, publisher) = (read(nodes.next().flatten()), nodes.next().flatten());
+    let publisher = read(publisher.filter(is_owned));
+    let members = names.iter().zip(nodes);
+    let members: Vec<_> = members
+        .filter_map(|(name, node)| Some((name, node.filter(is_owned)?)))
+        .collect();
+    if !members.iter().any(|(name, _)| **name == own.id) {
+        register(session, layout, own).await?;
+    }
+    let member = |(name, node): (&String, Node)| {
+        let mut member: CollectorJson = read(Some(node));
+        if member.id.is_empty() {
+            // Unreadable: its name is all that is known.
+            member.id.clone_from(name);
+        }
+        member
+    };
+    let mut members: Vec<_> = members.into_iter().map(member).collect();
     members.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(Seen {
         epoch,
         publisher,
         members,
     })
+}
+
+/// A znode that is meant to be a session's and is nobody's says nothing of who is there: a backup tool, or a hand, made
+/// it.
+fn is_owned(node: &Node) -> bool {
+    node.owner != 0 || !node.readable
+}
+
+/// Whose membership stands after [`register`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Membership {
+    /// This session's.
+    Own,
+    /// That of another session, which is left alone.
+    Foreign,
+}
+
+/// Makes the own membership. A znode of that name which no session owns is replaced.
+pub(crate) async fn register<T: Session>(
+    session: &T,
+    layout: &Layout,
+    own: &CollectorJson,
+) -> Result<Membership, StoreError> {
+    let path = layout.member(&own.id);
+    let data = serde_json::to_vec(own).unwrap_or_default();
+    let Some(there) = session.stat(&path).await? else {
+        return match session.create(&path, &data, Kind::Ephemeral).await {
+            Ok(_) => Ok(Membership::Own),
+            Err(StoreError::Exists) => Ok(Membership::Foreign),
+            Err(e) => Err(e),
+        };
+    };
+    if there.owner == session.id() {
+        return Ok(Membership::Own);
+    }
+    if there.owner != 0 {
+        return Ok(Membership::Foreign);
+    }
+    tracing::warn!(znode = path, "no session owns this znode; it is replaced");
+    let writes = vec![
+        Write::Delete(path.clone()),
+        Write::Create(path.clone(), data, true),
+    ];
+    match session.commit((&path, there.version), writes).await {
+        Ok(()) => Ok(Membership::Own),
+        // Somebody else changed it in this instant.
+        Err(CommitError::Fenced) => Ok(Membership::Foreign),
+        Err(CommitError::Operation(_, e) | CommitError::Request(e)) => Err(e),
+    }
 }
 
 /// JSON of a znode; damaged or absent content reads as nothing known.

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use redkeeper_core::ids::{Bucket, CollectorId, InstanceId};
+use redkeeper_core::ids::{Bucket, InstanceId};
 
 use crate::{
-    store::{Kind, Session, StoreError},
+    store::{Kind, Need, Session, StoreError},
     znode::{EpochJson, MetaJson},
 };
 
@@ -52,9 +52,9 @@ impl Layout {
         format!("{}/collectors", self.root)
     }
 
-    /// One member.
-    pub fn collector(&self, id: &CollectorId) -> String {
-        format!("{}/collectors/{id}", self.root)
+    /// One member, by the name of its znode.
+    pub fn member(&self, name: &str) -> String {
+        format!("{}/collectors/{name}", self.root)
     }
 
     /// One bucket.
@@ -70,10 +70,13 @@ impl Layout {
         path
     }
 
-    /// Creates what is missing above the buckets. A layout of another version is refused.
+    /// Creates what is missing above the buckets, from the root upwards. What is there is looked up, never created to
+    /// find out: where the parent may be written by administrators only, a create is refused even if nothing is missing.
+    /// A layout of another version is refused.
     ///
     /// # Errors
-    /// When ZooKeeper fails, or holds another layout.
+    /// When ZooKeeper fails, or holds another layout; where something is missing and may not be created, the text names
+    /// it and the right that is needed.
     pub async fn ensure<T: Session>(&self, session: &T) -> Result<(), StoreError> {
         let mut path = String::new();
         for part in self.root.split('/').filter(|part| !part.is_empty()) {
@@ -89,6 +92,9 @@ impl Layout {
         )
         .await?;
         let found = session.get(std::slice::from_ref(&meta_path)).await?.remove(0);
+        if found.as_ref().is_some_and(|node| !node.readable) {
+            return Err(Need::read(&meta_path).refused("not authorized", true));
+        }
         if found.and_then(|node| serde_json::from_slice(&node.data).ok()) != Some(meta) {
             let text =
                 format!("{meta_path} tells of another layout; use another root or the matching version");
@@ -137,8 +143,49 @@ impl Layout {
 }
 
 async fn ensure<T: Session>(session: &T, path: &str, data: &[u8]) -> Result<(), StoreError> {
+    match session.stat(path).await {
+        Ok(Some(_)) => return Ok(()),
+        // Newer servers hide znodes that may not be read: the create tells what is wrong.
+        Ok(None) | Err(StoreError::Refused(_)) => {}
+        Err(e) => return Err(e),
+    }
     match session.create(path, data, Kind::Persistent).await {
+        // Another collector was faster.
         Ok(_) | Err(StoreError::Exists) => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, memory::Memory};
+
+    #[tokio::test]
+    async fn a_root_that_an_administrator_prepared_is_enough() {
+        let ensemble = Memory::default();
+        let session = ensemble.connect().await.unwrap();
+        for path in ["/infra", "/infra/redkeeper"] {
+            session.create(path, b"", Kind::Persistent).await.unwrap();
+        }
+        for parent in ["", "/infra"] {
+            ensemble.lock(parent);
+        }
+        let layout = Layout::new("/infra/redkeeper");
+        layout.ensure(&session).await.unwrap();
+        // Nor is anything created that is there, once all of it is.
+        ensemble.lock("/infra/redkeeper");
+        layout.ensure(&session).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_and_refused_is_named_with_the_right() {
+        let ensemble = Memory::default();
+        let session = ensemble.connect().await.unwrap();
+        session.create("/infra", b"", Kind::Persistent).await.unwrap();
+        ensemble.lock("/infra");
+        let refused = Layout::new("/infra/redkeeper").ensure(&session).await;
+        let text = "not authorized: /infra/redkeeper needs the right CREATE on /infra".to_owned();
+        assert_eq!(refused, Err(StoreError::Refused(text)));
     }
 }

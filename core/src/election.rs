@@ -15,6 +15,22 @@ pub struct Term {
     pub token: i32,
 }
 
+/// A znode among the candidates.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// Its name.
+    pub name: String,
+    /// The session that owns it; 0 where none does, as with a znode that a backup tool restored.
+    pub owner: i64,
+}
+
+impl Candidate {
+    /// Nobody stands behind it: it neither leads nor ever goes away by itself.
+    pub fn is_leftover(&self) -> bool {
+        self.owner == 0
+    }
+}
+
 /// What the shell saw.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
@@ -28,8 +44,8 @@ pub enum Input {
     Enqueued(String),
     /// Result of looking for the own node.
     Found(Option<String>),
-    /// Names of all candidates.
-    Listed(Vec<String>),
+    /// All candidates.
+    Listed(Vec<Candidate>),
     /// The watched node changed, or it is time to look again.
     LookAgain,
     /// The claim was acknowledged.
@@ -175,7 +191,7 @@ impl Election {
             Input::Enqueued(node) if matches!(self.phase, Phase::Enqueuing) => self.queued(node, out),
             Input::Found(Some(node)) if matches!(self.phase, Phase::Finding) => self.queued(node, out),
             Input::Found(None) if matches!(self.phase, Phase::Finding) => self.give_up(out),
-            Input::Listed(names) if self.phase == Phase::Queued => self.listed(names, out),
+            Input::Listed(candidates) if self.phase == Phase::Queued => self.listed(candidates, out),
             Input::LookAgain if self.phase == Phase::Queued => self.ask(Effect::List, out),
             Input::Claimed(term) if matches!(self.phase, Phase::Claiming) => self.lead(term, out),
             Input::Settled(Some(term)) if self.phase == Phase::Settling => self.lead(term, out),
@@ -229,7 +245,10 @@ impl Election {
         self.ask(Effect::List, out);
     }
 
-    fn listed(&mut self, mut names: Vec<String>, out: &mut Vec<Effect>) {
+    fn listed(&mut self, mut candidates: Vec<Candidate>, out: &mut Vec<Effect>) {
+        // What no session owns would stand before all others for ever.
+        candidates.retain(|candidate| !candidate.is_leftover());
+        let mut names: Vec<_> = candidates.into_iter().map(|candidate| candidate.name).collect();
         names.sort_by_key(|name| sequence(name));
         let own = names.iter().position(|name| Some(name) == self.node.as_ref());
         match own {
@@ -312,6 +331,14 @@ mod tests {
         }
     }
 
+    fn candidates(names: &[String]) -> Input {
+        let owned = |(owner, name): (i64, &String)| Candidate {
+            name: name.clone(),
+            owner,
+        };
+        Input::Listed((1..).zip(names).map(owned).collect())
+    }
+
     fn run(election: &mut Election, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
         let mut out = Vec::new();
         for input in inputs {
@@ -328,7 +355,7 @@ mod tests {
             [
                 Input::Connected,
                 Input::Enqueued(name.clone()),
-                Input::Listed(vec![name]),
+                candidates(&[name]),
                 Input::Claimed(term(7)),
             ],
         );
@@ -353,10 +380,50 @@ mod tests {
             [
                 Input::Connected,
                 Input::Enqueued(names[0].clone()),
-                Input::Listed(names.to_vec()),
+                candidates(&names),
             ],
         );
         assert_eq!(out.last(), Some(&Effect::Watch(names[2].clone())));
+    }
+
+    #[test]
+    fn candidates_that_no_session_owns_do_not_count() {
+        let [left, own, other] = ["a-n-0000000000", "b-n-0000000002", "c-n-0000000001"].map(str::to_owned);
+        let candidate = |name: &String, owner| Candidate {
+            name: name.clone(),
+            owner,
+        };
+        let mut election = Election::default();
+        let out = run(
+            &mut election,
+            [
+                Input::Connected,
+                Input::Enqueued(own.clone()),
+                Input::Listed(vec![
+                    candidate(&left, 0),
+                    candidate(&own, 7),
+                    candidate(&other, 8),
+                ]),
+                Input::LookAgain,
+                Input::Listed(vec![
+                    candidate(&left, 0),
+                    candidate(&own, 7),
+                    candidate(&other, 0),
+                ]),
+            ],
+        );
+        assert_eq!(out[2..], [Effect::Watch(other), Effect::List, Effect::Claim]);
+        // Its own node, restored by somebody, is not its own.
+        let mut election = Election::default();
+        let out = run(
+            &mut election,
+            [
+                Input::Connected,
+                Input::Enqueued(own.clone()),
+                Input::Listed(vec![candidate(&own, 0)]),
+            ],
+        );
+        assert_eq!(out.last(), Some(&Effect::Drop));
     }
 
     #[test]
@@ -393,7 +460,7 @@ mod tests {
                 Input::Unknown,
                 Input::Connected,
                 Input::Found(Some(name.clone())),
-                Input::Listed(vec![name]),
+                candidates(&[name]),
                 Input::Unknown,
                 Input::Settled(Some(term(3))),
             ],
@@ -410,7 +477,10 @@ mod tests {
             1 => Just(Input::Lost),
             3 => name().prop_map(Input::Enqueued),
             1 => proptest::option::of(name()).prop_map(Input::Found),
-            3 => proptest::collection::vec(name(), 0..3).prop_map(Input::Listed),
+            3 => proptest::collection::vec((name(), 0..3i64), 0..3).prop_map(|all| {
+                let candidate = |(name, owner)| Candidate { name, owner };
+                Input::Listed(all.into_iter().map(candidate).collect())
+            }),
             1 => Just(Input::LookAgain),
             3 => (1u64..9).prop_map(|e| Input::Claimed(term(e))),
             1 => Just(Input::ClaimRefused),

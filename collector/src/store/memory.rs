@@ -2,7 +2,7 @@
 //! one-shot watches, checked multis. No persistence.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,7 +10,9 @@ use std::{
 use imbl::OrdMap;
 use tokio::sync::{oneshot, watch};
 
-use super::{CommitError, Connection, Kind, Node, Session, Store, StoreError, Watch, Write};
+use super::{
+    CommitError, Connection, Kind, Need, Node, Session, Stat, Store, StoreError, Watch, Write, parent,
+};
 
 /// Nothing is lost between a session and its ensemble here, so it never expires by itself.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,6 +24,8 @@ struct Tree {
     watches: BTreeMap<String, Vec<oneshot::Sender<()>>>,
     sessions: BTreeMap<i64, watch::Sender<Connection>>,
     last_session: i64,
+    /// Nobody may create below these.
+    locked: BTreeSet<String>,
 }
 
 /// An ensemble in memory. Clones are the same ensemble.
@@ -34,6 +38,11 @@ impl Memory {
     fn tree(&self) -> MutexGuard<'_, Tree> {
         // Every change is complete before anything could panic.
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes from everybody the right to create below `path`, as an administrator does on a shared ensemble.
+    pub fn lock(&self, path: &str) {
+        self.tree().locked.insert(path.to_owned());
     }
 
     /// Ends a session as the server does when it expires. Returns the paths of its znodes, which are deleted.
@@ -86,10 +95,6 @@ impl Drop for MemorySession {
     }
 }
 
-fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(parent, _)| parent)
-}
-
 impl Tree {
     fn fire(&mut self, path: &str) {
         for watcher in self.watches.remove(path).unwrap_or_default() {
@@ -115,6 +120,10 @@ impl Tree {
         if !self.has(parent) {
             return Err(StoreError::Missing);
         }
+        // Before the look whether it exists, as in ZooKeeper.
+        if self.locked.contains(parent) {
+            return Err(Need::create(path).refused("not authorized", true));
+        }
         if self.nodes.get(parent).is_some_and(|(node, _)| node.owner != 0) {
             return Err(StoreError::Refused(
                 "ephemeral node can not have children".to_owned(),
@@ -130,6 +139,7 @@ impl Tree {
                     data,
                     version: 0,
                     owner,
+                    readable: true,
                 },
                 0,
             ),
@@ -225,6 +235,14 @@ impl Session for MemorySession {
             .iter()
             .map(|path| tree.nodes.get(path).map(|(node, _)| node.clone()))
             .collect())
+    }
+
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+        let tree = self.live()?;
+        Ok(tree.nodes.get(path).map(|(node, _)| Stat {
+            version: node.version,
+            owner: node.owner,
+        }))
     }
 
     async fn children(&self, path: &str) -> Result<Vec<String>, StoreError> {

@@ -17,6 +17,17 @@ pub struct Node {
     pub version: i32,
     /// Session that owns it; 0 where it is persistent.
     pub owner: i64,
+    /// False where its ACL forbids reading: then nothing but its existence is known.
+    pub readable: bool,
+}
+
+/// What is known of a znode without reading it, which needs no right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stat {
+    /// Number of changes of its data.
+    pub version: i32,
+    /// Session that owns it; 0 where it is persistent.
+    pub owner: i64,
 }
 
 /// How a znode lives.
@@ -89,6 +100,64 @@ pub enum Write {
     Delete(String),
 }
 
+/// What a request is about, for the text of a refusal: who reads it must know which right to grant where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need<'a> {
+    right: &'static str,
+    on: &'a str,
+    path: &'a str,
+}
+
+impl<'a> Need<'a> {
+    pub(crate) fn read(path: &'a str) -> Self {
+        Self::own("READ", path)
+    }
+
+    /// Rights to create and delete are the parent's.
+    pub(crate) fn create(path: &'a str) -> Self {
+        let parent = parent(path);
+        Self {
+            right: "CREATE",
+            on: if parent.is_empty() { "/" } else { parent },
+            path,
+        }
+    }
+
+    pub(crate) fn of(write: &'a Write) -> Self {
+        match write {
+            Write::Create(path, ..) => Self::create(path),
+            Write::Set(path, ..) => Self::own("WRITE", path),
+            Write::Delete(path) => Self {
+                right: "DELETE",
+                ..Self::create(path)
+            },
+        }
+    }
+
+    fn own(right: &'static str, path: &'a str) -> Self {
+        Self {
+            right,
+            on: path,
+            path,
+        }
+    }
+
+    /// The text of a refusal.
+    pub(crate) fn refused(self, error: &str, for_want_of_it: bool) -> StoreError {
+        let Self { right, on, path } = self;
+        StoreError::Refused(if for_want_of_it {
+            format!("{error}: {path} needs the right {right} on {on}")
+        } else {
+            format!("{error}: {path}")
+        })
+    }
+}
+
+/// The path above; empty for the root's.
+pub(crate) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
 /// Resolves when the watched znode was changed or deleted, or the session has ended.
 pub type Watch = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -125,6 +194,9 @@ pub trait Session: Send + Sync + 'static {
 
     /// Reads znodes; `None` for those that do not exist.
     fn get(&self, paths: &[String]) -> impl Future<Output = Result<Vec<Option<Node>>, StoreError>> + Send;
+
+    /// Looks whether a znode exists, without reading it.
+    fn stat(&self, path: &str) -> impl Future<Output = Result<Option<Stat>, StoreError>> + Send;
 
     /// Names of the children.
     fn children(&self, path: &str) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;

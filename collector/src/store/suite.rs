@@ -51,6 +51,11 @@ pub async fn run<S: Store>(store: &S, root: &str) {
     );
     assert_eq!(nodes[1], None);
     assert_eq!(nodes[2].as_ref().unwrap().owner, a.id());
+    assert!(nodes.iter().flatten().all(|node| node.readable));
+    let owner = async |name: &str| b.stat(&at(name)).await.unwrap().map(|stat| stat.owner);
+    assert_eq!(owner("p").await, Some(0));
+    assert_eq!(owner("e").await, Some(a.id()));
+    assert_eq!(owner("none").await, None);
     let mut children = b.children(root).await.unwrap();
     children.sort();
     assert_eq!(children, ["e", "p"]);
@@ -105,6 +110,7 @@ pub async fn run<S: Store>(store: &S, root: &str) {
         "{refused:?}"
     );
     b.sync(root).await.unwrap();
+    assert_eq!(b.stat(&at("p")).await.unwrap().map(|stat| stat.version), Some(1));
     let node = b.get(&[at("p")]).await.unwrap().remove(0).unwrap();
     assert_eq!((node.data.as_slice(), node.version), (b"two".as_slice(), 1));
 

@@ -7,7 +7,7 @@ use zookeeper_client::{
     Acls, CheckWriteError, Client, CreateMode, CreateOptions, Error, MultiReadResult, SessionState,
 };
 
-use super::{CommitError, Connection, Kind, Node, Session, Store, StoreError, Watch, Write};
+use super::{CommitError, Connection, Kind, Need, Node, Session, Stat, Store, StoreError, Watch, Write};
 
 /// Reads in one multi-read: 500 statuses of 512 bytes are well below the 1 MiB of a Java server's reply.
 const READS_MAX: usize = 500;
@@ -68,10 +68,22 @@ fn classify(error: &Error) -> StoreError {
     }
 }
 
+/// The same, with path and right where it was refused.
+fn explain(error: &Error, need: Need<'_>) -> StoreError {
+    match classify(error) {
+        StoreError::Refused(text) => need.refused(&text, *error == Error::NoAuth),
+        other => other,
+    }
+}
+
 impl ZkSession {
-    async fn timed<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+    async fn timed<T>(
+        &self,
+        need: Need<'_>,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.limit, request).await {
-            Ok(result) => result.map_err(|e| classify(&e)),
+            Ok(result) => result.map_err(|e| explain(&e, need)),
             Err(_) => Err(StoreError::TimedOut),
         }
     }
@@ -121,7 +133,9 @@ impl Session for ZkSession {
             Kind::EphemeralSequential => CreateMode::EphemeralSequential,
         };
         let options = mode.with_acls(Acls::anyone_all());
-        let (_, sequence) = self.timed(self.client.create(path, data, &options)).await?;
+        let (_, sequence) = self
+            .timed(Need::create(path), self.client.create(path, data, &options))
+            .await?;
         Ok(if kind == Kind::EphemeralSequential {
             format!("{path}{sequence}")
         } else {
@@ -136,12 +150,14 @@ impl Session for ZkSession {
             for path in chunk {
                 reader.add_get_data(path).map_err(|e| classify(&e))?;
             }
-            for result in self.timed(reader.commit()).await? {
+            let first = chunk.first().map_or("", String::as_str);
+            for result in self.timed(Need::read(first), reader.commit()).await? {
                 nodes.push(match result {
                     MultiReadResult::Data { data, stat } => Some(Node {
                         data,
                         version: stat.version,
                         owner: stat.ephemeral_owner,
+                        readable: true,
                     }),
                     MultiReadResult::Error { err: Error::NoNode } => None,
                     // There, and of unknown content: one foreign ACL must not stop everything else.
@@ -149,6 +165,7 @@ impl Session for ZkSession {
                         data: Vec::new(),
                         version: 0,
                         owner: 0,
+                        readable: false,
                     }),
                     MultiReadResult::Error { err } => return Err(classify(&err)),
                     _ => {
@@ -167,13 +184,25 @@ impl Session for ZkSession {
         Ok(nodes)
     }
 
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+        let stat = self.timed(Need::read(path), self.client.check_stat(path)).await?;
+        Ok(stat.map(|stat| Stat {
+            version: stat.version,
+            owner: stat.ephemeral_owner,
+        }))
+    }
+
     async fn children(&self, path: &str) -> Result<Vec<String>, StoreError> {
-        self.timed(self.client.list_children(path)).await
+        self.timed(Need::read(path), self.client.list_children(path))
+            .await
     }
 
     async fn watch(&self, path: &str) -> Result<Option<Watch>, StoreError> {
         // A data watch, not an exists watch: the latter would stay on the server after the node is gone.
-        match self.timed(self.client.get_and_watch_data(path)).await {
+        match self
+            .timed(Need::read(path), self.client.get_and_watch_data(path))
+            .await
+        {
             Ok((_, _, watcher)) => Ok(Some(Box::pin(async move {
                 watcher.changed().await;
             }))),
@@ -183,7 +212,7 @@ impl Session for ZkSession {
     }
 
     async fn sync(&self, path: &str) -> Result<(), StoreError> {
-        self.timed(self.client.sync(path)).await
+        self.timed(Need::read(path), self.client.sync(path)).await
     }
 
     async fn commit(&self, (check, version): (&str, i32), writes: Vec<Write>) -> Result<(), CommitError> {
@@ -208,9 +237,12 @@ impl Session for ZkSession {
             Ok(Err(CheckWriteError::CheckFailed {
                 source: Error::BadVersion | Error::NoNode,
             })) => Err(CommitError::Fenced),
-            Ok(Err(CheckWriteError::CheckFailed { source })) => Err(classify(&source).into()),
+            Ok(Err(CheckWriteError::CheckFailed { source })) => {
+                Err(explain(&source, Need::read(check)).into())
+            }
             Ok(Err(CheckWriteError::OperationFailed { index, source })) => {
-                Err(CommitError::Operation(index, classify(&source)))
+                let need = writes.get(index).map_or(Need::read(check), Need::of);
+                Err(CommitError::Operation(index, explain(&source, need)))
             }
             Ok(Err(CheckWriteError::RequestFailed { source })) => Err(classify(&source).into()),
         }

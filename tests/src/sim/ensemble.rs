@@ -8,7 +8,7 @@ use std::{
 };
 
 use redkeeper_collector::store::{
-    CommitError, Connection, Kind, Node, Session, Store, StoreError, Watch, Write,
+    CommitError, Connection, Kind, Node, Session, Stat, Store, StoreError, Watch, Write,
     memory::{Memory, MemorySession},
 };
 use tokio::{
@@ -362,6 +362,12 @@ impl Session for SimSession {
     async fn get(&self, paths: &[String]) -> Result<Vec<Option<Node>>, StoreError> {
         let paths = paths.to_vec();
         self.request(move |session: Arc<MemorySession>| async move { session.get(&paths).await })
+            .await?
+    }
+
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, StoreError> {
+        let path = path.to_owned();
+        self.request(move |session: Arc<MemorySession>| async move { session.stat(&path).await })
             .await?
     }
 
