@@ -60,14 +60,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     let result = runtime.block_on(async {
         match config.zookeeper.clone() {
             Some(zk) => {
-                serve(
-                    config,
-                    ZooKeeper {
-                        servers: zk.servers,
-                        session_timeout: zk.session_timeout,
-                    },
-                )
-                .await
+                let store = ZooKeeper::new(&zk.servers, zk.session_timeout);
+                serve(config, store).await
             }
             None => serve(config, Memory::default()).await,
         }

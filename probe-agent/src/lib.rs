@@ -13,10 +13,11 @@
 //! * [`diagnose`], [`acl`], [`discover`]: the commands `probe`, `acl` and `discover`; [`discovery`] looks for instances.
 //! * [`metrics`]: what `/metrics` shows.
 
+pub use redkeeper_runtime::blocking;
+
 pub mod acl;
 pub mod alarm;
 pub mod app;
-pub mod blocking;
 pub mod board;
 pub mod cli;
 pub mod config;

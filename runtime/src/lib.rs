@@ -11,6 +11,7 @@
 //!   texts, exit codes.
 
 pub mod admin;
+pub mod blocking;
 pub mod clock;
 pub mod config;
 pub mod daemon;

@@ -80,6 +80,10 @@ impl Store for Memory {
             state: receiver,
         })
     }
+
+    fn servers(&self) -> String {
+        "own memory".to_owned()
+    }
 }
 
 /// A session with the twin.

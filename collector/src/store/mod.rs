@@ -4,6 +4,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 pub mod memory;
+pub mod servers;
 #[cfg(any(test, feature = "test-support"))]
 pub mod suite;
 pub mod zk;
@@ -67,6 +68,9 @@ pub enum StoreError {
     /// The session has ended.
     #[error("the session has ended: {0}")]
     Lost(String),
+    /// No session: what was tried, and what came of it.
+    #[error("no server gives a session ({0})")]
+    Unreachable(String),
     /// Whether it was applied is not known.
     #[error("outcome unknown: {0}")]
     Unknown(String),
@@ -168,6 +172,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Opens a fresh session. Bounded in time by the store.
     fn connect(&self) -> impl Future<Output = Result<Self::Session, StoreError>> + Send;
+
+    /// Where it looks for its servers, as configured.
+    fn servers(&self) -> String;
 }
 
 /// One session. Every call ends within the store's time limit.

@@ -7,7 +7,10 @@ use zookeeper_client::{
     Acls, CheckWriteError, Client, CreateMode, CreateOptions, Error, MultiReadResult, SessionState,
 };
 
-use super::{CommitError, Connection, Kind, Need, Node, Session, Stat, Store, StoreError, Watch, Write};
+use super::{
+    CommitError, Connection, Kind, Need, Node, Session, Stat, Store, StoreError, Watch, Write,
+    servers::{LookUp, Servers, system_look_up},
+};
 
 /// Reads in one multi-read: 500 statuses of 512 bytes are well below the 1 MiB of a Java server's reply.
 const READS_MAX: usize = 500;
@@ -15,12 +18,25 @@ const READS_MAX: usize = 500;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How to reach ZooKeeper.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ZooKeeper {
-    /// `host:port,host:port`.
-    pub servers: String,
-    /// Session time-out asked for.
-    pub session_timeout: Duration,
+    servers: Servers,
+    session_timeout: Duration,
+}
+
+impl ZooKeeper {
+    /// Servers as `host:port,host:port`, and the session time-out asked for.
+    pub fn new(servers: &str, session_timeout: Duration) -> Self {
+        Self::with_look_up(servers, session_timeout, system_look_up)
+    }
+
+    /// The same with another way to look up names.
+    pub fn with_look_up(servers: &str, session_timeout: Duration, look_up: LookUp) -> Self {
+        Self {
+            servers: Servers::new(servers, look_up),
+            session_timeout,
+        }
+    }
 }
 
 impl Store for ZooKeeper {
@@ -30,14 +46,25 @@ impl Store for ZooKeeper {
         let connector = Client::connector()
             .with_session_timeout(self.session_timeout)
             .with_fail_eagerly();
-        let limit = self.session_timeout;
-        let client = tokio::time::timeout(limit, connector.connect(&self.servers))
-            .await
-            .map_err(|_| StoreError::TimedOut)?
-            .map_err(|e| StoreError::Unknown(e.to_string()))?;
-        // Long enough for a slow disk, short enough to notice a lost request within the session.
-        let limit = client.session_timeout() * 2 / 3;
-        Ok(ZkSession { client, limit })
+        let found = self.servers.find().await;
+        if found.alive.is_empty() {
+            return Err(StoreError::Unreachable(found.tried("")));
+        }
+        let addresses = found.connect_string();
+        let connecting = connector.connect(&addresses);
+        let why = match tokio::time::timeout(self.session_timeout, connecting).await {
+            Ok(Ok(client)) => return Ok(ZkSession::new(client)),
+            // The library tells the last of several faults only.
+            Ok(Err(Error::NoHosts | Error::Timeout)) | Err(_) => {
+                "takes connections, but gives no session".to_owned()
+            }
+            Ok(Err(e)) => e.to_string(),
+        };
+        Err(StoreError::Unreachable(found.tried(&why)))
+    }
+
+    fn servers(&self) -> String {
+        self.servers.to_string()
     }
 }
 
@@ -45,6 +72,14 @@ impl Store for ZooKeeper {
 pub struct ZkSession {
     client: Client,
     limit: Duration,
+}
+
+impl ZkSession {
+    fn new(client: Client) -> Self {
+        // Long enough for a slow disk, short enough to notice a lost request within the session.
+        let limit = client.session_timeout() * 2 / 3;
+        Self { client, limit }
+    }
 }
 
 /// What an error means. Anything that is not a definite answer of the server is an unknown outcome: network

@@ -173,6 +173,10 @@ impl Store for Client {
             order: Arc::default(),
         })
     }
+
+    fn servers(&self) -> String {
+        "simulation".to_owned()
+    }
 }
 
 /// A session as both ends see it.

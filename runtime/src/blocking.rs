@@ -1,5 +1,5 @@
 //! Work that the kernel may hold up for as long as it likes: names that are looked up, files, searches of `/proc`. It is
-//! done beside the thread that probes, a bounded number at a time, and given up after its limit.
+//! done beside the threads that must not wait, a bounded number at a time, and given up after its limit.
 
 use std::time::Duration;
 

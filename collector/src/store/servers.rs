@@ -1,0 +1,203 @@
+//! Where ZooKeeper is to be found: the configured names become addresses, anew for each session, and only those that
+//! take a connection are handed to the client.
+//!
+//! The client has one time limit for a name and tries its addresses in turn within it, so that a dead first address
+//! hides all others; and its limit for a session is used up by three dead addresses. A majority of the servers takes
+//! connections whenever ZooKeeper serves, so the ones found alive at the start of a session hold one that lives later.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use redkeeper_runtime::blocking::Bounded;
+use tokio::net::TcpStream;
+
+/// More are not tried: an ensemble has up to 7 servers, each with an address of either family.
+const ADDRESSES_MAX: usize = 32;
+/// A second name server is asked after 5 s by default.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(6);
+/// An address that takes no connection within that time is dead, or too far away for a session.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Look-ups under way: each holds a thread, also one that was given up.
+static LOOK_UPS: Bounded = Bounded::new(16);
+
+/// Looks up a name, such as the system does it.
+pub type LookUp = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+/// The system's own way: `/etc/hosts`, DNS.
+pub(super) fn system_look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    (host, port).to_socket_addrs().map(Iterator::collect)
+}
+
+/// The configured servers.
+#[derive(Debug)]
+pub(super) struct Servers {
+    /// As configured.
+    text: String,
+    look_up: LookUp,
+    /// What names were last: used where a look-up fails, since a name server may be down with the rest.
+    known: Mutex<BTreeMap<String, Vec<SocketAddr>>>,
+}
+
+/// What was found out at the start of a session.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Take connections.
+    pub(super) alive: BTreeSet<SocketAddr>,
+    /// Do not, with the reason, and names without an address.
+    dead: Vec<String>,
+}
+
+impl Servers {
+    pub(super) fn new(text: &str, look_up: LookUp) -> Self {
+        Self {
+            text: text.to_owned(),
+            look_up,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Looks up all names and knocks at all addresses at once.
+    pub(super) async fn find(&self) -> Found {
+        let mut found = Found::default();
+        let mut addresses = BTreeSet::new();
+        let servers = self
+            .text
+            .split(',')
+            .map(str::trim)
+            .filter(|server| !server.is_empty());
+        for resolved in join_all(servers.map(|server| self.resolve(server))).await {
+            match resolved {
+                Ok(resolved) => addresses.extend(resolved),
+                Err(why) => found.dead.push(why),
+            }
+        }
+        if addresses.len() > ADDRESSES_MAX {
+            let more = addresses.len() - ADDRESSES_MAX;
+            found
+                .dead
+                .push(format!("{more} more addresses, which are not tried"));
+        }
+        let knocks = addresses
+            .into_iter()
+            .take(ADDRESSES_MAX)
+            .map(|address| async move {
+                let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+                match connected {
+                    Ok(Ok(_)) => Ok(address),
+                    Ok(Err(e)) => Err(format!("{address}: {e}")),
+                    Err(_) => Err(format!("{address}: no connection within {CONNECT_TIMEOUT:?}")),
+                }
+            });
+        for knocked in join_all(knocks).await {
+            match knocked {
+                Ok(address) => drop(found.alive.insert(address)),
+                Err(why) => found.dead.push(why),
+            }
+        }
+        found
+    }
+
+    async fn resolve(&self, server: &str) -> Result<Vec<SocketAddr>, String> {
+        let parts = server.rsplit_once(':').and_then(|(host, port)| {
+            let host = host
+                .strip_prefix('[')
+                .and_then(|h| h.strip_suffix(']'))
+                .unwrap_or(host);
+            Some((host.to_owned(), port.parse::<u16>().ok()?))
+        });
+        let (host, port) = parts.ok_or_else(|| format!("{server:?} is no HOST:PORT"))?;
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let look_up = self.look_up;
+        let answer = LOOK_UPS.run(LOOK_UP_TIMEOUT, move || look_up(&host, port)).await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = match answer {
+            Some(Ok(addresses)) if !addresses.is_empty() => {
+                known.insert(server.to_owned(), addresses.clone());
+                return Ok(addresses);
+            }
+            Some(Ok(_)) => "the name has no address".to_owned(),
+            Some(Err(e)) => e.to_string(),
+            None => format!("no answer to the look-up within {LOOK_UP_TIMEOUT:?}"),
+        };
+        let before = known.get(server).cloned();
+        before.ok_or_else(|| format!("{server}: {why}"))
+    }
+}
+
+/// As configured.
+impl fmt::Display for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Found {
+    /// For the client: the addresses that are alive.
+    pub(super) fn connect_string(&self) -> String {
+        let all: Vec<_> = self.alive.iter().map(SocketAddr::to_string).collect();
+        all.join(",")
+    }
+
+    /// What was tried, for people; `why` no session came of the ones that are alive.
+    pub(super) fn tried(&self, why: &str) -> String {
+        let alive = self.alive.iter().map(|address| format!("{address}: {why}"));
+        let all: Vec<_> = alive.chain(self.dead.iter().cloned()).collect();
+        all.join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test]
+    async fn names_have_all_their_addresses_and_keep_them_while_the_name_server_is_away() {
+        static AWAY: AtomicBool = AtomicBool::new(false);
+        let look_up = |host: &str, port| {
+            if AWAY.load(Ordering::Relaxed) || host != "zk" {
+                return Err(io::Error::other("no such name"));
+            }
+            let ips = ["10.0.0.1", "10.0.0.2", "fd00::1"];
+            Ok(ips
+                .iter()
+                .flat_map(|ip| ip.parse())
+                .map(|ip| SocketAddr::new(ip, port))
+                .collect())
+        };
+        let servers = Servers::new("", look_up);
+        let texts = async |server: &str| {
+            let resolved = servers.resolve(server).await?;
+            Ok::<_, String>(resolved.iter().map(SocketAddr::to_string).collect::<Vec<_>>())
+        };
+        let all = ["10.0.0.1:2181", "10.0.0.2:2181", "[fd00::1]:2181"]
+            .map(str::to_owned)
+            .to_vec();
+        assert_eq!(texts("zk:2181").await, Ok(all.clone()));
+        AWAY.store(true, Ordering::Relaxed);
+        assert_eq!(texts("zk:2181").await, Ok(all));
+        assert_eq!(texts("zk:2182").await, Err("zk:2182: no such name".to_owned()));
+        assert_eq!(texts("[::1]:2181").await, Ok(vec!["[::1]:2181".to_owned()]));
+        assert_eq!(texts("10.0.0.9:1").await, Ok(vec!["10.0.0.9:1".to_owned()]));
+        assert!(texts("zk").await.is_err());
+    }
+
+    #[test]
+    fn what_was_tried_names_each_address_with_its_fault() {
+        let found = Found {
+            alive: ["127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()].into(),
+            dead: vec!["zk:1: no such name".to_owned()],
+        };
+        assert_eq!(found.connect_string(), "127.0.0.1:1,[::1]:1");
+        let text = "127.0.0.1:1: silent; [::1]:1: silent; zk:1: no such name";
+        assert_eq!(found.tried("silent"), text);
+    }
+}
