@@ -9,7 +9,7 @@ use std::{
 use prometheus_client::metrics::counter::Counter;
 use redkeeper_core::{
     dedupe::{Arrival, Origin},
-    fleet::{Effect, Fleet, Greeting, Input, Message, PAUSE_MIN, Place},
+    fleet::{Effect, Fleet, Greeting, Input, Message, Place},
     ids::{InstanceId, Revision, Seq},
     status::{Reason, Status},
     time::{Mono, WallMs},
@@ -158,7 +158,7 @@ impl Aggregator {
                 () = &mut timer => (),
             }
             let (woken, wall) = (self.clock.now(), self.clock.wall());
-            if woken.since(stepped) >= PAUSE_MIN {
+            if woken.since(stepped) >= self.fleet.pause_min() {
                 // This process slept, or this task was busy for so long. That must be known before anything is judged.
                 stepped = woken;
                 self.step((woken, wall), Input::Tick, &mut effects);

@@ -32,17 +32,18 @@ mod members;
 mod messages;
 mod table;
 
-/// A gap between two steps that means that this process slept. The shell promises a step every
-/// [`STEP_INTERVAL_MAX`].
-pub const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// Longest time between two steps that the shell allows.
-pub const STEP_INTERVAL_MAX: Duration = Duration::from_millis(250);
+/// Longest time between two steps that the shell allows, with the usual `silent_after` of 3 s; in proportion where that
+/// is shorter.
+const STEP_INTERVAL_MAX: Duration = Duration::from_millis(250);
+/// Steps in `silent_after`, at the least.
+const STEPS_IN_SILENCE: u32 = 12;
+/// A gap of so many steps means that this process slept. A pause that is not forgiven is thus shorter than a third of
+/// `silent_after`, and a heartbeat comes twice within that at the least.
+const STEPS_IN_PAUSE: u32 = 4;
 
 /// Conflicts that are remembered: a mistake of configuration, so a few; beyond, the loser waits for its next
 /// reconnection.
 const CONTESTED_MAX: usize = 1_024;
-
-const _: () = assert!(STEP_INTERVAL_MAX.as_millis() * 2 < PAUSE_MIN.as_millis());
 
 /// An agent as the fleet sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -141,9 +142,19 @@ impl Fleet {
         self.instances.is_empty()
     }
 
+    /// Longest time between two steps that the shell allows.
+    fn step_interval(&self) -> Duration {
+        STEP_INTERVAL_MAX.min(self.silent_after / STEPS_IN_SILENCE)
+    }
+
+    /// A gap between two steps that means that this process slept.
+    pub fn pause_min(&self) -> Duration {
+        self.step_interval() * STEPS_IN_PAUSE
+    }
+
     /// When [`step`](Self::step) must be called with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Mono {
-        let regular = self.stepped + STEP_INTERVAL_MAX;
+        let regular = self.stepped + self.step_interval();
         self.deadlines.first().map_or(regular, |(at, _)| regular.min(*at))
     }
 
@@ -163,7 +174,7 @@ impl Fleet {
 
     fn forgive_own_pause(&mut self, now: Mono, out: &mut Vec<Effect>) {
         let late = now.since(self.stepped);
-        if late < PAUSE_MIN {
+        if late < self.pause_min() {
             return;
         }
         for agent in self.agents.iter_mut() {

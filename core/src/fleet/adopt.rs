@@ -5,13 +5,25 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{AgentState, Effect, Fleet, FreshnessLimit, InstanceState, Member, is_collectors_own};
 use crate::{
     dedupe::Origin,
-    ids::{AgentId, InstanceId},
+    ids::{AgentId, InstanceId, Seq},
     limits::FLEET_INSTANCES_MAX,
     status::{Reason, Status},
     time::{Mono, WallMs},
 };
 
 impl AgentState {
+    /// Whether the former leader, which published a message of this origin, had heard more of the agent than this
+    /// collector has.
+    fn is_beyond_us(&self, origin: Origin) -> bool {
+        self.order.as_ref().is_none_or(|order| {
+            if order.origin(Seq(0)).boot == origin.boot {
+                origin.seq > order.highest()
+            } else {
+                !order.is_retired(origin.boot) && origin != Origin::default()
+            }
+        })
+    }
+
     /// As if it had been heard now.
     fn grant(&mut self, now: Mono) {
         self.version += u64::from(self.silent);
@@ -60,9 +72,11 @@ impl Fleet {
                 freshness_limit: FreshnessLimit::of(self.silent_after),
                 reason: status.verdict.reason,
             });
-            if unheard.contains(&name) {
-                // So that its silence is found again, with this instance.
+            if agent.is_beyond_us(origin) {
+                // Its silence is found again, with this instance.
                 agent.grant(now);
+            }
+            if unheard.contains(&name) {
                 out.push(Effect::Agent(place));
             }
             agent.watch(self.silent_after, &mut self.deadlines);
@@ -72,14 +86,19 @@ impl Fleet {
                 origin,
             };
             self.instances.insert(id.clone(), state);
-            out.push(Effect::Changed(id));
+            out.push(Effect::Changed(id.clone()));
+            // An agent that was heard here, and is silent now, is so for this instance too.
+            self.settle(wall, &id, false, out);
         }
     }
 
     /// A published verdict of an instance that is known already. The collectors' own UNKNOWN is never news. Within
     /// one boot of the agent the higher number is newer. Of two boots a retired one is older; otherwise it is news
     /// where this collector does not hear the agent now (the former leader may have), and where nothing was
-    /// probed yet. With `grace`, after another collector led, every agent gets a full grace period.
+    /// probed yet.
+    ///
+    /// With `grace`, after another collector led, an agent of which that one had heard more gets a full grace period. What
+    /// was heard here counts as it is: an agent that went silent does not live again because the former leader died too.
     fn adopt_known(
         &mut self,
         now: Mono,
@@ -104,7 +123,7 @@ impl Fleet {
                 && (unheard || known.reported().reason == Reason::NotProbed)
         };
         if let Some(agent) = agent {
-            // The former leader may have heard it until now, whatever this one heard.
+            let grace = grace && agent.is_beyond_us(origin);
             if grace {
                 agent.grant(now);
             }

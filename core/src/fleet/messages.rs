@@ -58,7 +58,7 @@ pub enum Input {
     /// A message of a stream that began.
     Message(u64, Seq, Message),
     /// Statuses found in ZooKeeper: taken over where nothing fresher is known. True where another collector led
-    /// until now: every agent then gets a full grace period, because that one may have heard it.
+    /// until now: an agent of which that one had heard more then gets a full grace period.
     Adopt(Vec<(Arc<Status>, Origin)>, bool),
     /// A stream ended.
     Bye(u64),

@@ -264,6 +264,81 @@ fn a_take_over_gives_every_instance_of_a_silent_agent_its_grace() {
     );
 }
 
+/// The agent and the leader died together, and this follower had called its instances silent before it claimed.
+#[test]
+fn a_take_over_does_not_bring_the_dead_back() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    let both = vec![report(1, Reason::Ok), report(2, Reason::Ok)];
+    w.message(1, 3, Message::Snapshot(both, true));
+    w.message(
+        1,
+        9,
+        Message::Heartbeat(vec![(Handle(1), Duration::ZERO), (Handle(2), Duration::ZERO)]),
+    );
+    w.step(Input::Bye(1));
+    w.pass(SILENT);
+    assert_eq!(
+        (w.reason(1), w.reason(2)),
+        (Reason::AgentSilent, Reason::AgentSilent)
+    );
+    w.out.clear();
+    // What the leader had published last: the same messages, and one instance that this one never heard of.
+    for seq in [3, 8] {
+        let origin = Origin {
+            boot: boot(1).tag(),
+            seq: Seq(seq),
+        };
+        let statuses = [1, 2, 3].map(|n| (published(n, Reason::Ok), origin));
+        w.step(Input::Adopt(statuses.into(), true));
+        for n in 1..=3 {
+            assert_eq!(w.reason(n), Reason::AgentSilent, "{n}, message {seq}");
+        }
+    }
+    assert!(w.fleet.agents().get(&agent()).unwrap().silent);
+    w.pass(SILENT * 2);
+    assert_eq!(w.reason(1), Reason::AgentSilent);
+}
+
+/// A pause is forgiven in proportion to what is called silence.
+#[test]
+fn no_pause_silences_anybody_however_short_silence_is() {
+    for silent_ms in [100u64, 150, 400, 1_000, 3_000, 600_000] {
+        let silent = Duration::from_millis(silent_ms);
+        for percent in (5..=400).step_by(5) {
+            let now = Mono::from_millis(100_000);
+            let mut w = World {
+                fleet: Fleet::new(now, silent),
+                now,
+                out: vec![],
+            };
+            w.hello(1, 1);
+            w.message(
+                1,
+                1,
+                Message::Snapshot(
+                    vec![Report {
+                        freshness_limit: silent * 9,
+                        ..report(1, Reason::Ok)
+                    }],
+                    true,
+                ),
+            );
+            // A heartbeat is under way when the process stops; it is read right after the pause.
+            w.pass(silent / 2 - Duration::from_millis(1));
+            w.now = w.now + silent * percent / 100;
+            w.step(Input::Tick);
+            let reason = w.reason(1);
+            let limit = w.fleet.pause_min();
+            assert!(
+                reason == Reason::Ok,
+                "a pause of {:?} with silence after {silent:?} ({limit:?})",
+                silent * percent / 100
+            );
+        }
+    }
+}
+
 /// What the former leader published, and in which message of which boot it had heard it.
 fn adopt(w: &mut World, reason: Reason, n: u64, seq: u64) {
     let origin = Origin {
