@@ -26,6 +26,34 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .register_descriptors(&bytes)?
         .btree_map(["."])
         .build(&[".redkeeper.v1"])?;
+    open_enums(&out.join("redkeeper.v1.serde.rs"))?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())
+}
+
+/// pbjson refuses to write an enum value that it does not know. The protobuf mapping writes its number.
+fn open_enums(path: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+    const REFUSED: &str = ".map_err(|_| serde::ser::Error::custom(format!(\"Invalid variant {}\", ";
+    let text = std::fs::read_to_string(path)?;
+    let mut parts = text.split(REFUSED);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let call = out.trim_end().len();
+        out.truncate(call);
+        let path = out
+            .rfind("::try_from(")
+            .ok_or("an enum is converted in another way")?;
+        let name = out[..path].rfind(char::is_whitespace).map_or(0, |at| at + 1);
+        // With the bracket that closes the call, which closes `Ok` then.
+        let (name, value) = (out[name..path].to_owned(), out[path + 11..].to_owned());
+        out.truncate(out.len() - name.len() - 11 - value.len());
+        let (_, rest) = part
+            .split_once(")))")
+            .ok_or("an enum is refused in another way")?;
+        out.push_str(&format!(
+            "Ok::<_, S::Error>(crate::open_enum::OpenEnum::<{name}>::new({value})"
+        ));
+        out.push_str(rest);
+    }
+    Ok(std::fs::write(path, out)?)
 }

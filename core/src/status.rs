@@ -37,6 +37,47 @@ macro_rules! closed {
     };
 }
 
+/// An enum of which newer versions know more values. Those are carried by their numbers on the wire.
+macro_rules! open {
+    (
+        $(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }
+        $(#[$odoc:meta])* else $other:ident($number:ty $(, $payload:ty)*) = $word:literal
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum $name { $($variant,)+ $(#[$odoc])* $other($number $(, $payload)*) }
+
+        impl $name {
+            /// All values that this version knows.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word used in metrics, where it must be one of a few.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ Self::$other(..) => $word }
+            }
+
+            /// The value that the word stands for, where this version knows it.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|v| v.as_str() == text)
+            }
+
+            /// The number that stands for a value which this version does not know, in ZooKeeper and in tables.
+            pub fn number(text: &str) -> Option<$number> {
+                text.strip_prefix($word)?.strip_prefix('_')?.parse().ok()
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                match self {
+                    Self::$other(number, ..) => f.pad(&format!("{}_{number}", $word)),
+                    known => f.pad(known.as_str()),
+                }
+            }
+        }
+    };
+}
+
 closed!(
     /// Whether an instance works.
     State {
@@ -51,7 +92,7 @@ closed!(
     }
 );
 
-closed!(
+open!(
     /// Why an instance has its state. The meaning of each is in `status.proto`.
     #[allow(missing_docs)]
     Reason {
@@ -89,6 +130,8 @@ closed!(
         ResolveFailed = "RESOLVE_FAILED",
         AgentFault = "AGENT_FAULT",
     }
+    /// One of a newer version: its number, and the state that goes with it. 0 where the number is not known.
+    else Unrecognized(u16, State) = "REASON"
 );
 
 impl Reason {
@@ -129,6 +172,7 @@ impl Reason {
             | Self::NotProbed
             | Self::ResolveFailed
             | Self::AgentFault => State::Unknown,
+            Self::Unrecognized(_, state) => state,
         }
     }
 
@@ -141,6 +185,7 @@ impl Reason {
                 Role::Sentinel => (No, No),
                 Role::Replica => (Yes, No),
                 Role::Master | Role::Unknown => (Yes, Yes),
+                Role::Unrecognized(_) => (Unknown, Unknown),
             },
             State::Down => (No, No),
             State::Unknown => (Unknown, Unknown),
@@ -148,14 +193,14 @@ impl Reason {
                 Self::Loading | Self::MasterLinkDown => (No, No),
                 // A node may be told to serve reads of its own slots all the same (cluster-allow-reads-when-down).
                 Self::ClusterDown => (Unknown, No),
-                Self::MaxClients | Self::NewConnectionsFail => (Unknown, Unknown),
+                Self::MaxClients | Self::NewConnectionsFail | Self::Unrecognized(..) => (Unknown, Unknown),
                 _ => (Yes, No),
             },
         }
     }
 }
 
-closed!(
+open!(
     /// How far a probe came.
     #[allow(missing_docs)]
     Stage {
@@ -166,6 +211,8 @@ closed!(
         Command = "COMMAND",
         Reply = "REPLY",
     }
+    /// One of a newer version.
+    else Unrecognized(u8) = "STAGE"
 );
 
 closed!(
@@ -178,7 +225,7 @@ closed!(
     }
 );
 
-closed!(
+open!(
     /// Replication role.
     #[allow(missing_docs)]
     Role {
@@ -187,6 +234,8 @@ closed!(
         Replica = "replica",
         Sentinel = "sentinel",
     }
+    /// One of a newer version.
+    else Unrecognized(u8) = "role"
 );
 
 /// The judgement of one instance.
@@ -313,6 +362,26 @@ mod tests {
         }
         assert_eq!(State::parse("UP"), Some(State::Up));
         assert_eq!(Reason::parse("NONSENSE"), None);
+    }
+
+    #[test]
+    fn what_newer_versions_say_keeps_its_number_and_state() {
+        let reason = Reason::Unrecognized(77, State::Degraded);
+        assert_eq!(
+            (reason.to_string(), reason.state()),
+            ("REASON_77".to_owned(), State::Degraded)
+        );
+        assert_eq!(
+            reason.abilities(Role::Master),
+            (Ability::Unknown, Ability::Unknown)
+        );
+        assert_eq!(Reason::number("REASON_77"), Some(77));
+        for text in ["77", "REASON_", "REASON_-1", "REASON_70000", "OK"] {
+            assert_eq!(Reason::number(text), None);
+        }
+        assert_eq!(Role::Unrecognized(9).to_string(), "role_9");
+        assert_eq!(Stage::Unrecognized(9).to_string(), "STAGE_9");
+        assert!(!Reason::ALL.contains(&reason));
     }
 
     #[test]

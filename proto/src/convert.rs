@@ -53,10 +53,30 @@ macro_rules! enums {
 
 enums! {
     state_to_wire, state_from_wire: State <-> InstanceState { Up = Up, Degraded = Degraded, Down = Down, Unknown = Unknown }
+    ability_to_wire, ability_from_wire: Ability <-> Ability { Yes = Yes, No = No, Unknown = Unknown }
+}
+
+macro_rules! open_enums {
+    ($($to_wire:ident, $from_wire:ident: $core:ident <-> $wire:ident { $($c:ident = $w:ident),+ $(,)? })+) => {$(
+        /// The number on the wire.
+        pub fn $to_wire(value: $core) -> i32 {
+            match value {
+                $($core::$c => v1::$wire::$w.into(),)+
+                $core::Unrecognized(number, ..) => number.into(),
+            }
+        }
+
+        /// From the wire; `None` for UNSPECIFIED and values that this version does not know.
+        pub fn $from_wire(value: i32) -> Option<$core> {
+            match v1::$wire::try_from(value) { $(Ok(v1::$wire::$w) => Some($core::$c),)+ _ => None }
+        }
+    )+};
+}
+
+open_enums! {
     stage_to_wire, stage_from_wire: Stage <-> Stage {
         Resolve = Resolve, Connect = Connect, Tls = Tls, Auth = Auth, Command = Command, Reply = Reply,
     }
-    ability_to_wire, ability_from_wire: Ability <-> Ability { Yes = Yes, No = No, Unknown = Unknown }
     role_to_wire, role_from_wire: Role <-> Role {
         Unknown = Unspecified, Master = Master, Replica = Replica, Sentinel = Sentinel,
     }
@@ -120,11 +140,11 @@ pub fn verdict_to_wire(verdict: &Verdict) -> v1::Verdict {
     let (reads, writes) = verdict.abilities();
     v1::Verdict {
         state: state_to_wire(verdict.state()).into(),
-        reason: reason_to_wire(verdict.reason).into(),
-        stage: stage_to_wire(verdict.stage).into(),
+        reason: reason_to_wire(verdict.reason),
+        stage: stage_to_wire(verdict.stage),
         reads: ability_to_wire(reads).into(),
         writes: ability_to_wire(writes).into(),
-        role: role_to_wire(verdict.role).into(),
+        role: role_to_wire(verdict.role),
         run_id: verdict.run_id.to_string(),
         server_version: verdict.server_version.to_string(),
         master_address: verdict.master_address.to_string(),
@@ -139,16 +159,25 @@ pub fn verdict_to_wire(verdict: &Verdict) -> v1::Verdict {
 }
 
 fn verdict_from_wire(wire: &v1::Verdict) -> Result<Verdict, Invalid> {
-    let reason =
-        reason_from_wire(wire.reason).ok_or_else(|| invalid("verdict.reason", "is missing or not known"))?;
+    if wire.reason == 0 {
+        return Err(invalid("verdict.reason", "is missing"));
+    }
+    // A newer agent may know more: nothing that it says may be lost, nor end its stream.
+    let state = state_from_wire(wire.state).unwrap_or(State::Unknown);
+    let number = u16::try_from(wire.reason).unwrap_or(u16::MAX);
+    let reason = reason_from_wire(wire.reason).unwrap_or(Reason::Unrecognized(number, state));
     let mut verdict = Verdict::blank(
         reason,
-        stage_from_wire(wire.stage).unwrap_or(Stage::Resolve),
+        stage_from_wire(wire.stage).unwrap_or_else(|| match u8::try_from(wire.stage) {
+            Ok(number) if number > 0 => Stage::Unrecognized(number),
+            _ => Stage::Resolve,
+        }),
         &wire.evidence,
         time_from_wire(wire.since_time.as_ref()),
     );
     debug_assert!(verdict.evidence.len() <= EVIDENCE_BYTES_MAX);
-    verdict.role = role_from_wire(wire.role).unwrap_or(Role::Unknown);
+    verdict.role = role_from_wire(wire.role)
+        .unwrap_or_else(|| u8::try_from(wire.role).map_or(Role::Unknown, Role::Unrecognized));
     verdict.run_id = RunId::new(&wire.run_id);
     verdict.server_version = cut_shared(&wire.server_version, VERSION_BYTES_MAX);
     verdict.master_address = cut_shared(&wire.master_address, ADDRESS_BYTES_MAX);
@@ -419,6 +448,47 @@ mod tests {
     fn an_age_beyond_the_limit_is_capped_and_still_accepted() {
         let wire = duration_to_wire(Duration::from_secs(1_000_000));
         assert_eq!(duration_from_wire("x", &wire), Ok(DURATION_MAX));
+    }
+
+    /// What a newer agent says, and this version does not know, is carried, and goes on as it came.
+    #[test]
+    fn unknown_values_are_carried() {
+        let agent = AgentId::new("a").unwrap();
+        let verdict = v1::Verdict {
+            state: v1::InstanceState::Degraded.into(),
+            reason: 4_711,
+            stage: 99,
+            reads: v1::Ability::Yes.into(),
+            writes: v1::Ability::No.into(),
+            role: 98,
+            ..Default::default()
+        };
+        let report = v1::InstanceReport {
+            id: "a:1".into(),
+            address: "h:1".into(),
+            verdict: Some(verdict.clone()),
+            freshness_limit: Some(duration_to_wire(Duration::from_secs(1))),
+            ..Default::default()
+        };
+        let report = report_from_wire(&report, &agent).unwrap();
+        assert_eq!(
+            report.verdict.reason,
+            Reason::Unrecognized(4_711, State::Degraded)
+        );
+        assert_eq!(report.verdict.abilities(), (Ability::Yes, Ability::No));
+        assert_eq!(verdict_to_wire(&report.verdict), verdict);
+        // Numbers that nobody can mean do no harm.
+        for (state, reason, stage, role) in [(77, 70_000, -1, 300), (0, -1, 300, -1), (3, i32::MIN, 0, 0)] {
+            let wire = v1::Verdict {
+                state,
+                reason,
+                stage,
+                role,
+                ..verdict.clone()
+            };
+            let read = verdict_from_wire(&wire).unwrap();
+            assert_eq!(read.state(), state_from_wire(state).unwrap_or(State::Unknown));
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod v1 {
 
 pub mod codec;
 pub mod convert;
+mod open_enum;
 
 pub use pbjson_types::{Duration, Timestamp};
 

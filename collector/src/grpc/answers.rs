@@ -19,7 +19,8 @@ const PAGE_MAX: usize = 1_000;
 #[derive(Default)]
 pub(super) struct Filter {
     states: Vec<State>,
-    reasons: Vec<Reason>,
+    /// Numbers on the wire: a newer tool may ask for one that this version does not know.
+    reasons: Vec<i32>,
     /// In order, each once; `None` stands for those that are in no cluster.
     clusters: Vec<Option<ClusterName>>,
     agents: Vec<String>,
@@ -47,7 +48,7 @@ impl Filter {
             reasons: wire
                 .reasons
                 .iter()
-                .map(|n| convert::reason_from_wire(*n).ok_or_else(|| bad("reasons", n)))
+                .map(|n| if *n > 0 { Ok(*n) } else { Err(bad("reasons", n)) })
                 .collect::<Result<_, _>>()?,
             clusters,
             agents: wire.agent_ids,
@@ -92,7 +93,7 @@ impl Filter {
 
     fn wants(&self, reason: Reason) -> bool {
         (self.states.is_empty() || self.states.contains(&reason.state()))
-            && (self.reasons.is_empty() || self.reasons.contains(&reason))
+            && (self.reasons.is_empty() || self.reasons.contains(&convert::reason_to_wire(reason)))
     }
 
     fn wants_agent(&self, agent: &str) -> bool {
@@ -161,7 +162,7 @@ pub(super) fn transition(view: &View, change: &Change, now: Mono) -> v1::Transit
             now,
         )),
         previous_state: previous.map_or(0, |reason| convert::state_to_wire(reason.state()).into()),
-        previous_reason: previous.map_or(0, |reason| convert::reason_to_wire(reason).into()),
+        previous_reason: previous.map_or(0, convert::reason_to_wire),
         removed: change.removed,
         left_filter: false,
         time: convert::time_to_wire(change.time),

@@ -137,7 +137,7 @@ impl StatusService for Queries {
         let view = self.view.get();
         let row = |(kind, n): (&Kind, usize)| v1::SummaryRow {
             state: convert::state_to_wire(kind.reason.state()).into(),
-            reason: convert::reason_to_wire(kind.reason).into(),
+            reason: convert::reason_to_wire(kind.reason),
             cluster: kind.cluster.as_ref().map_or("", ClusterName::as_str).to_owned(),
             agent_id: kind.agent().to_owned(),
             count: count(n),

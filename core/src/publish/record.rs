@@ -57,7 +57,10 @@ impl Record {
         if Arc::ptr_eq(&self.status, &other.status) {
             return true;
         }
-        let key = |r: &Self| (r.status.verdict.reason, r.status.verdict.role);
+        let key = |r: &Self| {
+            let verdict = &r.status.verdict;
+            (verdict.reason, verdict.role, verdict.abilities())
+        };
         let ((a, b), (v, w)) = (
             (&self.status.identity, &other.status.identity),
             (&self.status.verdict, &other.status.verdict),
@@ -73,9 +76,9 @@ impl Record {
 /// What one znode is known to hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Held {
-    /// A status, exactly as it is written here.
+    /// A status as it is written here; another version may have written more into it.
     Record(Record),
-    /// A readable status in other words: edited by hand, or written by another version. It counts as what was
+    /// A readable status that says something else than what is written here: edited by hand. It counts as what was
     /// published, and is written anew.
     Altered(Record),
     /// A znode with other content: damaged, or of unknown content.
