@@ -104,6 +104,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
             _ => Err(format!("no ZooKeeper session: {}", d.last_error)),
         }
     };
+    let page_metrics = metrics.clone();
     let page_view = view.clone();
     let page_directory = directory_reader.clone();
     let page = move || {
@@ -113,7 +114,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
             d.phase,
             d.leader(clock.now()),
             d.epoch,
-            d.pending,
+            page_metrics.pending.get(),
             view.instances.len(),
             view.agents.len(),
             view.revision.0

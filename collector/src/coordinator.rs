@@ -125,7 +125,7 @@ impl<S: Store> Coordinator<S> {
     fn offline(&self, error: Option<String>) {
         self.metrics.pending.set(0);
         self.tell(|d| {
-            (d.connection, d.phase, d.pending) = (None, "offline", 0);
+            (d.connection, d.phase) = (None, "offline");
             (d.lease, d.oldest_pending) = (None, None);
             d.last_leader.clear();
             if let Some(error) = error {
@@ -282,17 +282,16 @@ impl<S: Store> Coordinator<S> {
         connection: Connection,
         lease: Lease,
     ) {
-        let pending = publishing.map_or(0, Publishing::pending);
-        self.metrics
-            .pending
-            .set(i64::try_from(pending).unwrap_or(i64::MAX));
+        if publishing.is_none() {
+            self.metrics.pending.set(0);
+        }
         let phase = match publishing {
             Some(publishing) if connection == Connection::Connected => publishing.phase(),
             _ => election.phase(),
         };
         let own = self.id.as_str();
         self.tell(|d| {
-            (d.connection, d.phase, d.pending) = (Some(connection), phase, pending);
+            (d.connection, d.phase) = (Some(connection), phase);
             d.lease = election.term().map(|_| lease);
             match election.term() {
                 Some(term) if connection == Connection::Connected => {
@@ -410,6 +409,9 @@ async fn pending<F: Future + Unpin>(operation: &mut Option<F>) -> F::Output {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 async fn run<S: Store>(publishing: &mut Option<Publishing<S>>) -> Input {
     match publishing {

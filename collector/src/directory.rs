@@ -29,8 +29,6 @@ pub struct Directory {
     pub connection: Option<Connection>,
     /// One word.
     pub phase: &'static str,
-    /// Statuses not yet acknowledged; leader only.
-    pub pending: usize,
     /// Since when the longest waiting of them waits.
     pub oldest_pending: Option<Mono>,
     /// Last error, for people.
@@ -49,6 +47,11 @@ impl Directory {
     /// Whether this collector leads, everything known is published, and its lease holds.
     pub fn leads(&self, now: Mono) -> bool {
         self.phase == "leader" && self.lease.is_some_and(|lease| lease.holds(now))
+    }
+
+    /// When the lease runs out, which no change tells.
+    pub fn lease_ends(&self) -> Option<Mono> {
+        self.lease.and_then(|lease| lease.ends())
     }
 
     /// Age of the oldest status that is known and not yet published, in seconds; 0 where there is none.

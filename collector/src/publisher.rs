@@ -133,7 +133,7 @@ impl<S: Store> Publishing<S> {
     }
 
     /// Statuses not yet acknowledged.
-    pub fn pending(&self) -> usize {
+    fn pending(&self) -> usize {
         match &self.stage {
             Stage::Reading(_) => 0,
             Stage::Writing(publisher) | Stage::Settling(publisher, ..) => publisher.pending(),
@@ -148,15 +148,21 @@ impl<S: Store> Publishing<S> {
         }
     }
 
-    /// Works until something happens that the election must know. May be cancelled between any two steps:
+    /// Works until something happens that the election must know, or of which others must be told. May be cancelled between any two steps:
     /// what is under way is kept in `self`.
     pub async fn run(&mut self) -> Input {
         loop {
             if self.held && self.commits.is_empty() {
                 return std::future::pending().await;
             }
+            let was_live = self.live;
             if let Err(error) = self.step().await {
                 return self.failed(&error);
+            }
+            self.note_pending();
+            if self.live != was_live {
+                // To the election of a leader it says nothing; the phase is told anew.
+                return Input::LookAgain;
             }
         }
     }
@@ -209,6 +215,12 @@ impl<S: Store> Publishing<S> {
             Stage::Writing(_) => self.write().await?,
         }
         Ok(())
+    }
+
+    /// A live number: who asks is told what is true now.
+    fn note_pending(&self) {
+        let pending = i64::try_from(self.pending()).unwrap_or(i64::MAX);
+        self.metrics.pending.set(pending);
     }
 
     fn failed(&mut self, error: &CommitError) -> Input {

@@ -32,6 +32,11 @@ impl Lease {
         self.until = None;
     }
 
+    /// When it runs out, or has run out.
+    pub fn ends(&self) -> Option<Mono> {
+        self.until
+    }
+
     /// Whether it is held.
     pub fn holds(&self, now: Mono) -> bool {
         self.until.is_some_and(|until| now < until)
@@ -54,7 +59,9 @@ mod tests {
         assert!(!lease.holds(at(3_000)));
         lease.renewed(at(3_000));
         assert!(lease.holds(at(4_999)));
+        assert_eq!(lease.ends(), Some(at(5_000)));
         lease.ended();
         assert!(!lease.holds(at(4_000)));
+        assert_eq!(lease.ends(), None);
     }
 }

@@ -75,7 +75,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-/// The health of the leader is looked at this often: its lease may have run out.
+/// The health of the leader is looked at this often at least: a machine that slept wakes after the end of its lease.
 const LEADER_HEALTH_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Serves until `stop`. Streams end themselves on it; the caller bounds the time.
@@ -130,7 +130,11 @@ pub async fn serve(
     };
     let leader = async {
         loop {
-            let leads = directory.borrow_and_update().leads(clock.now());
+            let now = clock.now();
+            let (leads, ends) = {
+                let directory = directory.borrow_and_update();
+                (directory.leads(now), directory.lease_ends())
+            };
             let status = if leads {
                 ServingStatus::Serving
             } else {
@@ -138,7 +142,11 @@ pub async fn serve(
             };
             health.set_service_status(LEADER_HEALTH, status).await;
             // A lease runs out without a change.
-            if let Ok(Err(_)) = tokio::time::timeout(LEADER_HEALTH_INTERVAL, directory.changed()).await {
+            let ends = ends
+                .filter(|_| leads)
+                .map_or(LEADER_HEALTH_INTERVAL, |ends| ends.since(now));
+            let wait = ends.min(LEADER_HEALTH_INTERVAL);
+            if let Ok(Err(_)) = tokio::time::timeout(wait, directory.changed()).await {
                 return std::future::pending::<()>().await;
             }
         }

@@ -214,7 +214,7 @@ impl StatusService for Queries {
             store: Some(v1::StoreStatus {
                 session: session.into(),
                 phase: directory.phase.to_owned(),
-                pending: u64::try_from(directory.pending).unwrap_or(u64::MAX),
+                pending: u64::try_from(self.metrics.pending.get()).unwrap_or(0),
                 last_error: if session == Session::Connected {
                     String::new()
                 } else {
