@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use redkeeper_core::{
-    election::{Candidate, Input, Term},
+    election::{Candidate, Input, Term, plausible},
     ids::{CollectorId, Epoch},
 };
 
@@ -54,8 +54,9 @@ pub(crate) async fn claim<T: Session>(
     };
     let version = epoch.version;
     let former: EpochJson = read(Some(epoch));
-    // Never below what this process has held, even where ZooKeeper was restored from an old snapshot.
-    let number = former.epoch.max(newest.0).saturating_add(1);
+    // Never below what this process has held or seen, even where ZooKeeper was wiped or restored.
+    let former = plausible(Epoch(former.epoch));
+    let number = former.max(newest).0.saturating_add(1);
     let next = EpochJson {
         epoch: number,
         holder: id.to_string(),

@@ -167,11 +167,12 @@ impl<S: Store> Coordinator<S> {
         // A read-only look at what is published, so that instances of agents that are gone are known too.
         let adopted = tokio::select! {
                 biased;
-                adopted = published::read_and_adopt(Arc::clone(session), self.layout.clone(), self.commands.clone(), false) => adopted.map(drop),
-            () = self.stop.cancelled() => Ok(()),
+                adopted = published::read_and_adopt(Arc::clone(session), self.layout.clone(), self.commands.clone(), false) => adopted.map(|published| published.newest_epoch()),
+            () = self.stop.cancelled() => Ok(Epoch(0)),
         };
-        if let Err(e) = adopted {
-            tracing::warn!("published statuses could not be read: {}", chain(&e));
+        match adopted {
+            Ok(newest) => election.step(Input::Seen(newest), &mut effects),
+            Err(e) => tracing::warn!("published statuses could not be read: {}", chain(&e)),
         }
         let mut lease = Lease::new(session.timeout());
         let mut operation: Option<Operation> = None;
@@ -254,8 +255,11 @@ impl<S: Store> Coordinator<S> {
                     looking = None;
                     match seen {
                         Ok(seen) => {
+                            for epoch in [seen.epoch.epoch, seen.publisher.epoch] {
+                                election.step(Input::Seen(Epoch(epoch)), &mut effects);
+                            }
                             let oldest = publishing.as_ref().and_then(Publishing::oldest_pending);
-                            self.note_directory(seen, election.term().is_some(), oldest);
+                            self.note_directory(seen, election, oldest);
                         }
                         Err(StoreError::TimedOut | StoreError::Lost(_)) if connection == Connection::Connected => {
                             return SessionEnd::Dropped;
@@ -373,16 +377,15 @@ impl<S: Store> Coordinator<S> {
         Box::pin(async move { directory::look(&*session, &layout, &own).await })
     }
 
-    fn note_directory(&self, seen: Seen, leading: bool, oldest_pending: Option<Mono>) {
-        self.metrics
-            .epoch
-            .set(i64::try_from(seen.epoch.epoch).unwrap_or(i64::MAX));
+    fn note_directory(&self, seen: Seen, election: &Election, oldest_pending: Option<Mono>) {
+        let epoch = election.newest().0;
+        self.metrics.epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
         self.tell(|d| {
             d.members = seen.members;
             d.oldest_pending = oldest_pending;
             // What was read may be older than an own claim.
-            if !leading {
-                d.epoch = seen.epoch.epoch;
+            if election.term().is_none() {
+                d.epoch = epoch;
                 d.last_leader = seen.publisher.holder;
                 // The znode of a former life, which has not expired yet: nobody is known to lead.
                 if d.last_leader == self.id.as_str() {

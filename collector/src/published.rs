@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::StreamExt;
 use redkeeper_core::{
-    ids::{Bucket, InstanceId},
+    ids::{Bucket, Epoch, InstanceId},
     publish::{BucketData, Found, Held, Record},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -26,6 +26,14 @@ const READS_IN_FLIGHT_MAX: usize = 16;
 pub(crate) struct Published {
     pub(crate) held: BTreeMap<InstanceId, Held>,
     pub(crate) buckets: BTreeMap<Bucket, BucketData>,
+}
+
+impl Published {
+    /// The newest term that wrote one of the statuses.
+    pub(crate) fn newest_epoch(&self) -> Epoch {
+        let records = self.held.values().filter_map(Held::record);
+        records.map(|record| record.epoch).max().unwrap_or(Epoch(0))
+    }
 }
 
 /// Znodes of unknown state.

@@ -60,6 +60,8 @@ pub enum Input {
     Fenced,
     /// The operation asked for ended without a known outcome.
     Unknown,
+    /// An epoch was seen: in its znode, in a published status, in an answer.
+    Seen(Epoch),
     /// Give up leadership and candidacy.
     Resign,
 }
@@ -111,7 +113,10 @@ pub struct Election {
     connected: bool,
     /// Operation to ask for when the session is usable again.
     postponed: Option<Effect>,
-    newest: Option<Term>,
+    /// The newest term that this process led.
+    led: Epoch,
+    /// The newest term seen, of whomever.
+    seen: Epoch,
 }
 
 impl Default for Election {
@@ -121,7 +126,8 @@ impl Default for Election {
             node: None,
             connected: false,
             postponed: None,
-            newest: None,
+            led: Epoch(0),
+            seen: Epoch(0),
         }
     }
 }
@@ -135,9 +141,10 @@ impl Election {
         }
     }
 
-    /// The newest term that this process ever held: the next one must be newer.
+    /// The newest term that this process ever held or saw: the next one must be newer, even where ZooKeeper was wiped
+    /// or restored from an old snapshot.
     pub fn newest(&self) -> Epoch {
-        self.newest.map_or(Epoch(0), |term| term.epoch)
+        self.led.max(self.seen)
     }
 
     /// The name of the own node.
@@ -175,11 +182,9 @@ impl Election {
                 if self.term().is_some() {
                     out.push(Effect::Hold);
                 }
-                *self = Self {
-                    newest: self.newest,
-                    ..Self::default()
-                };
+                self.forget();
             }
+            Input::Seen(epoch) => self.seen = self.seen.max(plausible(epoch)),
             Input::Resign => {
                 let term = self.term();
                 if term.is_some() {
@@ -265,12 +270,12 @@ impl Election {
     }
 
     fn lead(&mut self, term: Term, out: &mut Vec<Effect>) {
-        if self.newest.is_some_and(|newest| newest.epoch >= term.epoch) {
+        if self.led >= term.epoch {
             // The epoch went backwards: a restored ZooKeeper. Start over rather than write with an old number.
             self.give_up(out);
             return;
         }
-        self.newest = Some(term);
+        self.led = term.epoch;
         self.phase = Phase::Leading(term);
         if self.connected {
             out.push(Effect::Lead(term))
@@ -303,12 +308,27 @@ impl Election {
         if self.term().is_some() {
             out.push(Effect::Hold);
         }
-        *self = Self {
-            newest: self.newest,
-            ..Self::default()
-        };
+        self.forget();
         out.push(Effect::Drop);
     }
+
+    /// Starts over, with what must never be forgotten.
+    fn forget(&mut self) {
+        *self = Self {
+            led: self.led,
+            seen: self.seen,
+            ..Self::default()
+        };
+    }
+}
+
+/// Terms count up from 1 by one: a number above this was not counted, but written by hand or damaged, and there must be
+/// room above for all terms to come. Numbers up to here survive JSON readers that count in floating point.
+pub const EPOCH_MAX: u64 = 1 << 53;
+
+/// The number, or 0 where it cannot be one.
+pub fn plausible(epoch: Epoch) -> Epoch {
+    if epoch.0 <= EPOCH_MAX { epoch } else { Epoch(0) }
 }
 
 /// Sequence number at the end of a candidate's name. ZooKeeper counts in an i32 that overflows to negative
@@ -427,6 +447,19 @@ mod tests {
     }
 
     #[test]
+    fn the_next_term_is_above_all_that_were_seen() {
+        let mut election = leading();
+        assert_eq!(election.newest(), Epoch(7));
+        let nonsense = Input::Seen(Epoch(u64::MAX));
+        let seen = [Input::Seen(Epoch(12)), Input::Seen(Epoch(9)), nonsense];
+        run(&mut election, seen);
+        assert_eq!(election.newest(), Epoch(12));
+        // Whatever ends a session, it is not forgotten.
+        run(&mut election, [Input::Lost, Input::Connected, Input::Found(None)]);
+        assert_eq!(election.newest(), Epoch(12));
+    }
+
+    #[test]
     fn sequence_overflow_keeps_the_order() {
         assert!(sequence("a-n-2147483647") < sequence("b-n--2147483648"));
     }
@@ -487,6 +520,7 @@ mod tests {
             1 => proptest::option::of((1u64..9).prop_map(term)).prop_map(Input::Settled),
             1 => any::<bool>().prop_map(Input::Verified),
             1 => Just(Input::Fenced),
+            1 => (1u64..9).prop_map(|e| Input::Seen(Epoch(e))),
             2 => Just(Input::Unknown),
         ]
     }

@@ -12,7 +12,7 @@ use crate::{
     aggregator::{Aggregator, COMMANDS_MAX},
     directory::Directory,
     publisher::AUDIT_INTERVAL,
-    store::memory::Memory,
+    store::{Kind, memory::Memory},
     view,
 };
 
@@ -96,5 +96,54 @@ async fn that_it_leads_is_told_at_once_and_that_it_no_longer_does() {
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert!(a.directory.borrow().lease.is_none());
     a.until("a leads again", |d| d.phase == "leader").await;
+    a.end().await;
+}
+
+/// Somebody deletes everything while only a follower lives that had seen the fourth term.
+#[tokio::test(start_paused = true)]
+async fn a_wiped_zookeeper_does_not_begin_again_with_the_first_term() {
+    let ensemble = Memory::default();
+    let hand = ensemble.connect().await.unwrap();
+    let layout = Layout::new("/redkeeper");
+    layout.ensure(&hand).await.unwrap();
+    let epoch = br#"{"epoch":4,"holder":"gone"}"#;
+    let write = Write::Set(layout.epoch(), epoch.to_vec(), None);
+    hand.commit((&layout.epoch(), 0), vec![write]).await.unwrap();
+    // A leader that lives: a follows.
+    let candidate = layout.candidate("_c_x-n-");
+    hand.create(&candidate, b"", Kind::EphemeralSequential)
+        .await
+        .unwrap();
+    let mut a = Rig::start(&ensemble, "a");
+    a.until("a has seen the fourth term", |d| {
+        d.epoch == 4 && d.phase == "follower"
+    })
+    .await;
+
+    ensemble.wipe(hand.id());
+    a.until("a leads the fifth", |d| d.phase == "leader").await;
+    assert_eq!(a.directory.borrow().epoch, 5);
+    let published = hand.get(&[layout.epoch()]).await.unwrap().remove(0).unwrap();
+    assert!(published.data.starts_with(br#"{"epoch":5,"#), "{published:?}");
+    a.end().await;
+}
+
+/// A number that no election counts to leaves room for the next terms.
+#[tokio::test(start_paused = true)]
+async fn an_epoch_written_by_a_vandal_is_no_end_of_all_terms() {
+    let ensemble = Memory::default();
+    let hand = ensemble.connect().await.unwrap();
+    let layout = Layout::new("/redkeeper");
+    layout.ensure(&hand).await.unwrap();
+    let epoch = format!("{{\"epoch\":{},\"holder\":\"vandal\"}}", u64::MAX);
+    let write = Write::Set(layout.epoch(), epoch.into_bytes(), None);
+    hand.commit((&layout.epoch(), 0), vec![write]).await.unwrap();
+    let mut a = Rig::start(&ensemble, "a");
+    for term in 1..=2 {
+        a.until("a leads", |d| d.phase == "leader" && d.epoch == term)
+            .await;
+        let session = ensemble.sessions().last().copied().unwrap();
+        ensemble.expire(session);
+    }
     a.end().await;
 }

@@ -45,6 +45,25 @@ impl Memory {
         self.tree().locked.insert(path.to_owned());
     }
 
+    /// Deletes every znode, as when the servers were given empty disks. All sessions but `but` end with it.
+    pub fn wipe(&self, but: i64) {
+        for session in self.sessions() {
+            if session != but {
+                self.expire(session);
+            }
+        }
+        let mut tree = self.tree();
+        let paths: Vec<_> = tree.nodes.keys().cloned().collect();
+        for path in &paths {
+            tree.remove(path);
+        }
+    }
+
+    /// The sessions that live, oldest first.
+    pub fn sessions(&self) -> Vec<i64> {
+        self.tree().sessions.keys().copied().collect()
+    }
+
     /// Ends a session as the server does when it expires. Returns the paths of its znodes, which are deleted.
     pub fn expire(&self, session: i64) -> Vec<String> {
         let mut tree = self.tree();
