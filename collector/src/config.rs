@@ -1,8 +1,17 @@
 //! Configuration of the collector: raw as written, then validated into [`Config`].
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
-use redkeeper_core::ids::CollectorId;
+use redkeeper_core::{
+    hosts::{self, HostError, HostPort},
+    ids::CollectorId,
+};
 use redkeeper_runtime::{
     config::{ConfigError, Dict, Problem, Sources},
     daemon::{Configuration, Log, listen_address},
@@ -10,6 +19,9 @@ use redkeeper_runtime::{
 use serde::Deserialize;
 
 use crate::cli::Cli;
+
+/// Port of ZooKeeper where none is named.
+const ZOOKEEPER_PORT: u16 = 2181;
 
 /// Read if `--config` is not given and it exists.
 pub const DEFAULT_FILE: &str = "/etc/redkeeper/collector.toml";
@@ -204,24 +216,19 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
     if let Err(e) = check_root(&root) {
         wrong("zookeeper.root", format!("{root:?} {e}"));
     }
-    if !raw.standalone {
-        for server in raw.zookeeper.servers.split(',') {
-            if server
-                .rsplit_once(':')
-                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
-            {
-                wrong(
-                    "zookeeper.servers",
-                    format!("{server:?} is no HOST:PORT such as 127.0.0.1:2181"),
-                );
-            }
-        }
+    let servers = hosts::list(&raw.zookeeper.servers, Some(ZOOKEEPER_PORT));
+    if let (false, Err(e)) = (raw.standalone, &servers) {
+        let path = matches!(e, HostError::Path(_));
+        let hint = if path { "; the path is `root`" } else { "" };
+        wrong("zookeeper.servers", format!("{e}{hint}"));
     }
-    if let Some(Err(e)) = raw.advertise.as_deref().map(check_advertised) {
-        wrong("advertise", e);
+    let port = grpc_listen.map_or(7400, |address| address.port());
+    let advertise = raw.advertise.as_deref().map(|text| advertised(text, port));
+    if let Some(Err(e)) = &advertise {
+        wrong("advertise", e.clone());
     }
     let zookeeper = (!raw.standalone).then_some(ZooKeeperConfig {
-        servers: raw.zookeeper.servers,
+        servers: servers.map(joined).unwrap_or_default(),
         root,
         session_timeout: raw.zookeeper.session_timeout,
         orphans_max_percent: raw.zookeeper.orphans_max_percent,
@@ -230,7 +237,9 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
     Some(Config {
         id: id?,
         grpc_listen,
-        advertise: raw.advertise.unwrap_or_else(|| reachable(grpc_listen)),
+        advertise: advertise
+            .and_then(Result::ok)
+            .unwrap_or_else(|| reachable(grpc_listen)),
         http_listen: http_listen?,
         admin_listen: admin_listen?,
         heartbeat_interval: raw.heartbeat_interval,
@@ -266,26 +275,24 @@ fn check_root(root: &str) -> Result<(), String> {
     }
 }
 
-/// An address that others can use.
-fn check_advertised(text: &str) -> Result<(), String> {
-    let parts = text.rsplit_once(':');
-    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    if !parts
-        .is_some_and(|(host, port)| !host.is_empty() && !host.contains(char::is_whitespace) && is_port(port))
-    {
-        return Err(format!(
-            "{text:?} is not a valid HOST:PORT such as db01.example:7400; without it, the host's name is used"
-        ));
-    }
-    if text
-        .parse::<SocketAddr>()
-        .is_ok_and(|address| address.ip().is_unspecified())
-    {
+fn joined(hosts: Vec<HostPort>) -> String {
+    hosts
+        .iter()
+        .map(HostPort::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// An address that others can use, without a port that of gRPC.
+fn advertised(text: &str, port: u16) -> Result<String, String> {
+    let address = HostPort::parse(text, Some(port))
+        .map_err(|e| format!("{e}, such as db01.example:7400; without it, the host's name is used"))?;
+    if address.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
         return Err(format!(
             "{text:?} is reachable for nobody; name the host or one of its addresses"
         ));
     }
-    Ok(())
+    Ok(address.to_string())
 }
 
 /// The address that others can use: a wildcard is replaced by the host's name.
@@ -306,7 +313,7 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_with_its_line() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let text = "grpc_listen = 'here'\nsilent_after = '1s'\nheartbeat_interval = '1s'\n[zookeeper]\nservers = 'zk'\nroot = 'x'\n\
+        let text = "grpc_listen = 'here'\nsilent_after = '1s'\nheartbeat_interval = '1s'\n[zookeeper]\nservers = 'zk:0'\nroot = 'x'\n\
                     [log]\nfilter = 'info,x=loud'\n";
         std::fs::write(file.path(), text).unwrap();
         let error = load(
@@ -322,11 +329,41 @@ mod tests {
             "id: is empty; give each collector a name",
             ":1:1: grpc_listen: \"here\" is not a valid ADDRESS:PORT",
             ":2:1: silent_after: 1s is less than two heartbeats",
-            ":5:1: zookeeper.servers: \"zk\" is no HOST:PORT",
+            ":5:1: zookeeper.servers: \"zk:0\" has no valid port",
             ":6:1: zookeeper.root: \"x\" is no path",
             ":8:1: log.filter: \"info,x=loud\" is no log filter",
         ] {
             assert!(error.contains(part), "{part}\nnot in\n{error}");
+        }
+    }
+
+    #[test]
+    fn servers_are_read_as_people_type_them() {
+        let load = |servers: &str| {
+            let mut raw = Raw {
+                id: Some("a".to_owned()),
+                ..Raw::default()
+            };
+            raw.zookeeper.servers = servers.to_owned();
+            let mut problems = Vec::new();
+            let config = validate(raw, &mut problems);
+            let problems: String = problems.into_iter().map(|problem| problem.message).collect();
+            (
+                config.and_then(|config| config.zookeeper).map(|zk| zk.servers),
+                problems,
+            )
+        };
+        let (servers, problems) = load(" zk-1:2182, zk-2,\n[::1] ");
+        assert_eq!(problems, "");
+        assert_eq!(servers.as_deref(), Some("zk-1:2182,zk-2:2181,[::1]:2181"));
+        for (servers, says) in [
+            ("zk:2181/app", "the path is `root`"),
+            ("http://zk", "is a URL"),
+            ("", "names no host"),
+            ("::1:2181", "needs brackets"),
+        ] {
+            let (_, problems) = load(servers);
+            assert!(problems.contains(says), "{servers:?}: {problems}");
         }
     }
 
@@ -366,7 +403,7 @@ mod tests {
         }
         for advertise in [
             "",
-            "host",
+            "http://host",
             ":7400",
             "host:0",
             "host:99999",

@@ -15,13 +15,14 @@
 //! * [`fleet`]: what a collector knows of all instances, with [`dedupe`] and time-outs.
 //! * [`election`]: who may write to ZooKeeper.
 //! * [`publish`]: what to write, in which batches.
-//! * [`status`], [`ids`], [`id_map`], [`time`], [`limits`], [`backoff`]: the words that they share.
+//! * [`status`], [`ids`], [`id_map`], [`time`], [`limits`], [`backoff`], [`hosts`]: the words that they share.
 
 pub mod agent;
 pub mod backoff;
 pub mod dedupe;
 pub mod election;
 pub mod fleet;
+pub mod hosts;
 pub mod id_map;
 pub mod ids;
 pub mod lease;

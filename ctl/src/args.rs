@@ -8,17 +8,11 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 #[derive(Parser, Debug)]
 #[command(name = "redkeeper", version, about)]
 pub(crate) struct Args {
-    /// Collectors to ask, in this order: the next one where one cannot be reached.
-    #[arg(
-        long,
-        global = true,
-        env = "REDKEEPER_ENDPOINTS",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:7400",
-        value_name = "HOST:PORT,..."
-    )]
-    pub endpoints: Vec<String>,
-    /// How long to wait for an answer, such as 500ms or 5s.
+    /// Collectors to ask, in this order: the next one where one does not answer. Without it REDKEEPER_ENDPOINTS counts,
+    /// and without that 127.0.0.1:7400.
+    #[arg(long, global = true, value_name = "HOST:PORT,...")]
+    pub endpoints: Option<String>,
+    /// How long to wait for each answer, such as 500ms or 5s.
     #[arg(long, global = true, default_value = "5s", value_parser = duration)]
     pub timeout: Duration,
     /// How to print.
@@ -30,7 +24,12 @@ pub(crate) struct Args {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|e| format!("{e}; write it as 500ms or 5s"))
+    let time = humantime::parse_duration(text).map_err(|e| format!("{e}; write it as 500ms or 5s"))?;
+    if (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("must be 1ms to 1day".to_owned())
+    }
 }
 
 /// How to print.
@@ -83,7 +82,7 @@ pub(crate) struct Filter {
     /// Names of clusters.
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     pub cluster: Vec<String>,
-    /// Names of agents, which means hosts.
+    /// Names of agents: the column AGENT, not the column HOST of `agents`.
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     pub host: Vec<String>,
 }

@@ -1,11 +1,19 @@
-//! A connection to the first collector that answers.
+//! A connection to the first collector that answers. To take a connection is no answer: many programs do that.
 
-use std::time::Duration;
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
+use redkeeper_core::hosts::HostPort;
 use redkeeper_proto::v1::status_service_client::StatusServiceClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code, Response, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
 
-use crate::run::Error;
+use crate::{run::Error, seems};
 
 /// A dead path is noticed within twice this.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -13,32 +21,126 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A client of a collector.
 pub(crate) type Client = StatusServiceClient<Channel>;
 
-/// Connects to the first endpoint that takes a connection within its share of `timeout`.
-pub(crate) async fn connect(endpoints: &[String], timeout: Duration) -> Result<Client, Error> {
-    let share = timeout / u32::try_from(endpoints.len().max(1)).unwrap_or(1);
+/// Makes the first request of a command to one endpoint after the other, until a collector answers it. Each gets its
+/// share of what is left of `timeout`, which looking up its name is part of.
+pub(crate) async fn first<T>(
+    endpoints: &[HostPort],
+    timeout: Duration,
+    call: impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
+) -> Result<(Client, T), Error> {
+    let start = Instant::now();
     let mut tried = Vec::new();
-    for address in endpoints {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| Error::Usage(format!("{address:?} is no HOST:PORT")))?;
-        match endpoint
-            .connect_timeout(share)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .connect()
-            .await
-        {
-            Ok(channel) => return Ok(StatusServiceClient::new(channel)),
-            Err(e) => tried.push(format!("{address}: {}", root_cause(&e))),
-        }
+    for (n, address) in endpoints.iter().enumerate() {
+        let others = u32::try_from(endpoints.len() - n).unwrap_or(u32::MAX);
+        let share = timeout.saturating_sub(start.elapsed()) / others;
+        let connected = Cell::new(false);
+        let words = match tokio::time::timeout(share, ask(address, &connected, &call)).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(Failed::Refused(status))) => return Err(Error::Refused(status)),
+            Ok(Err(Failed::NoCollector(words))) => words,
+            Err(_) if connected.get() => {
+                format!("takes the connection, but does not answer within {share:.1?}")
+            }
+            Err(_) => format!("cannot be connected to within {share:.1?}"),
+        };
+        tried.push(format!("{address} {words}"));
     }
     Err(Error::Unreachable(tried.join("; ")))
 }
 
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
+/// Why an endpoint gave no answer.
+enum Failed {
+    /// A collector said no: that is its answer, and another one would say the same.
+    Refused(Status),
+    /// In words, to be read after the address.
+    NoCollector(String),
+}
+
+async fn ask<T>(
+    address: &HostPort,
+    connected: &Cell<bool>,
+    call: impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
+) -> Result<(Client, T), Failed> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|e| Failed::NoCollector(format!("is no address: {e}")))?;
+    let channel = endpoint
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .connect()
+        .await;
+    let channel = match channel {
+        Ok(channel) => channel,
+        Err(e) => {
+            let words = match unconnected(&e) {
+                Some(words) => words,
+                None => seems::like(address).await,
+            };
+            return Err(Failed::NoCollector(words));
+        }
+    };
+    connected.set(true);
+    let mut client = StatusServiceClient::new(channel);
+    match call(&mut client).await {
+        Ok(answer) => Ok((client, answer.into_inner())),
+        Err(status) if says_a_collector(&status) => match status.code() {
+            // It stops, or is full: another one may have the time.
+            Code::Unavailable | Code::ResourceExhausted => {
+                Err(Failed::NoCollector(format!("says: {}", status.message())))
+            }
+            _ => Err(Failed::Refused(status)),
+        },
+        Err(status) => Err(Failed::NoCollector(no_answer(&status, address).await)),
     }
-    cause.to_string()
+}
+
+/// Only collectors put this into their refusals.
+fn says_a_collector(status: &Status) -> bool {
+    status
+        .get_details_error_info()
+        .is_some_and(|info| info.domain == "redkeeper")
+}
+
+async fn no_answer(status: &Status, address: &HostPort) -> String {
+    // What a program that speaks HTTP said, and what this side made of a broken connection, look alike but for this.
+    let from_library = std::error::Error::source(status).is_some();
+    // The library takes the status of HTTP for one of gRPC where there is none.
+    let http = status.message().contains("HTTP status code");
+    match status.code() {
+        Code::Unimplemented if !http => "speaks gRPC, but is no collector".to_owned(),
+        Code::Unavailable if !from_library => {
+            "is a proxy or a server whose collectors do not answer (unavailable)".to_owned()
+        }
+        Code::ResourceExhausted => "has too many requests at present".to_owned(),
+        _ => seems::like(address).await,
+    }
+}
+
+/// Why there is no connection at all, in words; `None` where one was made and then went wrong.
+fn unconnected(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    use std::io::ErrorKind;
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if text.contains("lookup address") {
+            return Some(format!("is not known: its name has no address ({text})"));
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            let words = match io.kind() {
+                ErrorKind::ConnectionRefused => "refuses the connection: nothing listens there",
+                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "cannot be reached: no route",
+                ErrorKind::TimedOut => "does not answer: no connection",
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => return None,
+                _ if error.source().is_none() && io.raw_os_error().is_some() => {
+                    return Some(format!("cannot be connected to: {io}"));
+                }
+                _ => "",
+            };
+            if !words.is_empty() {
+                return Some(words.to_owned());
+            }
+        }
+        cause = error.source();
+    }
+    None
 }

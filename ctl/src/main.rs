@@ -2,8 +2,10 @@
 
 mod args;
 mod client;
+mod known;
 mod output;
 mod run;
+mod seems;
 
 use std::process::ExitCode;
 
@@ -15,7 +17,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return fail(&run::Error::Output(e)),
     };
-    match runtime.block_on(run::run(args)) {
+    let done = runtime.block_on(run::run(args));
+    // A look-up of a name that hangs in the system's resolver is not waited for.
+    runtime.shutdown_background();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output has seen enough: no failure.
         Err(run::Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -25,9 +30,9 @@ fn main() -> ExitCode {
 
 /// The one place where errors are printed: one line, and a hint where there is one.
 fn fail(error: &run::Error) -> ExitCode {
-    eprintln!("redkeeper: {error}");
+    output::complain(&format!("redkeeper: {error}"));
     if let Some(hint) = error.hint() {
-        eprintln!("hint: {hint}");
+        output::complain(&format!("hint: {hint}"));
     }
     ExitCode::from(if matches!(error, run::Error::Usage(_)) {
         2

@@ -2,73 +2,137 @@
 
 use std::{
     io::{self, Write},
+    os::fd::AsFd,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use comfy_table::{Table, presets::NOTHING};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use redkeeper_core::status::is_directional;
 use redkeeper_proto::v1;
 use serde::Serialize;
 
 /// One JSON document, with the protobuf mapping's field names.
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    writeln!(out)
+    // In one piece: standard output is written line by line.
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    io::stdout().lock().write_all(&text)
 }
 
-fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(header.to_vec());
-    for row in rows {
-        table.add_row(row);
+/// Rows under a header, in columns as wide as their widest cell so far.
+struct Table {
+    widths: Vec<usize>,
+    text: String,
+}
+
+impl Table {
+    fn new(columns: usize) -> Self {
+        Self {
+            widths: vec![0; columns],
+            text: String::new(),
+        }
     }
-    let text = table.to_string();
-    text.lines()
-        .map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end().to_owned() + "\n")
-        .collect()
+
+    fn add(&mut self, rows: impl Iterator<Item = Vec<String>>) {
+        let rows: Vec<Vec<_>> = rows
+            .map(|row| row.iter().map(|cell| clean(cell)).collect())
+            .collect();
+        for row in &rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in rows {
+            let start = self.text.len();
+            for (width, cell) in self.widths.iter().zip(&row) {
+                self.text.push_str(cell);
+                let rest = width.saturating_sub(cell.chars().count()) + 2;
+                self.text.extend(std::iter::repeat_n(' ', rest));
+            }
+            let end = self.text[start..].trim_end().len();
+            self.text.truncate(start + end);
+            self.text.push('\n');
+        }
+    }
+}
+
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new(header.len());
+    let head = header.iter().map(|&word| word.to_owned()).collect();
+    table.add(std::iter::once(head).chain(rows));
+    table.text
 }
 
 fn print(text: &str) -> io::Result<()> {
-    io::stdout().lock().write_all(text.as_bytes())
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
-/// The word of an enum value without its prefix, such as `DOWN`.
-fn word(name: &str, prefix: &str) -> String {
-    name.strip_prefix(prefix).unwrap_or(name).to_owned()
+/// Says something beside the answer. Where nobody reads that, the exit code still counts.
+pub(crate) fn complain(text: &str) {
+    writeln!(io::stderr().lock(), "{}", clean(text)).ok();
+}
+
+/// Whether the reader of standard output, a pipe, has gone.
+pub(crate) fn reader_is_gone() -> bool {
+    let out = io::stdout();
+    let mut ends = [PollFd::new(out.as_fd(), PollFlags::empty())];
+    poll(&mut ends, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        && ends[0]
+            .revents()
+            .is_some_and(|events| events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP))
+}
+
+/// Text of others, as a terminal may show it: what would move its cursor or turn the direction of the text is escaped.
+fn clean(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || is_directional(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// The word of an enum value without its prefix, such as `DOWN`; its number where this version has no word.
+fn word<E: TryFrom<i32>>(value: i32, prefix: &str, name: impl Fn(&E) -> &'static str) -> String {
+    match E::try_from(value) {
+        Ok(known) => name(&known).trim_start_matches(prefix).to_owned(),
+        Err(_) => format!("{prefix}{value}"),
+    }
 }
 
 /// State with its sign: never told apart by colour alone.
 fn state(value: i32) -> String {
-    let state = v1::InstanceState::try_from(value).unwrap_or_default();
-    let sign = match state {
+    let sign = match v1::InstanceState::try_from(value).unwrap_or_default() {
         v1::InstanceState::Up => "✓",
         v1::InstanceState::Degraded => "!",
         v1::InstanceState::Down => "✗",
         v1::InstanceState::Unknown | v1::InstanceState::Unspecified => "?",
     };
-    format!("{sign} {}", word(state.as_str_name(), "INSTANCE_STATE_"))
+    let word = word(value, "INSTANCE_STATE_", v1::InstanceState::as_str_name);
+    format!("{sign} {word}")
 }
 
 fn reason(value: i32) -> String {
-    word(
-        v1::Reason::try_from(value).unwrap_or_default().as_str_name(),
-        "REASON_",
-    )
+    match value {
+        0 => "-".to_owned(),
+        value => word(value, "REASON_", v1::Reason::as_str_name),
+    }
 }
 
 fn role(value: i32) -> String {
-    match v1::Role::try_from(value).unwrap_or_default() {
-        v1::Role::Unspecified => "-".to_owned(),
-        role => word(role.as_str_name(), "ROLE_").to_lowercase(),
+    match value {
+        0 => "-".to_owned(),
+        value => word(value, "ROLE_", v1::Role::as_str_name).to_lowercase(),
     }
 }
 
 fn ability(value: i32) -> String {
-    word(
-        v1::Ability::try_from(value).unwrap_or_default().as_str_name(),
-        "ABILITY_",
-    )
-    .to_lowercase()
+    word(value, "ABILITY_", v1::Ability::as_str_name).to_lowercase()
 }
 
 fn or_dash(text: &str) -> String {
@@ -128,46 +192,92 @@ fn answered(header: Option<&v1::ResponseHeader>) -> String {
     )
 }
 
-/// `list`.
-pub(crate) fn list(
-    instances: &[v1::Instance],
-    total: i32,
-    header: Option<&v1::ResponseHeader>,
-) -> io::Result<()> {
-    let rows = instances.iter().map(|i| {
-        let v = i.verdict.clone().unwrap_or_default();
-        vec![
-            state(v.state),
-            i.id.clone(),
-            or_dash(&i.cluster),
-            role(v.role),
-            reason(v.reason),
-            since(v.since_time.as_ref()),
-            age(i.probe_age.as_ref()),
-            i.agent_id.clone(),
-        ]
-    });
-    let mut text = table(
-        &[
-            "STATE", "INSTANCE", "CLUSTER", "ROLE", "REASON", "SINCE", "PROBED", "AGENT",
-        ],
-        rows,
-    );
-    text.push_str(&format!(
-        "{} of {total} instance(s), {}",
-        instances.len(),
-        answered(header)
-    ));
-    print(&text)
+const LIST_HEADER: [&str; 8] = [
+    "STATE", "INSTANCE", "CLUSTER", "ROLE", "REASON", "SINCE", "PROBED", "AGENT",
+];
+
+/// `list`, page by page: columns are as wide as the first page and the widest cell since need them.
+pub(crate) struct List {
+    json: bool,
+    table: Table,
+    printed: usize,
+}
+
+impl List {
+    pub(crate) fn new(json: bool) -> Self {
+        Self {
+            json,
+            table: Table::new(LIST_HEADER.len()),
+            printed: 0,
+        }
+    }
+
+    /// How many instances were printed.
+    pub(crate) fn printed(&self) -> usize {
+        self.printed
+    }
+
+    /// Prints a page.
+    pub(crate) fn print(&mut self, instances: &[v1::Instance]) -> io::Result<()> {
+        let first = self.printed == 0;
+        self.printed += instances.len();
+        if !self.json {
+            let head = first.then(|| LIST_HEADER.map(str::to_owned).to_vec());
+            self.table.add(head.into_iter().chain(instances.iter().map(row)));
+            return print(&std::mem::take(&mut self.table.text));
+        }
+        let mut text = Vec::new();
+        for (n, instance) in instances.iter().enumerate() {
+            let before: &[u8] = if first && n == 0 {
+                b"{\"instances\":["
+            } else {
+                b","
+            };
+            text.extend_from_slice(before);
+            serde_json::to_writer(&mut text, instance)?;
+        }
+        io::stdout().lock().write_all(&text)
+    }
+
+    /// Prints what stands below the instances.
+    pub(crate) fn end(self, total: i32, header: Option<&v1::ResponseHeader>) -> io::Result<()> {
+        if !self.json {
+            let answered = clean(answered(header).trim_end());
+            return print(&format!("{} of {total} instance(s), {answered}\n", self.printed));
+        }
+        let rest = v1::ListInstancesResponse {
+            header: header.cloned(),
+            total_size: total,
+            ..Default::default()
+        };
+        let rest = serde_json::to_string(&rest)?;
+        print(&match (self.printed, rest.as_str()) {
+            (0, rest) => format!("{rest}\n"),
+            (_, "{}") => "]}\n".to_owned(),
+            (_, rest) => format!("],{}\n", &rest[1..]),
+        })
+    }
+}
+
+fn row(i: &v1::Instance) -> Vec<String> {
+    let v = i.verdict.as_ref();
+    let value = |of: fn(&v1::Verdict) -> i32| v.map_or(0, of);
+    vec![
+        state(value(|v| v.state)),
+        i.id.clone(),
+        or_dash(&i.cluster),
+        role(value(|v| v.role)),
+        reason(value(|v| v.reason)),
+        since(v.and_then(|v| v.since_time.as_ref())),
+        age(i.probe_age.as_ref()),
+        i.agent_id.clone(),
+    ]
 }
 
 /// `get`.
 pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) -> io::Result<()> {
     let v = instance.verdict.clone().unwrap_or_default();
-    let stage = word(
-        v1::Stage::try_from(v.stage).unwrap_or_default().as_str_name(),
-        "STAGE_",
-    );
+    let stage = word(v.stage, "STAGE_", v1::Stage::as_str_name);
     let labels: Vec<_> = instance.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let rows = [
         ("Instance", instance.id.clone()),
@@ -217,7 +327,7 @@ pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) 
     let mut text: String = rows
         .iter()
         .chain(&certificate)
-        .map(|(key, value)| format!("{key:<10}{value}\n"))
+        .map(|(key, value)| format!("{key:<10}{}\n", clean(value)))
         .collect();
     text.push_str(&answered(header));
     print(&text)
@@ -227,16 +337,9 @@ pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) 
 pub(crate) fn change(t: &v1::Transition) -> io::Result<()> {
     let instance = t.instance.clone().unwrap_or_default();
     let v = instance.verdict.unwrap_or_default();
-    let before = word(
-        v1::InstanceState::try_from(t.previous_state)
-            .unwrap_or_default()
-            .as_str_name(),
-        "INSTANCE_STATE_",
-    );
-    let before = if before == "UNSPECIFIED" {
-        "new".to_owned()
-    } else {
-        before
+    let before = match t.previous_state {
+        0 => "new".to_owned(),
+        state => word(state, "INSTANCE_STATE_", v1::InstanceState::as_str_name),
     };
     let now = match (t.removed, t.left_filter) {
         (true, _) => "removed".to_owned(),
@@ -250,8 +353,8 @@ pub(crate) fn change(t: &v1::Transition) -> io::Result<()> {
     print(&format!(
         "{}  {:<32} {before} -> {now}  {}\n",
         clock(t.time.as_ref()),
-        instance.id,
-        v.evidence
+        clean(&instance.id),
+        clean(&v.evidence)
     ))
 }
 
@@ -261,7 +364,7 @@ pub(crate) fn present(instance: &v1::Instance) -> io::Result<()> {
     print(&format!(
         "{:<26}{:<32} {} {}\n",
         "now",
-        instance.id,
+        clean(&instance.id),
         state(v.state).trim(),
         reason(v.reason)
     ))
@@ -271,7 +374,6 @@ pub(crate) fn present(instance: &v1::Instance) -> io::Result<()> {
 pub(crate) fn cluster(status: &v1::GetClusterStatusResponse) -> io::Result<()> {
     let header = status.header.clone().unwrap_or_default();
     let store = status.store.clone().unwrap_or_default();
-    let session = v1::store_status::Session::try_from(store.session).unwrap_or_default();
     let leader = if header.leader.is_empty() {
         "none known"
     } else {
@@ -283,13 +385,13 @@ pub(crate) fn cluster(status: &v1::GetClusterStatusResponse) -> io::Result<()> {
         age(header.data_age.as_ref()),
         header.revision,
         header.served_by,
-        word(session.as_str_name(), "SESSION_").to_lowercase(),
+        word(store.session, "SESSION_", v1::store_status::Session::as_str_name).to_lowercase(),
         store.phase,
         store.pending,
         if store.last_error.is_empty() {
             String::new()
         } else {
-            format!(" ({})", store.last_error)
+            format!(" ({})", clean(&store.last_error))
         },
     );
     let rows = status.members.iter().map(|m| {
@@ -336,4 +438,46 @@ pub(crate) fn agents(agents: &[v1::Agent], header: Option<&v1::ResponseHeader>) 
     );
     text.push_str(&answered(header));
     print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_version_does_not_know_is_shown_by_number() {
+        assert_eq!(state(3), "✗ DOWN");
+        assert_eq!(state(9), "? INSTANCE_STATE_9");
+        assert_eq!(
+            (reason(1), reason(4_711), reason(0)),
+            ("OK".into(), "REASON_4711".into(), "-".into())
+        );
+        assert_eq!(
+            (role(1), role(9), ability(9)),
+            ("master".into(), "role_9".into(), "ability_9".into())
+        );
+    }
+
+    #[test]
+    fn nothing_of_others_reaches_the_terminal_as_a_command() {
+        assert_eq!(
+            clean("a\u{1b}[31m\u{202e}b\n\u{2066}ä✓"),
+            "a\\u{1b}[31m\\u{202e}b\\n\\u{2066}ä✓"
+        );
+        let text = table(
+            &["A", "LONG"],
+            [vec!["x\u{202e}".to_owned(), String::new()]].into_iter(),
+        );
+        assert_eq!(text, "A          LONG\nx\\u{202e}\n");
+    }
+
+    #[test]
+    fn pages_stay_in_their_columns() {
+        let mut table = Table::new(2);
+        let row = |cell: &str| [vec![cell.to_owned(), "b".to_owned()]].into_iter();
+        table.add(row("aaa"));
+        table.add(row("✓"));
+        table.add(row("aaaaa"));
+        assert_eq!(table.text, "aaa  b\n✓    b\naaaaa  b\n");
+    }
 }

@@ -2,20 +2,28 @@
 
 use std::time::Duration;
 
+use redkeeper_core::hosts::{self, HostPort};
 use redkeeper_proto::v1::{self, watch_instances_response::Event};
+use tonic::{Response, Status, Streaming};
 use tonic_types::StatusExt;
 
 use crate::{
     args::{Args, Command, Filter, Format},
     client::{self, Client},
-    output,
+    known, output,
 };
 
 /// Instances asked for at one time.
 const PAGE: i32 = 1_000;
+/// Port of a collector where none is named.
+const DEFAULT_PORT: u16 = 7400;
+/// Names the collectors where `--endpoints` does not.
+const VARIABLE: &str = "REDKEEPER_ENDPOINTS";
 
 /// A collector says every 5 s that a watcher misses nothing; after three times that it is gone.
 const QUIET_MAX: Duration = Duration::from_secs(15);
+/// How often it is looked whether somebody still reads what a watch prints.
+const READER_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +36,10 @@ pub(crate) enum Error {
     Timeout(Duration),
     /// The collector said no.
     #[error("{}", .0.message())]
-    Refused(tonic::Status),
+    Refused(Status),
+    /// The connection ended after an answer.
+    #[error("the collector has gone away in the middle of the answers")]
+    Gone,
     /// A value on the command line is wrong.
     #[error("{0}")]
     Usage(String),
@@ -40,9 +51,14 @@ pub(crate) enum Error {
     WatchEnded,
 }
 
-impl From<tonic::Status> for Error {
-    fn from(status: tonic::Status) -> Self {
-        Self::Refused(status)
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        // What the library says of a broken connection is not for people.
+        if status.get_details_error_info().is_some() {
+            Self::Refused(status)
+        } else {
+            Self::Gone
+        }
     }
 }
 
@@ -57,7 +73,7 @@ impl Error {
                 "INSTANCE_NOT_FOUND" => Some("`redkeeper list` shows the known ids"),
                 _ => None,
             },
-            Self::WatchEnded => Some("start it again; another collector may answer"),
+            Self::WatchEnded | Self::Gone => Some("start it again; another collector may answer"),
             Self::Usage(_) | Self::Output(_) => None,
         }
     }
@@ -66,26 +82,35 @@ impl Error {
 /// Carries out the command.
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let json = args.output == Format::Json;
-    let mut client = client::connect(&args.endpoints, args.timeout).await?;
-    let limit = args.timeout;
+    let asked = Asked {
+        endpoints: endpoints(args.endpoints.as_deref(), std::env::var(VARIABLE).ok())?,
+        limit: args.timeout,
+        json,
+    };
     match args.command {
-        Command::List { filter, limit: most } => within(limit, list(&mut client, filter, most, json)).await,
-        Command::Get { id } => within(limit, get(&mut client, id, json)).await,
-        Command::Cluster => within(limit, cluster(&mut client, json)).await,
-        Command::Agents => within(limit, agents(&mut client, json)).await,
-        Command::Watch { filter } => watch(&mut client, filter, limit, json).await,
+        Command::List { filter, limit } => asked.list(filter, limit.unwrap_or(usize::MAX)).await,
+        Command::Get { id } => asked.get(id).await,
+        Command::Cluster => asked.cluster().await,
+        Command::Agents => asked.agents().await,
+        Command::Watch { filter } => asked.watch(filter).await,
     }
 }
 
-async fn within(limit: Duration, command: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    tokio::time::timeout(limit, command)
-        .await
-        .unwrap_or(Err(Error::Timeout(limit)))
+/// The flag, or the variable, or this host. A variable without content is none.
+fn endpoints(flag: Option<&str>, variable: Option<String>) -> Result<Vec<HostPort>, Error> {
+    let variable = variable.filter(|text| !text.trim().is_empty());
+    let (name, text) = match (flag, &variable) {
+        (Some(text), _) => ("--endpoints", text),
+        (None, Some(text)) => (VARIABLE, text.as_str()),
+        (None, None) => ("the default", "127.0.0.1"),
+    };
+    hosts::list(text, Some(DEFAULT_PORT)).map_err(|e| Error::Usage(format!("{name}: {e}")))
 }
 
-fn filter(filter: Filter) -> Result<v1::InstanceFilter, Error> {
+fn filter(filter: &Filter) -> Result<v1::InstanceFilter, Error> {
     let state = |text: &String| {
-        v1::InstanceState::from_str_name(&format!("INSTANCE_STATE_{}", text.to_uppercase()))
+        v1::InstanceState::from_str_name(&format!("INSTANCE_STATE_{}", text.trim().to_uppercase()))
+            .filter(|state| *state != v1::InstanceState::Unspecified)
             .map(i32::from)
             .ok_or_else(|| {
                 Error::Usage(format!(
@@ -94,119 +119,220 @@ fn filter(filter: Filter) -> Result<v1::InstanceFilter, Error> {
             })
     };
     let reason = |text: &String| {
-        v1::Reason::from_str_name(&format!("REASON_{}", text.to_uppercase()))
-            .map(i32::from)
-            .ok_or_else(|| {
-                Error::Usage(format!(
-                    "--reason: {text:?} is not known; CONNECTION_REFUSED is an example"
-                ))
-            })
+        let word = text.trim().to_uppercase();
+        let word = word.strip_prefix("REASON_").unwrap_or(&word);
+        let named = v1::Reason::from_str_name(&format!("REASON_{word}")).map(i32::from);
+        // The number that stands for a reason of a newer version.
+        let number = || word.parse().ok();
+        named.or_else(number).filter(|number| *number > 0).ok_or_else(|| {
+            let all = (1..=u8::MAX).map_while(|n| v1::Reason::try_from(i32::from(n)).ok());
+            let all = all.map(|reason| reason.as_str_name().trim_start_matches("REASON_").to_owned());
+            let all = all.collect::<Vec<_>>().join(", ");
+            Error::Usage(format!("--reason: {text:?} is not known; there are {all}"))
+        })
     };
     Ok(v1::InstanceFilter {
         states: filter.state.iter().map(state).collect::<Result<_, _>>()?,
         reasons: filter.reason.iter().map(reason).collect::<Result<_, _>>()?,
-        clusters: filter.cluster,
-        agent_ids: filter.host,
+        clusters: filter.cluster.clone(),
+        agent_ids: filter.host.clone(),
     })
 }
 
-async fn list(client: &mut Client, by: Filter, most: Option<usize>, json: bool) -> Result<(), Error> {
-    let most = most.unwrap_or(usize::MAX);
-    let mut request = v1::ListInstancesRequest {
-        page_size: PAGE,
-        page_token: String::new(),
-        filter: Some(filter(by)?),
-    };
-    let mut all = v1::ListInstancesResponse::default();
-    loop {
-        let page = client.list_instances(request.clone()).await?.into_inner();
-        all.instances.extend(page.instances);
-        (all.header, all.total_size) = (page.header, page.total_size);
-        if page.next_page_token.is_empty() || all.instances.len() >= most {
-            break;
+/// Where and how something is asked.
+struct Asked {
+    endpoints: Vec<HostPort>,
+    /// For each request.
+    limit: Duration,
+    json: bool,
+}
+
+impl Asked {
+    async fn first<T>(
+        &self,
+        call: impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
+    ) -> Result<(Client, T), Error> {
+        client::first(&self.endpoints, self.limit, call).await
+    }
+
+    async fn within<T>(&self, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
+        match tokio::time::timeout(self.limit, answer).await {
+            Ok(answer) => Ok(answer?.into_inner()),
+            Err(_) => Err(Error::Timeout(self.limit)),
         }
-        request.page_token = page.next_page_token;
     }
-    all.instances.truncate(most);
-    if json {
-        output::json(&all)?
-    } else {
-        output::list(&all.instances, all.total_size, all.header.as_ref())?
-    }
-    Ok(())
-}
 
-async fn get(client: &mut Client, id: String, json: bool) -> Result<(), Error> {
-    let answer = client
-        .get_instance(v1::GetInstanceRequest { id })
-        .await?
-        .into_inner();
-    if json {
-        output::json(&answer)?;
-    } else {
-        output::get(&answer.instance.unwrap_or_default(), answer.header.as_ref())?;
-    }
-    Ok(())
-}
-
-async fn cluster(client: &mut Client, json: bool) -> Result<(), Error> {
-    let answer = client
-        .get_cluster_status(v1::GetClusterStatusRequest {})
-        .await?
-        .into_inner();
-    if json {
-        output::json(&answer)?
-    } else {
-        output::cluster(&answer)?
-    }
-    Ok(())
-}
-
-async fn agents(client: &mut Client, json: bool) -> Result<(), Error> {
-    let mut request = v1::ListAgentsRequest {
-        page_size: PAGE,
-        page_token: String::new(),
-    };
-    let mut all = v1::ListAgentsResponse::default();
-    loop {
-        let page = client.list_agents(request.clone()).await?.into_inner();
-        all.agents.extend(page.agents);
-        all.header = page.header;
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
-    if json {
-        output::json(&all)?
-    } else {
-        output::agents(&all.agents, all.header.as_ref())?
-    }
-    Ok(())
-}
-
-async fn watch(client: &mut Client, by: Filter, limit: Duration, json: bool) -> Result<(), Error> {
-    let request = v1::WatchInstancesRequest {
-        filter: Some(filter(by)?),
-        resume_token: String::new(),
-    };
-    let opened = tokio::time::timeout(limit, client.watch_instances(request)).await;
-    let mut events = opened.map_err(|_| Error::Timeout(limit))??.into_inner();
-    loop {
-        let message = tokio::time::timeout(QUIET_MAX, events.message())
-            .await
-            .map_err(|_| Error::Timeout(QUIET_MAX))??;
-        let Some(message) = message else {
-            return Err(Error::WatchEnded);
+    async fn list(&self, by: Filter, most: usize) -> Result<(), Error> {
+        let mut request = v1::ListInstancesRequest {
+            page_size: i32::try_from(most).map_or(PAGE, |most| most.clamp(1, PAGE)),
+            page_token: String::new(),
+            filter: Some(filter(&by)?),
         };
-        if json {
-            output::json(&message)?;
-            continue;
+        let asked = &request;
+        let (mut client, mut page) = self
+            .first(async |client| client.list_instances(asked.clone()).await)
+            .await?;
+        // Each page is printed when it comes, so that a list of a million needs no memory for it.
+        let mut list = output::List::new(self.json);
+        loop {
+            page.instances.truncate(most - list.printed());
+            list.print(&page.instances)?;
+            if page.next_page_token.is_empty() || list.printed() >= most {
+                break;
+            }
+            request.page_token = std::mem::take(&mut page.next_page_token);
+            page = self.within(client.list_instances(request.clone())).await?;
         }
-        match &message.event {
-            Some(Event::Instance(instance)) => output::present(instance)?,
-            Some(Event::Change(transition)) => output::change(transition)?,
-            Some(Event::SnapshotEnd(_) | Event::Progress(_)) | None => {}
+        list.end(page.total_size, page.header.as_ref())?;
+        self.unknown(&mut client, &by).await;
+        Ok(())
+    }
+
+    /// Says which values of the filter nobody has. Where that cannot be asked, the answer stands without it.
+    async fn unknown(&self, client: &mut Client, by: &Filter) {
+        for note in known::unknown_values(client, by, self.limit).await {
+            output::complain(&format!("note: {note}"));
+        }
+    }
+
+    async fn get(&self, id: String) -> Result<(), Error> {
+        let request = v1::GetInstanceRequest { id };
+        let get = async |client: &mut Client| client.get_instance(request.clone()).await;
+        let (_, answer) = self.first(get).await?;
+        if self.json {
+            output::json(&answer)?;
+        } else {
+            output::get(&answer.instance.unwrap_or_default(), answer.header.as_ref())?;
+        }
+        Ok(())
+    }
+
+    async fn cluster(&self) -> Result<(), Error> {
+        let get = async |client: &mut Client| client.get_cluster_status(v1::GetClusterStatusRequest {}).await;
+        let (_, answer) = self.first(get).await?;
+        if self.json {
+            output::json(&answer)?;
+        } else {
+            output::cluster(&answer)?;
+        }
+        Ok(())
+    }
+
+    async fn agents(&self) -> Result<(), Error> {
+        let mut request = v1::ListAgentsRequest {
+            page_size: PAGE,
+            page_token: String::new(),
+        };
+        let asked = &request;
+        let (mut client, mut all) = self
+            .first(async |client| client.list_agents(asked.clone()).await)
+            .await?;
+        while !all.next_page_token.is_empty() {
+            request.page_token = std::mem::take(&mut all.next_page_token);
+            let page = self.within(client.list_agents(request.clone())).await?;
+            all.agents.extend(page.agents);
+            (all.header, all.next_page_token) = (page.header, page.next_page_token);
+        }
+        if self.json {
+            output::json(&all)?;
+        } else {
+            output::agents(&all.agents, all.header.as_ref())?;
+        }
+        Ok(())
+    }
+
+    async fn watch(&self, by: Filter) -> Result<(), Error> {
+        let request = v1::WatchInstancesRequest {
+            filter: Some(filter(&by)?),
+            resume_token: String::new(),
+        };
+        let open = async |client: &mut Client| client.watch_instances(request.clone()).await;
+        let (mut client, mut events) = self.first(open).await?;
+        loop {
+            let message = next(&mut events).await?;
+            if self.json {
+                output::json(&message)?;
+            }
+            match &message.event {
+                Some(Event::SnapshotEnd(_)) => self.unknown(&mut client, &by).await,
+                Some(Event::Instance(instance)) if !self.json => output::present(instance)?,
+                Some(Event::Change(transition)) if !self.json => output::change(transition)?,
+                Some(_) | None => {}
+            }
+        }
+    }
+}
+
+/// The next message of a watch. Ends, too, when nobody reads any more what is printed, although nothing changes.
+async fn next(
+    events: &mut Streaming<v1::WatchInstancesResponse>,
+) -> Result<v1::WatchInstancesResponse, Error> {
+    let mut quiet = Duration::ZERO;
+    loop {
+        match tokio::time::timeout(READER_INTERVAL, events.message()).await {
+            Ok(message) => return message?.ok_or(Error::WatchEnded),
+            Err(_) if output::reader_is_gone() => {
+                return Err(Error::Output(std::io::ErrorKind::BrokenPipe.into()));
+            }
+            Err(_) => quiet += READER_INTERVAL,
+        }
+        if quiet >= QUIET_MAX {
+            return Err(Error::Timeout(QUIET_MAX));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_come_from_the_flag_the_variable_or_this_host() {
+        let read = |flag, variable: Option<&str>| {
+            let hosts = endpoints(flag, variable.map(str::to_owned)).map_err(|e| e.to_string())?;
+            Ok::<_, String>(
+                hosts
+                    .iter()
+                    .map(HostPort::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            )
+        };
+        assert_eq!(read(None, None).as_deref(), Ok("127.0.0.1:7400"));
+        assert_eq!(read(None, Some("")).as_deref(), Ok("127.0.0.1:7400"));
+        assert_eq!(read(None, Some(" a, b:1 ,")).as_deref(), Ok("a:7400 b:1"));
+        assert_eq!(read(Some("c"), Some("a")).as_deref(), Ok("c:7400"));
+        let refused = read(Some(""), None).unwrap_err();
+        assert_eq!(refused, "--endpoints: names no host");
+        let refused = read(None, Some("http://a")).unwrap_err();
+        assert!(
+            refused.starts_with("REDKEEPER_ENDPOINTS: \"http://a\" is a URL"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn filters_take_words_and_numbers() {
+        let by = |state: &str, reason: &str| Filter {
+            state: vec![state.to_owned()],
+            reason: vec![reason.to_owned()],
+            cluster: Vec::new(),
+            host: Vec::new(),
+        };
+        let read = filter(&by("Down", "connection_refused")).unwrap();
+        assert_eq!((read.states, read.reasons), (vec![3], vec![2]));
+        assert_eq!(filter(&by("up", "REASON_77")).unwrap().reasons, [77]);
+        for (state, reason) in [
+            ("nope", "OK"),
+            ("unspecified", "OK"),
+            ("up", "nope"),
+            ("up", "-1"),
+            ("up", "UNSPECIFIED"),
+        ] {
+            assert!(
+                matches!(filter(&by(state, reason)), Err(Error::Usage(_))),
+                "{state} {reason}"
+            );
         }
     }
 }

@@ -3,17 +3,20 @@
 
 use std::process::ExitCode;
 
+use redkeeper_runtime::say;
+
 /// What the probe sends beside AUTH, which needs no grant.
 const GRANTS: &str = "-@all +ping +info +cluster|info";
 
 /// Prints it.
 pub fn main(user: &str) -> ExitCode {
     if user.is_empty() || user.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        eprintln!("error: --user: {user:?} is no name of an ACL user; it must have no spaces");
+        say::problem(&format!(
+            "error: --user: {user:?} is no name of an ACL user; it must have no spaces"
+        ));
         return ExitCode::from(2);
     }
-    print!("{}", text(user));
-    ExitCode::SUCCESS
+    say::answer(&text(user))
 }
 
 fn text(user: &str) -> String {

@@ -11,7 +11,11 @@ use std::{
 
 use crate::{cli::Cli, discovery, redis::Target};
 use redkeeper_core::{
-    agent::prober::ProbeConfig, ids::AgentId, limits::AGENT_INSTANCES_MAX, status::Identity,
+    agent::prober::ProbeConfig,
+    hosts::{self, HostPort},
+    ids::AgentId,
+    limits::AGENT_INSTANCES_MAX,
+    status::Identity,
 };
 use redkeeper_runtime::{
     config::{ConfigError, Problem, Sources},
@@ -23,6 +27,9 @@ mod raw;
 
 use instance::Rules;
 use raw::{Instance, Probe, Raw};
+
+/// Port of a collector where none is named.
+const COLLECTOR_PORT: u16 = 7400;
 
 /// Read if `--config` is not given and it exists.
 pub const DEFAULT_FILE: &str = "/etc/redkeeper/agent.toml";
@@ -192,12 +199,18 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
             "is empty; name the gRPC address of every collector".to_owned(),
         );
     }
-    for (n, address) in raw.collectors.iter().enumerate() {
-        if let Err(e) = host_port(address) {
-            wrong(&format!("collectors.{n}"), e);
-        }
-        if raw.collectors[..n].contains(address) {
-            wrong(&format!("collectors.{n}"), format!("{address} is named twice"));
+    let mut collectors: Vec<String> = Vec::new();
+    for (n, text) in raw.collectors.iter().enumerate() {
+        match hosts::list(text, Some(COLLECTOR_PORT)) {
+            Ok(listed) => {
+                for address in listed.iter().map(HostPort::to_string) {
+                    if collectors.contains(&address) {
+                        wrong(&format!("collectors.{n}"), format!("{address} is named twice"));
+                    }
+                    collectors.push(address);
+                }
+            }
+            Err(e) => wrong(&format!("collectors.{n}"), e.to_string()),
         }
     }
     if raw.reload_drop_max_percent > 100 {
@@ -280,7 +293,7 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
         id: id?,
         discovery,
         host,
-        collectors: raw.collectors,
+        collectors,
         admin_listen: admin_listen?,
         shutdown_grace: raw.shutdown_grace,
         reload_drop_max_percent: raw.reload_drop_max_percent,

@@ -17,7 +17,7 @@ use redkeeper_core::{
     status::{Reason, State, Verdict},
     time::{Mono, WallMs},
 };
-use redkeeper_runtime::clock::Clock;
+use redkeeper_runtime::{clock::Clock, say};
 use serde_json::json;
 
 use crate::{
@@ -47,26 +47,28 @@ pub fn main(probe: &Probe) -> ExitCode {
             .rsplit_once(':')
             .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     if !is_address {
-        eprintln!(
+        say::problem(&format!(
             "error: {:?} is no HOST:PORT and no path of a Unix socket",
             probe.address
-        );
+        ));
         return ExitCode::from(USAGE);
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("error: cannot start: {e}");
+            say::problem(&format!("error: cannot start: {e}"));
             return ExitCode::from(USAGE);
         }
     };
     let found = runtime.block_on(diagnose(probe));
     runtime.shutdown_background();
-    if probe.json {
-        println!("{}", found.json(&probe.address));
+    let text = if probe.json {
+        format!("{}\n", found.json(&probe.address))
     } else {
-        print!("{}", found.text(&probe.address));
-    }
+        found.text(&probe.address)
+    };
+    // The exit code is the verdict, whoever reads the rest.
+    let _written = say::answer(&text);
     ExitCode::from(match found.verdict.state() {
         State::Up => 0,
         State::Degraded => 1,

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Instant};
 
-use redkeeper_runtime::{config::ConfigError, exit};
+use redkeeper_runtime::{config::ConfigError, exit, say};
 
 use crate::{
     config::Config,
@@ -15,7 +15,7 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
     let config = match loaded {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("{error}");
+            say::problem(&error.to_string());
             return exit::config();
         }
     };
@@ -26,12 +26,12 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("error: cannot start: {e}");
+            say::problem(&format!("error: cannot start: {e}"));
             return exit::failure();
         }
     };
     let Some(found) = runtime.block_on(discovery::find(discovery.settings.clone(), known, target)) else {
-        eprintln!("error: the search failed");
+        say::problem("error: the search failed");
         return exit::failure();
     };
     if explain {
@@ -47,14 +47,14 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
             .ids()
             .into_iter()
             .map(|(address, id)| (address, id.to_string()));
-        print!("{}", discovery::explain(&found, &ids.collect()));
+        say::answer(&discovery::explain(&found, &ids.collect()))
     } else {
-        found
-            .iter()
-            .filter(|c| c.left.is_none())
-            .for_each(|c| println!("{}", c.address));
+        let taken = found.iter().filter(|candidate| candidate.left.is_none());
+        let text: String = taken
+            .map(|candidate| format!("{}\n", candidate.address))
+            .collect();
+        say::answer(&text)
     }
-    exit::OK
 }
 
 /// Where servers of the distributions stand, where nothing is configured.

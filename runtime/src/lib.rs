@@ -7,6 +7,7 @@
 //! * [`memory`]: the allocator, and what it holds.
 //! * [`net`]: listeners with limits, a pause after errors, and metrics.
 //! * [`daemon`]: what starting and stopping is for both.
+//! * [`say`]: what commands print.
 //! * [`telemetry`], [`signals`], [`clock`], [`errors`], [`exit`]: logs, shutdown requests, time, error
 //!   texts, exit codes.
 
@@ -20,6 +21,7 @@ pub mod exit;
 mod exposition;
 pub mod memory;
 pub mod net;
+pub mod say;
 pub mod signals;
 pub mod stuck;
 pub mod supervise;

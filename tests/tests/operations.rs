@@ -112,6 +112,30 @@ async fn reflection_names_all_services() {
     assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
 }
 
+/// Tools that know only the version before this one.
+#[tokio::test]
+async fn reflection_answers_former_tools_too() {
+    use tonic_reflection::pb::v1alpha::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let sandbox = Sandbox::new();
+    let a = sandbox.collector("a", None).await;
+    let mut client = ServerReflectionClient::new(a.channel().await.unwrap());
+    let symbol = "redkeeper.v1.StatusService".to_owned();
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol(symbol)),
+    };
+    let request = tokio_stream::iter([request]);
+    let mut answers = client.server_reflection_info(request).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    assert!(
+        matches!(&answer, Some(MessageResponse::FileDescriptorResponse(file)) if !file.file_descriptor_proto.is_empty()),
+        "{answer:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_a_collector_that_takes_long_to_stop() {
     let sandbox = Sandbox::new();

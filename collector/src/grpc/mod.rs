@@ -102,10 +102,13 @@ pub async fn serve(
         };
         health.set_service_status(name, status).await;
     }
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTOR)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflected = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // grpcurl before 1.9 and many libraries ask the former version only.
+    let (reflection, former_reflection) = (reflected().build_v1()?, reflected().build_v1alpha()?);
     let agents = AgentServiceServer::new(services.ingest).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
     let tools = StatusServiceServer::new(services.queries).max_decoding_message_size(TOOL_MESSAGE_BYTES_MAX);
     let peers = PeerServiceServer::new(peer::Peers).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
@@ -118,6 +121,7 @@ pub async fn serve(
         .load_shed(true)
         .add_service(health_service)
         .add_service(reflection)
+        .add_service(former_reflection)
         .add_service(agents)
         .add_service(tools)
         .add_service(peers)
