@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use redkeeper_core::{
     dedupe::{Arrival, Origin},
     fleet::{Effect, Fleet, Greeting, Input, Message, Place},
-    ids::{InstanceId, Revision, Seq},
+    ids::{AgentId, InstanceId, Revision, Seq},
     status::{Reason, Status},
     time::{Mono, WallMs},
 };
@@ -102,6 +102,19 @@ impl Told {
         let counts = std::mem::take(&mut self.rest).into_iter();
         let counts: Vec<_> = counts.map(|(reason, n)| format!("{n} to {reason}")).collect();
         tracing::info!("and {} more transitions at once", counts.join(", "));
+    }
+}
+
+fn log_clock(agent: &AgentId, ahead_ms: i64) {
+    let off = std::time::Duration::from_millis(ahead_ms.unsigned_abs());
+    match ahead_ms {
+        0 => tracing::info!(%agent, "the agent's clock agrees with this host's again"),
+        1.. => {
+            tracing::warn!(%agent, "the agent's clock is {off:?} ahead of this host's; its times are corrected, set one of them right")
+        }
+        _ => {
+            tracing::warn!(%agent, "the agent's clock is {off:?} behind this host's; its times are corrected, set one of them right")
+        }
     }
 }
 
@@ -282,12 +295,16 @@ impl Aggregator {
         self.touched = true;
         let revision = self.view.revision;
         let reason = previous.as_ref().map(|former| former.verdict.reason);
-        if reason != Some(status.verdict.reason) {
+        if previous
+            .as_ref()
+            .is_none_or(|former| status.is_transition_from(former))
+        {
             let verdict = &status.verdict;
             if self.told.one(verdict.reason) {
                 tracing::info!(
                     instance = %id, from = reason.map_or("-", Reason::as_str),
-                    state = %verdict.state(), reason = %verdict.reason, agent = %status.agent, "transition"
+                    state = %verdict.state(), reason = %verdict.reason, role = %verdict.role, agent = %status.agent,
+                    "transition"
                 );
             }
             self.metrics
@@ -350,12 +367,21 @@ impl Aggregator {
             entry.live.set(sequence, agent.heard, progress);
             return;
         }
+        let before = self.agents[place.index()]
+            .as_ref()
+            .filter(|(_, entry)| entry.name == agent.name)
+            .map_or(0, |(_, entry)| entry.clock_ahead_ms);
+        let ahead = agent.clock.ahead_ms();
+        if ahead != before {
+            log_clock(&agent.name, ahead);
+        }
         let live = Live::new(agent.members.len());
         live.set(sequence, agent.heard, progress);
         let entry = Arc::new(AgentEntry {
             name: agent.name.clone(),
             greeting: agent.greeting.clone(),
             silent: agent.silent,
+            clock_ahead_ms: agent.clock.ahead_ms(),
             complete: agent.complete,
             connected: agent.connected,
             ids: agent.members.iter().map(|member| member.id.clone()).collect(),

@@ -77,7 +77,7 @@ mod tests {
         Beat {
             stream: 1,
             seq: Seq(seq),
-            message: Message::Heartbeat(Vec::new()),
+            message: Message::Heartbeat(Vec::new(), Default::default()),
             received: Mono(seq),
         }
     }

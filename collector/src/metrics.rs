@@ -139,7 +139,15 @@ impl Collector for Fleet {
             ConstGauge::new(i64::try_from(count).unwrap_or(0))
                 .encode(metric.encode_family(&[("state", state)])?)?;
         }
-        Ok(())
+        let off = view
+            .agents
+            .values()
+            .filter(|agent| agent.clock_ahead_ms != 0)
+            .count();
+        let help = "Agents whose wall clock is more than 5 s off this collector's";
+        let metric =
+            encoder.encode_descriptor("redkeeper_agents_clock_off", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(off).unwrap_or(0)).encode(metric)
     }
 }
 

@@ -53,6 +53,14 @@ pub struct Change {
     pub time: WallMs,
 }
 
+impl Change {
+    /// Whether it is a transition: the instance came or went, or its state, reason or role changed.
+    pub fn is_transition(&self) -> bool {
+        let same = |former: &Arc<Status>| !self.status.is_transition_from(former);
+        self.removed || !self.previous.as_ref().is_some_and(same)
+    }
+}
+
 /// One agent.
 #[derive(Clone, Debug)]
 pub struct AgentEntry {
@@ -62,6 +70,8 @@ pub struct AgentEntry {
     pub greeting: Option<redkeeper_core::fleet::Greeting>,
     /// Nothing heard for `silent_after`.
     pub silent: bool,
+    /// How far its wall clock is ahead of this collector's, where that is worth a correction.
+    pub clock_ahead_ms: i64,
     /// It has said what it has: what it did not mention is gone.
     pub complete: bool,
     /// When its stream began.

@@ -21,12 +21,14 @@ use crate::{
     time::{Mono, WallMs},
 };
 
+pub use clocks::{ClockOffset, OFFSET_MIN};
 pub use members::{FreshnessLimit, Member, Members};
 pub use messages::{Effect, Greeting, Input, Message, Report};
 pub use table::{Agents, Place};
 
 mod adopt;
 mod agents;
+mod clocks;
 mod freshness;
 mod members;
 mod messages;
@@ -67,6 +69,8 @@ pub struct AgentState {
     pub silent: bool,
     /// When its present stream began.
     pub connected: WallMs,
+    /// How far its wall clock is off.
+    pub clock: ClockOffset,
     /// A full snapshot of the present boot was heard: what it did not mention is gone.
     pub complete: bool,
     /// Its instances.
@@ -200,6 +204,7 @@ impl AgentState {
             watched: false,
             silent: false,
             connected: WallMs::default(),
+            clock: ClockOffset::default(),
             complete: false,
             members: Members::default(),
             stream: None,

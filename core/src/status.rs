@@ -255,8 +255,10 @@ pub struct Verdict {
     pub master_address: Arc<str>,
     /// What was seen, in words.
     pub evidence: Arc<str>,
-    /// When state or reason last changed.
+    /// When state or reason last changed, by the clock of whoever holds the verdict.
     pub since: WallMs,
+    /// It may have begun before `since`: the agent has known the instance only since then.
+    pub since_is_bound: bool,
     /// Restarts seen, told by changes of `run_id`.
     pub restarts: u32,
     /// When the server's TLS certificate ends (`notAfter`), by the wall clock; `None` where TLS is not spoken.
@@ -279,6 +281,7 @@ impl Verdict {
             master_address: Arc::default(),
             evidence: cut_shared(evidence, EVIDENCE_BYTES_MAX),
             since,
+            since_is_bound: false,
             restarts: 0,
             certificate_ends: None,
             flapping: false,
@@ -322,6 +325,14 @@ pub struct Status {
     pub agent: AgentId,
     /// The verdict in force: the agent's, or the collector's own UNKNOWN.
     pub verdict: Verdict,
+}
+
+impl Status {
+    /// Whether the change from `former` is a transition: of state, reason or role. Evidence and the like may change without
+    /// one.
+    pub fn is_transition_from(&self, former: &Self) -> bool {
+        (self.verdict.reason, self.verdict.role) != (former.verdict.reason, former.verdict.role)
+    }
 }
 
 /// Characters that turn the direction of the text around them: what stands beside them would be read wrongly.

@@ -149,17 +149,44 @@ fn wall(time: Option<&redkeeper_proto::Timestamp>) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
 }
 
-/// Time since, in two units at most.
-fn since(time: Option<&redkeeper_proto::Timestamp>) -> String {
-    let Some(age) = wall(time).and_then(|at| SystemTime::now().duration_since(at).ok()) else {
-        return "-".to_owned();
-    };
-    let seconds = age.as_secs();
+/// How long state and reason have been as they are. The collector says it, because nobody knows how right the clock of this
+/// host is; one of an older version does not.
+fn state_age(instance: &v1::Instance) -> String {
+    let since = instance.verdict.as_ref().and_then(|v| v.since_time.as_ref());
+    span(instance.state_age.as_ref()).unwrap_or_else(|| since_by_own_clock(since))
+}
+
+fn since_by_own_clock(time: Option<&redkeeper_proto::Timestamp>) -> String {
+    let age = wall(time).and_then(|at| SystemTime::now().duration_since(at).ok());
+    age.map_or("-".to_owned(), |age| in_units(age.as_secs()))
+}
+
+/// A duration in two units at most.
+fn span(duration: Option<&redkeeper_proto::Duration>) -> Option<String> {
+    let seconds = u64::try_from(duration?.seconds).ok()?;
+    Some(in_units(seconds))
+}
+
+fn in_units(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3_600 => format!("{}m{}s", seconds / 60, seconds % 60),
         3_600..86_400 => format!("{}h{}m", seconds / 3_600, seconds / 60 % 60),
         _ => format!("{}d{}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+/// Whether an agent's clock is right, as its collector sees it.
+fn clock_state(ahead: Option<&redkeeper_proto::Duration>) -> String {
+    // The way of a message makes the last digits a matter of chance.
+    let rounded = |seconds: i64| match seconds.unsigned_abs() {
+        seconds @ 0..60 => in_units(seconds),
+        seconds => in_units(seconds.saturating_add(30) / 60 * 60),
+    };
+    match ahead.map(|ahead| ahead.seconds) {
+        None => "ok".to_owned(),
+        Some(seconds @ 0..) => format!("{} ahead", rounded(seconds)),
+        Some(seconds) => format!("{} behind", rounded(seconds)),
     }
 }
 
@@ -268,7 +295,7 @@ fn row(i: &v1::Instance) -> Vec<String> {
         or_dash(&i.cluster),
         role(value(|v| v.role)),
         reason(value(|v| v.reason)),
-        since(v.and_then(|v| v.since_time.as_ref())),
+        state_age(i),
         age(i.probe_age.as_ref()),
         i.agent_id.clone(),
     ]
@@ -290,7 +317,7 @@ pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) 
                 "{}  since {} ({}){}",
                 state(v.state).trim(),
                 clock(v.since_time.as_ref()),
-                since(v.since_time.as_ref()),
+                state_age(instance),
                 if v.flapping { "  flapping" } else { "" }
             ),
         ),
@@ -420,7 +447,8 @@ pub(crate) fn agents(agents: &[v1::Agent], header: Option<&v1::ResponseHeader>) 
             or_dash(&a.host),
             a.instances.to_string(),
             age(a.heard_age.as_ref()),
-            since(a.connected_time.as_ref()),
+            span(a.connected_age.as_ref()).unwrap_or_else(|| since_by_own_clock(a.connected_time.as_ref())),
+            clock_state(a.clock_ahead.as_ref()),
             or_dash(&a.version),
         ]
     });
@@ -432,6 +460,7 @@ pub(crate) fn agents(agents: &[v1::Agent], header: Option<&v1::ResponseHeader>) 
             "INSTANCES",
             "HEARD",
             "CONNECTED",
+            "CLOCK",
             "VERSION",
         ],
         rows,

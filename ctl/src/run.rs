@@ -256,6 +256,8 @@ impl Asked {
             match &message.event {
                 Some(Event::SnapshotEnd(_)) => self.unknown(&mut client, &by).await,
                 Some(Event::Instance(instance)) if !self.json => output::present(instance)?,
+                // News of an instance whose state did not change: for programs, which ask for JSON.
+                Some(Event::Change(change)) if change.update => {}
                 Some(Event::Change(transition)) if !self.json => output::change(transition)?,
                 Some(_) | None => {}
             }

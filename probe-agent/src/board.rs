@@ -226,6 +226,7 @@ impl Board {
                 Message::Heartbeat(v1::Heartbeat {
                     handles,
                     probe_ages_ms,
+                    agent_time: convert::time_to_wire(self.clock.wall()),
                 })
             }
         };

@@ -136,6 +136,7 @@ impl Uplink {
             boot_id: self.boot.as_str().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.host.clone(),
+            agent_time: convert::time_to_wire(self.clock.wall()),
         };
         let message = Some(report_status_request::Message::Hello(hello));
         let first = v1::ReportStatusRequest {

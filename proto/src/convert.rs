@@ -104,6 +104,22 @@ pub fn duration_to_wire(duration: Duration) -> pbjson_types::Duration {
     }
 }
 
+/// A duration of any length for the wire.
+pub fn long_duration_to_wire(duration: Duration) -> pbjson_types::Duration {
+    pbjson_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+/// Milliseconds, which may be negative, as a duration for the wire.
+pub fn signed_millis_to_wire(millis: i64) -> pbjson_types::Duration {
+    pbjson_types::Duration {
+        seconds: millis / 1_000,
+        nanos: i32::try_from(millis % 1_000).unwrap_or(0) * 1_000_000,
+    }
+}
+
 /// A duration from the wire.
 ///
 /// # Errors
@@ -155,6 +171,7 @@ pub fn verdict_to_wire(verdict: &Verdict) -> v1::Verdict {
             .certificate_ends
             .and_then(|time| time_to_wire(time.into())),
         flapping: verdict.flapping,
+        since_is_bound: verdict.since_is_bound,
     }
 }
 
@@ -183,6 +200,7 @@ fn verdict_from_wire(wire: &v1::Verdict) -> Result<Verdict, Invalid> {
     verdict.master_address = cut_shared(&wire.master_address, ADDRESS_BYTES_MAX);
     verdict.restarts = u32::try_from(wire.restarts).unwrap_or(u32::MAX);
     verdict.flapping = wire.flapping;
+    verdict.since_is_bound = wire.since_is_bound;
     let told = ability_from_wire(wire.reads).zip(ability_from_wire(wire.writes));
     verdict.known_abilities = told.filter(|told| *told != reason.abilities(verdict.role));
     let ends = wire.certificate_end_time.as_ref();
@@ -320,6 +338,7 @@ pub fn greeting_from_wire(wire: &v1::Hello) -> Result<Greeting, Invalid> {
         boot: BootId::new(&wire.boot_id).map_err(|e| invalid("hello.boot_id", e))?,
         version: cut(&wire.version, 64),
         host: cut(&wire.host, 255),
+        clock: time_from_wire(wire.agent_time.as_ref()),
     })
 }
 
@@ -371,6 +390,7 @@ pub fn message_from_wire(
             let pair = |(h, ms): (u32, u32)| (Handle(h), Duration::from_millis(u64::from(ms)));
             Ok(Message::Heartbeat(
                 m.handles.into_iter().zip(m.probe_ages_ms).map(pair).collect(),
+                time_from_wire(m.agent_time.as_ref()),
             ))
         }
         Wire::Gone(m) => {

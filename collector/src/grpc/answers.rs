@@ -1,11 +1,14 @@
 //! What the view says, in the words of the wire; and what may be asked.
 
+use std::time::Duration;
+
 use redkeeper_core::{
     ids::{AgentId, ClusterName, Revision},
     status::{Reason, State, Status as Known},
-    time::Mono,
+    time::{Mono, WallMs},
 };
 use redkeeper_proto::{convert, v1};
+use redkeeper_runtime::clock::Clock;
 
 use super::errors::Failure;
 use crate::{
@@ -124,12 +127,32 @@ pub(super) fn page_size(wire: i32) -> Result<usize, Failure> {
     }
 }
 
-pub(super) fn instance(
-    status: &Known,
-    revision: Revision,
-    progress: Option<Mono>,
-    now: Mono,
-) -> v1::Instance {
+/// When an answer is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    /// Ages of what was heard are measured by it.
+    pub(super) mono: Mono,
+    /// Ages of states, whose beginning is a time for people.
+    wall: WallMs,
+}
+
+impl Now {
+    pub(super) fn of(clock: &Clock) -> Self {
+        Self {
+            mono: clock.now(),
+            wall: clock.wall(),
+        }
+    }
+}
+
+/// How long ago that was, for people: the one place where a wall clock is subtracted from a time.
+fn age(since: WallMs, now: WallMs) -> Option<Duration> {
+    let known = since != WallMs::default();
+    let millis = now.0.checked_sub(since.0).filter(|_| known)?;
+    Some(Duration::from_millis(millis))
+}
+
+pub(super) fn instance(status: &Known, revision: Revision, progress: Option<Mono>, now: Now) -> v1::Instance {
     v1::Instance {
         id: status.identity.id.as_str().to_owned(),
         cluster: status
@@ -143,15 +166,16 @@ pub(super) fn instance(
         agent_id: status.agent.as_str().to_owned(),
         verdict: Some(convert::verdict_to_wire(&status.verdict)),
         revision: revision.0,
-        probe_age: progress.map(|at| convert::duration_to_wire(now.since(at))),
+        probe_age: progress.map(|at| convert::duration_to_wire(now.mono.since(at))),
+        state_age: age(status.verdict.since, now.wall).map(convert::long_duration_to_wire),
     }
 }
 
-pub(super) fn entry(view: &View, entry: &Entry, now: Mono) -> v1::Instance {
+pub(super) fn entry(view: &View, entry: &Entry, now: Now) -> v1::Instance {
     instance(&entry.status, entry.revision, view.progress(&entry.status), now)
 }
 
-pub(super) fn transition(view: &View, change: &Change, now: Mono) -> v1::Transition {
+pub(super) fn transition(view: &View, change: &Change, now: Now) -> v1::Transition {
     let previous = change.previous.as_ref().map(|status| status.verdict.reason);
     v1::Transition {
         revision: change.revision.0,
@@ -165,11 +189,12 @@ pub(super) fn transition(view: &View, change: &Change, now: Mono) -> v1::Transit
         previous_reason: previous.map_or(0, convert::reason_to_wire),
         removed: change.removed,
         left_filter: false,
+        update: !change.is_transition(),
         time: convert::time_to_wire(change.time),
     }
 }
 
-pub(super) fn agent(id: &AgentId, entry: &AgentEntry, now: Mono) -> v1::Agent {
+pub(super) fn agent(id: &AgentId, entry: &AgentEntry, now: Now) -> v1::Agent {
     let greeting = entry.greeting.as_ref();
     v1::Agent {
         id: id.to_string(),
@@ -177,10 +202,13 @@ pub(super) fn agent(id: &AgentId, entry: &AgentEntry, now: Mono) -> v1::Agent {
         version: greeting.map(|g| g.version.clone()).unwrap_or_default(),
         host: greeting.map(|g| g.host.clone()).unwrap_or_default(),
         silent: entry.silent,
-        heard_age: greeting.map(|_| convert::duration_to_wire(now.since(entry.live.heard()))),
+        heard_age: greeting.map(|_| convert::duration_to_wire(now.mono.since(entry.live.heard()))),
         sequence: entry.live.sequence(),
         instances: count(entry.ids.len()),
         connected_time: convert::time_to_wire(entry.connected),
+        connected_age: age(entry.connected, now.wall).map(convert::long_duration_to_wire),
+        clock_ahead: (entry.clock_ahead_ms != 0)
+            .then(|| convert::signed_millis_to_wire(entry.clock_ahead_ms)),
     }
 }
 

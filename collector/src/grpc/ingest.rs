@@ -290,7 +290,7 @@ impl Ingest {
                     };
                     // It must not overtake what is still on its way.
                     let beats =
-                        matches!(message.message, Message::Heartbeat(_)) && applied.get().0 >= commanded;
+                        matches!(message.message, Message::Heartbeat(..)) && applied.get().0 >= commanded;
                     if !beats {
                         commanded = seq;
                     }

@@ -14,7 +14,7 @@ use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tonic::{Request, Response, Status};
 
 use super::{
-    answers::{Filter, agent, count, entry, page_size, transition},
+    answers::{Filter, Now, agent, count, entry, page_size, transition},
     errors::Failure,
     pages::page,
     watch_stream::WatchStream,
@@ -89,7 +89,7 @@ impl StatusService for Queries {
         let view = self.view.get();
         let found = InstanceId::new(&id).ok().and_then(|id| view.instances.get(&id));
         let found = found.ok_or(Failure::InstanceNotFound(id))?;
-        let instance = Some(entry(&view, found, self.clock.now()));
+        let instance = Some(entry(&view, found, Now::of(&self.clock)));
         Ok(Response::new(v1::GetInstanceResponse {
             header: Some(self.header(&view)),
             instance,
@@ -104,7 +104,7 @@ impl StatusService for Queries {
         let (size, filter) = (page_size(request.page_size)?, Filter::new(request.filter)?);
         let view = self.view.get();
         let page = page(&view, &filter, &request.page_token, size).await?;
-        let now = self.clock.now();
+        let now = Now::of(&self.clock);
         Ok(Response::new(v1::ListInstancesResponse {
             instances: page.found.iter().map(|found| entry(&view, found, now)).collect(),
             next_page_token: page.next,
@@ -161,9 +161,11 @@ impl StatusService for Queries {
                 .parse()
                 .map_err(|_| Failure::InvalidArgument("page_token: is none of ours".to_owned()))?,
         };
-        let (view, now) = (self.view.get(), self.clock.now());
+        let (view, now) = (self.view.get(), Now::of(&self.clock));
         let wanted = |change: &&Change| {
-            request.instance_id.is_empty() || change.status.identity.id.as_str() == request.instance_id
+            let asked =
+                request.instance_id.is_empty() || change.status.identity.id.as_str() == request.instance_id;
+            asked && change.is_transition()
         };
         let mut rest = view.changes_before(before).filter(wanted);
         let transitions: Vec<_> = rest
@@ -243,7 +245,7 @@ impl StatusService for Queries {
                     Failure::InvalidArgument(format!("page_token: {token:?} is none of ours"))
                 })?),
             };
-        let (view, now) = (self.view.get(), self.clock.now());
+        let (view, now) = (self.view.get(), Now::of(&self.clock));
         let mut rest = view.agents.range((start, Bound::Unbounded));
         let page: Vec<_> = rest.by_ref().take(size).collect();
         let next_page_token = match (page.last(), rest.next()) {

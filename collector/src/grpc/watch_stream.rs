@@ -21,7 +21,7 @@ use tonic::Status;
 
 use super::{
     answer_stream::{self, AnswerStream, Answers},
-    answers::{Filter, Seen, count, entry, transition},
+    answers::{Filter, Now, Seen, count, entry, transition},
     errors::Failure,
     pages::LOOKED_AT_ONCE,
     status_service::Queries,
@@ -107,7 +107,7 @@ impl WatchStream {
             // A change out of the filter is told too: what was shown must not stay shown.
             if let Some(seen) = self.filter.concerns(change) {
                 self.behind = self.seen < view.revision;
-                let mut told = transition(&view, change, self.queries.clock.now());
+                let mut told = transition(&view, change, Now::of(&self.queries.clock));
                 told.left_filter = seen == Seen::Left && !change.removed;
                 return Ok(Some(Response {
                     event: Some(Event::Change(told)),
@@ -208,7 +208,7 @@ async fn tell_all(
     view: &View,
     answers: &Answers<Response>,
 ) -> Result<(), Failure> {
-    let (now, stop) = (queries.clock.now(), queries.supervisor.stop());
+    let (now, stop) = (Now::of(&queries.clock), queries.supervisor.stop());
     let mut sent = 0;
     for (n, found) in view.instances.values().enumerate() {
         // However few of them match, nobody waits for the rest to be looked at.

@@ -546,6 +546,7 @@ impl Prober {
             self.flapping.changed(now);
             self.verdict.flapping = self.flapping.is_flapping(now);
         }
+        self.verdict.since_is_bound = self.verdict.reason == Reason::NotProbed;
         self.verdict.reason = reason;
         self.verdict.known_abilities = known;
         self.verdict.stage = stage;

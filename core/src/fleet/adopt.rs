@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{AgentState, Effect, Fleet, FreshnessLimit, InstanceState, Member, is_collectors_own};
+use super::{AgentState, Effect, Fleet, FreshnessLimit, InstanceState, Member, clocks, is_collectors_own};
 use crate::{
     dedupe::Origin,
     ids::{AgentId, InstanceId, Seq},
     limits::FLEET_INSTANCES_MAX,
-    status::{Reason, Status},
+    status::{Reason, Status, Verdict},
     time::{Mono, WallMs},
 };
 
@@ -28,6 +28,22 @@ impl AgentState {
     fn grant(&mut self, now: Mono) {
         self.version += u64::from(self.silent);
         (self.heard, self.beat, self.silent) = (now, now, false);
+    }
+}
+
+impl InstanceState {
+    /// What is published may tell since when a state lasts, where this collector or its agent began later.
+    fn remember(&mut self, published: &Verdict) {
+        let reported = self.reported();
+        if reported.reason != published.reason || published.since.0 >= reported.since.0 {
+            return;
+        }
+        let mut verdict = reported.clone();
+        let same = verdict.since_is_bound || clocks::is_near(published.since, verdict.since);
+        clocks::keep_earlier(&mut verdict, published.since, same);
+        if verdict != *reported {
+            self.overruled = Some(Box::new(verdict));
+        }
     }
 }
 
@@ -136,6 +152,8 @@ impl Fleet {
         if news {
             known.overruled = Some(Box::new(status.verdict.clone()));
             known.origin = origin;
+        } else {
+            known.remember(&status.verdict);
         }
         self.settle(wall, id, false, out);
     }

@@ -10,7 +10,7 @@ use crate::{
     dedupe::{Arrival, Order, Origin},
     ids::{AgentId, Handle, InstanceId, Seq},
     limits::{AGENT_INSTANCES_MAX, AGENTS_MAX, FLEET_INSTANCES_MAX},
-    status::{Reason, Status},
+    status::{Reason, Status, Verdict},
     time::{Mono, WallMs},
 };
 
@@ -44,6 +44,7 @@ impl Fleet {
             agent.members.forget_handles();
         }
         agent.version += 1;
+        agent.clock.observe(greeting.clock, wall);
         agent.greeting = Some(greeting);
         agent.stream = Some(stream);
         agent.connected = wall;
@@ -91,8 +92,9 @@ impl Fleet {
             Arrival::News => agent.heard(now, silent_after, &mut self.deadlines),
             Arrival::Late => {}
         }
-        if let Message::Heartbeat(ages) = message {
+        if let Message::Heartbeat(ages, clock) = message {
             if arrival == Arrival::News {
+                agent.version += u64::from(agent.clock.observe(clock, wall));
                 for id in agent.heartbeat(now, &ages) {
                     self.settle(wall, &id, true, out);
                 }
@@ -116,7 +118,7 @@ impl Fleet {
                 }
             }
             // Above.
-            Message::Heartbeat(_) => {}
+            Message::Heartbeat(..) => {}
             Message::Gone(handles) => {
                 for handle in handles {
                     let agent = self.agents.get_mut(name);
@@ -179,7 +181,7 @@ impl Fleet {
         now: Mono,
         wall: WallMs,
         (stream, name, origin): (u64, &AgentId, Origin),
-        report: Report,
+        mut report: Report,
         out: &mut Vec<Effect>,
     ) {
         let id = report.identity.id.clone();
@@ -216,6 +218,13 @@ impl Fleet {
                 return;
             }
         }
+        let known = self.instances.get(&id);
+        if let Some(known) = known {
+            count_restarts(&mut report.verdict, known.reported());
+        }
+        agent
+            .clock
+            .settle(&mut report.verdict, known.map(InstanceState::reported));
         // A new boot starts with "not probed": what is known stays until it has seen something.
         let keep = report.verdict.reason == Reason::NotProbed;
         let (mut owner, mut told) = (None, true);
@@ -268,7 +277,7 @@ impl Fleet {
             match known {
                 Some(member) => {
                     (member.progress, member.freshness_limit, member.reason) =
-                        (progress, freshness_limit, reason)
+                        (progress, freshness_limit, reason);
                 }
                 None => agent.members.put(Member {
                     id: id.clone(),
@@ -334,6 +343,14 @@ impl Fleet {
             self.uncontest(id, out);
         }
     }
+}
+
+/// Adds what is new to what is remembered: an agent counts from its own start. Its own count is exact in its first boot;
+/// later each other run_id is one restart more.
+fn count_restarts(verdict: &mut Verdict, former: &Verdict) {
+    let known = !verdict.run_id.is_empty() && !former.run_id.is_empty();
+    let seen = u32::from(known && verdict.run_id != former.run_id);
+    verdict.restarts = verdict.restarts.max(former.restarts.saturating_add(seen));
 }
 
 impl AgentState {

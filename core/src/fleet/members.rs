@@ -39,6 +39,8 @@ pub struct Member {
     pub(super) reason: Reason,
 }
 
+const _: () = assert!(std::mem::size_of::<Member>() <= 32);
+
 impl Member {
     /// Whether its agent, heard last at `beat`, proved progress then.
     pub(super) fn is_fresh(&self, beat: Mono) -> bool {

@@ -7,6 +7,7 @@ use crate::{
     dedupe::{Arrival, Origin},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
     status::{Identity, Status, Verdict},
+    time::WallMs,
 };
 
 /// One instance as an agent reports it.
@@ -31,8 +32,8 @@ pub enum Message {
     Snapshot(Vec<Report>, bool),
     /// Changed instances.
     Changes(Vec<Report>),
-    /// Ages of the last completed rounds.
-    Heartbeat(Vec<(Handle, Duration)>),
+    /// Ages of the last completed rounds, and the agent's wall clock; zero where it does not tell.
+    Heartbeat(Vec<(Handle, Duration)>, WallMs),
     /// Instances to forget.
     Gone(Vec<Handle>),
 }
@@ -48,6 +49,8 @@ pub struct Greeting {
     pub version: String,
     /// Its host, for people.
     pub host: String,
+    /// Its wall clock when it said so; zero where it does not tell.
+    pub clock: WallMs,
 }
 
 /// What the shell brings.

@@ -134,6 +134,7 @@ impl Speaker {
         self.say(Message::Heartbeat(Heartbeat {
             handles,
             probe_ages_ms,
+            agent_time: None,
         }))
         .await
     }

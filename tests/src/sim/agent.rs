@@ -180,6 +180,7 @@ impl Uplink {
             boot: self.boot.clone(),
             version: String::new(),
             host: String::new(),
+            clock: Default::default(),
         };
         self.board.hello_seq();
         let mut generation = self.board.changed_since(0).generation;

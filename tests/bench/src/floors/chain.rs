@@ -26,6 +26,7 @@ fn message(n: usize, ended: bool) -> ReportStatusRequest {
         message: Some(Message::Heartbeat(Heartbeat {
             handles: vec![u32::try_from(n).unwrap_or(0)],
             probe_ages_ms: vec![u32::from(ended)],
+            agent_time: None,
         })),
     }
 }
