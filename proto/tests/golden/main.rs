@@ -118,7 +118,7 @@ fn reports_of_version_0_1_0_mean_what_they_meant() {
         assert_eq!(reports[0].freshness_limit.as_millis(), 4_500);
     }
     match convert::message_from_wire(read("agent-heartbeat"), &agent).unwrap() {
-        Heard::Heartbeat(ages) => assert_eq!((ages.len(), ages[1].1.as_secs()), (2, 70)),
+        Heard::Heartbeat(ages, _) => assert_eq!((ages.len(), ages[1].1.as_secs()), (2, 70)),
         other => panic!("{other:?}"),
     }
     match convert::message_from_wire(read("agent-gone"), &agent).unwrap() {
