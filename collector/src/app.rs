@@ -26,10 +26,12 @@ use crate::{
     directory::Directory,
     grpc::{self, Services, ingest::Ingest, status_service::Queries},
     layout::Layout,
-    metrics::Metrics,
+    metrics::{Metrics, Standing},
+    peers::{Peers, Watchman},
     publisher::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
     store::{Connection, Store, memory::Memory, zk::ZooKeeper},
     view,
+    warnings::warnings,
 };
 
 /// Threads of the main runtime: half of the CPUs, 1 to 4. A message passes four tasks, and on more threads each step
@@ -91,7 +93,13 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         .map_err(DaemonError::Start)?;
     let http = listeners.add("http", http, shares.http);
     let admin_listener = listeners.add("admin", admin_listener, shares.admin);
-    let metrics = Metrics::new(&mut registry, view.clone(), directory_reader.clone(), clock);
+    let (peers, peers_reader) = watch::channel(Peers::default());
+    let standing = Standing {
+        directory: directory_reader.clone(),
+        peers: peers_reader.clone(),
+        clock,
+    };
+    let metrics = Metrics::new(&mut registry, view.clone(), standing);
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let beats = Arc::new(Beats::default());
 
@@ -101,7 +109,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         match d.connection {
             Some(Connection::Connected) if !d.leader(clock.now()).is_empty() => Ok(()),
             Some(Connection::Connected) => Err("no leader yet".to_owned()),
-            _ => Err(format!("no ZooKeeper session: {}", d.last_error)),
+            _ => Err(format!("ZooKeeper: {}", d.away().unwrap_or_default())),
         }
     };
     let page_metrics = metrics.clone();
@@ -128,6 +136,14 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         Arc::new(ready),
         Arc::new(page),
     );
+    let (noted_directory, noted_peers) = (directory_reader.clone(), peers_reader.clone());
+    admin.note(Arc::new(move || {
+        let found = warnings(&noted_directory.borrow(), &noted_peers.borrow(), clock.now());
+        found
+            .iter()
+            .map(|warning| format!("warning: {}\n", warning.text))
+            .collect()
+    }));
     admin::serve(
         &admin,
         vec![(http, admin.public_router()), (admin_listener, admin.router())],
@@ -178,6 +194,16 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     };
     let coordinating = start_coordinator(&supervisor, coordinator).map_err(DaemonError::Start)?;
 
+    let watchman = Watchman {
+        id: config.id.to_string(),
+        directory: directory_reader.clone(),
+        view: view.clone(),
+        peers,
+        clock,
+        stop: stop.clone(),
+    };
+    let _owned_by_supervisor = supervisor.spawn_critical("peers", "", watchman.run());
+
     let id = config.id.to_string();
     let services = Services {
         ingest: Ingest {
@@ -196,6 +222,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
             boot: format!("{:016x}", fastrand::u64(..)),
             view,
             directory: directory_reader.clone(),
+            peers: peers_reader,
             standalone,
             clock,
             supervisor: supervisor.clone(),
@@ -205,7 +232,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         clock,
         close_grace: CLOSE_GRACE.min(config.shutdown_grace / 2),
     };
-    for kind in ["aggregator", "coordinator", "grpc", "pulse"] {
+    for kind in ["aggregator", "coordinator", "grpc", "peers", "pulse"] {
         supervisor.expect(kind, 1);
     }
     let (failing, grpc_stop) = (supervisor.clone(), stop.clone());

@@ -18,10 +18,7 @@ use redkeeper_runtime::{
 };
 use serde::Deserialize;
 
-use crate::cli::Cli;
-
-/// Port of ZooKeeper where none is named.
-const ZOOKEEPER_PORT: u16 = 2181;
+use crate::{cli::Cli, store::servers::ZOOKEEPER_PORT};
 
 /// Read if `--config` is not given and it exists.
 pub const DEFAULT_FILE: &str = "/etc/redkeeper/collector.toml";

@@ -82,6 +82,11 @@ impl<S: Store> Coordinator<S> {
         let mut led: Option<Epoch> = None;
         // Candidates that no session owns, as last told.
         let mut leftovers = 0;
+        let servers = self.store.servers();
+        self.tell(|d| {
+            d.servers = servers;
+            d.note_connection(None, self.clock.wall());
+        });
         let mut attempt = 0u32;
         while !self.stop.is_cancelled() {
             let session = tokio::select! {
@@ -108,9 +113,14 @@ impl<S: Store> Coordinator<S> {
                     }
                 }
                 Err(e) => {
-                    let text = format!("no usable ZooKeeper session: {}", chain(&e));
+                    let text = match &e {
+                        StoreError::Unreachable(tried) => tried.clone(),
+                        e => chain(e).to_string(),
+                    };
                     if attempt == 0 {
-                        tracing::warn!("{text}; statuses stay true over gRPC and will be written on return");
+                        tracing::warn!(
+                            "no usable ZooKeeper session: {text}; statuses stay true over gRPC and will be written on return"
+                        );
                     }
                     self.offline(Some(text));
                 }
@@ -125,7 +135,8 @@ impl<S: Store> Coordinator<S> {
     fn offline(&self, error: Option<String>) {
         self.metrics.pending.set(0);
         self.tell(|d| {
-            (d.connection, d.phase) = (None, "offline");
+            d.note_connection(None, self.clock.wall());
+            d.phase = "offline";
             (d.lease, d.oldest_pending) = (None, None);
             d.last_leader.clear();
             if let Some(error) = error {
@@ -295,7 +306,8 @@ impl<S: Store> Coordinator<S> {
         };
         let own = self.id.as_str();
         self.tell(|d| {
-            (d.connection, d.phase) = (Some(connection), phase);
+            d.note_connection(Some(connection), self.clock.wall());
+            d.phase = phase;
             d.lease = election.term().map(|_| lease);
             match election.term() {
                 Some(term) if connection == Connection::Connected => {

@@ -1,11 +1,15 @@
 //! What a collector knows of its peers and of its own standing. Told by the coordinator, read by all.
 
-use redkeeper_core::{lease::Lease, time::Mono};
+use redkeeper_core::{
+    lease::Lease,
+    time::{Mono, WallMs},
+};
 use tokio::sync::watch;
 
 use crate::{
     layout::Layout,
     store::{CommitError, Connection, Kind, Node, Session, StoreError, Write},
+    warnings::time,
     znode::{CollectorJson, EpochJson, PublisherJson},
 };
 
@@ -31,6 +35,10 @@ pub struct Directory {
     pub phase: &'static str,
     /// Since when the longest waiting of them waits.
     pub oldest_pending: Option<Mono>,
+    /// Since when there is a session, or none; `None` before the first attempt.
+    pub since: Option<WallMs>,
+    /// The ZooKeeper servers as configured.
+    pub servers: String,
     /// Last error, for people.
     pub last_error: String,
 }
@@ -47,6 +55,35 @@ impl Directory {
     /// Whether this collector leads, everything known is published, and its lease holds.
     pub fn leads(&self, now: Mono) -> bool {
         self.phase == "leader" && self.lease.is_some_and(|lease| lease.holds(now))
+    }
+
+    /// Takes the state of the connection, at this wall-clock time.
+    pub(crate) fn note_connection(&mut self, connection: Option<Connection>, now: WallMs) {
+        let is_there = |connection| connection == Some(Connection::Connected);
+        if self.since.is_none() || is_there(self.connection) != is_there(connection) {
+            self.since = Some(now);
+            self.last_error.clear();
+            if !is_there(connection) && self.connection.is_some() {
+                "the connection broke".clone_into(&mut self.last_error);
+            }
+        }
+        self.connection = connection;
+    }
+
+    /// Where there is no session: since when, and which servers were tried with what result.
+    pub fn away(&self) -> Option<String> {
+        if self.connection == Some(Connection::Connected) {
+            return None;
+        }
+        let since = self.since.map_or_else(|| "the start".to_owned(), time);
+        let why = match self.last_error.as_str() {
+            "" => "no answer yet",
+            why => why,
+        };
+        let servers = &self.servers;
+        Some(format!(
+            "no session since {since}, servers tried: {servers} ({why})"
+        ))
     }
 
     /// When the lease runs out, which no change tells.

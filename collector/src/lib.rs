@@ -9,6 +9,7 @@
 //!
 //! * [`config`], [`cli`], [`app`]: what to run, and how it starts and stops.
 //! * [`aggregator`]: owns the fleet state, and tells streams by [`feedback`], while heartbeats wait in [`beats`]; [`view`]: the immutable picture that everybody reads, with its [`counts`].
+//! * [`peers`]: asks the other collectors; [`warnings`]: what is wrong with the cluster, for all who tell it.
 //! * [`grpc`]: streams from agents, queries from tools.
 //! * [`coordinator`]: session and election, with `candidacy` for its requests and [`directory`] for what it tells; [`publisher`]: the leader's writing, with `published`
 //!   for what it reads and `commits` for what it sends; [`layout`], [`znode`]: where
@@ -28,8 +29,10 @@ pub mod feedback;
 pub mod grpc;
 pub mod layout;
 pub mod metrics;
+pub mod peers;
 mod published;
 pub mod publisher;
 pub mod store;
 pub mod view;
+pub mod warnings;
 pub mod znode;

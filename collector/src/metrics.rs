@@ -11,7 +11,12 @@ use prometheus_client::{
 
 use redkeeper_runtime::clock::Clock;
 
-use crate::{directory, view::Shared};
+use crate::{
+    directory, peers,
+    store::Connection,
+    view::Shared,
+    warnings::{CODES, warnings},
+};
 
 type Labels = [(&'static str, &'static str); 1];
 
@@ -48,7 +53,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers everything.
-    pub fn new(registry: &mut Registry, view: Shared, standing: directory::Reader, clock: Clock) -> Self {
+    pub fn new(registry: &mut Registry, view: Shared, standing: Standing) -> Self {
         let m = Self::default();
         registry.register(
             "redkeeper_agent_reports",
@@ -104,7 +109,7 @@ impl Metrics {
             m.watch_lagged.clone(),
         );
         registry.register_collector(Box::new(Fleet(view)));
-        registry.register_collector(Box::new(Standing(standing, clock)));
+        registry.register_collector(Box::new(standing));
         m
     }
 }
@@ -152,7 +157,15 @@ impl Collector for Fleet {
 }
 
 /// What depends on the instant at which it is asked for: a lease runs out, an age grows.
-struct Standing(directory::Reader, Clock);
+#[derive(Clone)]
+pub struct Standing {
+    /// Own standing.
+    pub directory: directory::Reader,
+    /// What other collectors answer.
+    pub peers: peers::Reader,
+    /// Time.
+    pub clock: Clock,
+}
 
 impl std::fmt::Debug for Standing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -162,11 +175,33 @@ impl std::fmt::Debug for Standing {
 
 impl Collector for Standing {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (standing, now) = (self.0.borrow().clone(), self.1.now());
+        let (standing, now) = (self.directory.borrow().clone(), self.clock.now());
         let leads = standing.lease.is_some_and(|lease| lease.holds(now));
         ConstGauge::new(i64::from(leads)).encode(encoder.encode_descriptor(
             "redkeeper_leader",
             "1 on the leader",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let connected = standing.connection == Some(Connection::Connected);
+        ConstGauge::new(i64::from(connected)).encode(encoder.encode_descriptor(
+            "redkeeper_zookeeper_connected",
+            "1 while there is a session with ZooKeeper",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let found = warnings(&standing, &self.peers.borrow(), now);
+        let help = "What is wrong with the cluster, by kind: `redkeeper cluster` tells it in words";
+        let mut metric = encoder.encode_descriptor("redkeeper_warnings", help, None, MetricType::Gauge)?;
+        for code in CODES {
+            let count = found.iter().filter(|warning| warning.code == code).count();
+            ConstGauge::new(i64::try_from(count).unwrap_or(0))
+                .encode(metric.encode_family(&[("code", code)])?)?;
+        }
+        let unheard = i64::try_from(self.peers.borrow().unheard.len()).unwrap_or(0);
+        ConstGauge::new(unheard).encode(encoder.encode_descriptor(
+            "redkeeper_agents_unheard",
+            "Agents that another collector hears, but not the leader",
             None,
             MetricType::Gauge,
         )?)?;

@@ -14,6 +14,7 @@
 //! * [`agent`]: one instance's prober, reply classification, schedule, outbox.
 //! * [`fleet`]: what a collector knows of all instances, with [`dedupe`] and time-outs.
 //! * [`election`]: who may write to ZooKeeper.
+//! * [`hearing`]: which agents the leader does not hear.
 //! * [`publish`]: what to write, in which batches.
 //! * [`status`], [`ids`], [`id_map`], [`time`], [`limits`], [`backoff`], [`hosts`]: the words that they share.
 
@@ -22,6 +23,7 @@ pub mod backoff;
 pub mod dedupe;
 pub mod election;
 pub mod fleet;
+pub mod hearing;
 pub mod hosts;
 pub mod id_map;
 pub mod ids;

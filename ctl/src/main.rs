@@ -1,4 +1,4 @@
-//! `redkeeper`: asks any collector. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! `redkeeper`: asks any collector. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `cluster` tells of a fault.
 
 mod args;
 mod client;
@@ -34,9 +34,9 @@ fn fail(error: &run::Error) -> ExitCode {
     if let Some(hint) = error.hint() {
         output::complain(&format!("hint: {hint}"));
     }
-    ExitCode::from(if matches!(error, run::Error::Usage(_)) {
-        2
-    } else {
-        1
+    ExitCode::from(match error {
+        run::Error::Usage(_) => 2,
+        run::Error::Faults(_) => 3,
+        _ => 1,
     })
 }

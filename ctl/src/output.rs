@@ -407,12 +407,24 @@ pub(crate) fn cluster(status: &v1::GetClusterStatusResponse) -> io::Result<()> {
         &header.leader
     };
     let mut text = format!(
-        "leader {leader}  epoch {}  data age {}  revision {}\n{} sees ZooKeeper: {}, phase {}, {} pending{}\n\n",
+        "leader {leader}  epoch {}  data age {}  revision {}\n{} sees ZooKeeper{}: {}{}, phase {}, {} pending{}\n\n",
         header.epoch,
         age(header.data_age.as_ref()),
         header.revision,
         header.served_by,
-        word(store.session, "SESSION_", v1::store_status::Session::as_str_name).to_lowercase(),
+        if store.servers.is_empty() {
+            String::new()
+        } else {
+            format!(" at {}", clean(&store.servers))
+        },
+        match word(store.session, "SESSION_", v1::store_status::Session::as_str_name).as_str() {
+            "NONE" => "no session".to_owned(),
+            session => session.to_lowercase(),
+        },
+        match &store.since_time {
+            Some(at) => format!(" since {} ({})", clock(Some(at)), since(Some(at))),
+            None => String::new(),
+        },
         store.phase,
         store.pending,
         if store.last_error.is_empty() {
@@ -426,14 +438,21 @@ pub(crate) fn cluster(status: &v1::GetClusterStatusResponse) -> io::Result<()> {
             m.id.clone(),
             m.address.clone(),
             if m.leader { "leader *" } else { "follower" }.to_owned(),
+            match &m.silent_since_time {
+                Some(at) => format!("✗ no answer for {}", since(Some(at))),
+                None => "✓".to_owned(),
+            },
             m.version.clone(),
         ]
     });
-    text.push_str(&table(&["MEMBER", "ADDRESS", "ROLE", "VERSION"], rows));
+    text.push_str(&table(&["MEMBER", "ADDRESS", "ROLE", "ANSWERS", "VERSION"], rows));
     text.push_str(&format!(
         "\nagents     {} heard, {} silent\ninstances  {} up, {} degraded, {} down, {} unknown\n",
         status.agents_heard, status.agents_silent, status.up, status.degraded, status.down, status.unknown
     ));
+    for warning in &status.warnings {
+        text.push_str(&format!("\nwarning: {}\n", clean(&warning.text)));
+    }
     print(&text)
 }
 

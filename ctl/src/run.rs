@@ -46,6 +46,9 @@ pub(crate) enum Error {
     /// Standard output.
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
+    /// The answer says that something is wrong.
+    #[error("{0} fault(s) in the cluster")]
+    Faults(usize),
     /// The collector ended a watch.
     #[error("the collector ended the watch")]
     WatchEnded,
@@ -74,7 +77,7 @@ impl Error {
                 _ => None,
             },
             Self::WatchEnded | Self::Gone => Some("start it again; another collector may answer"),
-            Self::Usage(_) | Self::Output(_) => None,
+            Self::Usage(_) | Self::Output(_) | Self::Faults(_) => None,
         }
     }
 }
@@ -215,7 +218,10 @@ impl Asked {
         } else {
             output::cluster(&answer)?;
         }
-        Ok(())
+        match answer.warnings.len() {
+            0 => Ok(()),
+            faults => Err(Error::Faults(faults)),
+        }
     }
 
     async fn agents(&self) -> Result<(), Error> {

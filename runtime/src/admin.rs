@@ -4,7 +4,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -55,6 +55,7 @@ struct Inner {
     registry: Registry,
     ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     detail: Page,
+    notes: OnceLock<Page>,
     /// Milliseconds after `started` at which the main runtime last ran the pulse.
     pulse: AtomicU64,
 }
@@ -80,6 +81,7 @@ impl Admin {
             registry,
             ready,
             detail,
+            notes: OnceLock::new(),
             pulse: AtomicU64::new(0),
         });
         let (beating, stop) = (Arc::clone(&inner), supervisor.stop().clone());
@@ -91,6 +93,12 @@ impl Admin {
             }
         });
         Self { inner }
+    }
+
+    /// Has `notes` follow the `ok` of `/readyz`: what does not keep the process from its work, and somebody must know. A
+    /// second call changes nothing.
+    pub fn note(&self, notes: Page) {
+        self.inner.notes.set(notes).ok();
     }
 
     /// The routes that everybody may see.
@@ -205,7 +213,11 @@ async fn livez(State(admin): State<Admin>) -> Answer {
 }
 
 async fn readyz(State(admin): State<Admin>) -> Answer {
-    verdict(admin.live().and_then(|()| (admin.inner.ready)()))
+    let (code, mut text) = verdict(admin.live().and_then(|()| (admin.inner.ready)()));
+    if let Some(notes) = admin.inner.notes.get().filter(|_| code == StatusCode::OK) {
+        text.push_str(&notes());
+    }
+    (code, text)
 }
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {

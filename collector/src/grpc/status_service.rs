@@ -23,8 +23,10 @@ use crate::{
     counts::Kind,
     directory,
     metrics::Metrics,
+    peers,
     store::Connection,
     view::{Change, Shared, View},
+    warnings::{Warning, warnings},
 };
 
 /// Answers queries.
@@ -38,6 +40,8 @@ pub struct Queries {
     pub view: Shared,
     /// Who leads.
     pub directory: directory::Reader,
+    /// What the other collectors answer.
+    pub peers: peers::Reader,
     /// Whether it runs without ZooKeeper.
     pub standalone: bool,
     /// Time.
@@ -198,12 +202,31 @@ impl StatusService for Queries {
             Some(Connection::Suspended) => Session::Suspended,
             Some(Connection::Lost) | None => Session::None,
         };
-        let member = |member: crate::znode::CollectorJson| v1::Member {
-            leader: member.id == leader,
-            id: member.id,
-            address: member.grpc,
-            version: member.version,
+        let peers = self.peers.borrow().clone();
+        let member = |member: crate::znode::CollectorJson| {
+            let silent = peers
+                .peers
+                .get(&member.id)
+                .filter(|peer| peer.silent_since.is_some());
+            v1::Member {
+                leader: member.id == leader,
+                id: member.id,
+                address: member.grpc,
+                version: member.version,
+                silent_since_time: silent.and_then(|peer| convert::time_to_wire(peer.silent_since?)),
+                error: silent.map_or_else(String::new, |peer| peer.error.clone()),
+            }
         };
+        let warning = |warning: Warning| v1::Warning {
+            code: warning.code.to_owned(),
+            subject: warning.subject,
+            text: warning.text,
+            since_time: warning.since.and_then(convert::time_to_wire),
+        };
+        let warnings = warnings(&directory, &peers, self.clock.now())
+            .into_iter()
+            .map(warning)
+            .collect();
         let of = |state| {
             let reasons = view.counts.reasons();
             let those = reasons.filter(|(reason, _)| reason.state() == state);
@@ -222,6 +245,12 @@ impl StatusService for Queries {
                 } else {
                     directory.last_error.clone()
                 },
+                servers: if self.standalone {
+                    String::new()
+                } else {
+                    directory.servers.clone()
+                },
+                since_time: directory.since.and_then(convert::time_to_wire),
             }),
             agents_heard: count(view.agents.len() - silent),
             agents_silent: count(silent),
@@ -229,6 +258,7 @@ impl StatusService for Queries {
             degraded: of(State::Degraded),
             down: of(State::Down),
             unknown: of(State::Unknown),
+            warnings,
         }))
     }
 

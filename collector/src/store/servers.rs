@@ -14,9 +14,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use redkeeper_core::hosts::HostPort;
 use redkeeper_runtime::blocking::Bounded;
 use tokio::net::TcpStream;
 
+/// Where nothing else is said.
+pub(crate) const ZOOKEEPER_PORT: u16 = 2181;
 /// More are not tried: an ensemble has up to 7 servers, each with an address of either family.
 const ADDRESSES_MAX: usize = 32;
 /// A second name server is asked after 5 s by default.
@@ -104,14 +107,8 @@ impl Servers {
     }
 
     async fn resolve(&self, server: &str) -> Result<Vec<SocketAddr>, String> {
-        let parts = server.rsplit_once(':').and_then(|(host, port)| {
-            let host = host
-                .strip_prefix('[')
-                .and_then(|h| h.strip_suffix(']'))
-                .unwrap_or(host);
-            Some((host.to_owned(), port.parse::<u16>().ok()?))
-        });
-        let (host, port) = parts.ok_or_else(|| format!("{server:?} is no HOST:PORT"))?;
+        let HostPort { host, port } =
+            HostPort::parse(server, Some(ZOOKEEPER_PORT)).map_err(|e| e.to_string())?;
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
@@ -187,7 +184,7 @@ mod tests {
         assert_eq!(texts("zk:2182").await, Err("zk:2182: no such name".to_owned()));
         assert_eq!(texts("[::1]:2181").await, Ok(vec!["[::1]:2181".to_owned()]));
         assert_eq!(texts("10.0.0.9:1").await, Ok(vec!["10.0.0.9:1".to_owned()]));
-        assert!(texts("zk").await.is_err());
+        assert!(texts("zk:0").await.is_err());
     }
 
     #[test]
