@@ -422,7 +422,7 @@ pub(crate) fn cluster(status: &v1::GetClusterStatusResponse) -> io::Result<()> {
             session => session.to_lowercase(),
         },
         match &store.since_time {
-            Some(at) => format!(" since {} ({})", clock(Some(at)), since(Some(at))),
+            Some(at) => format!(" since {} ({})", clock(Some(at)), since_by_own_clock(Some(at))),
             None => String::new(),
         },
         store.phase,
@@ -439,7 +439,7 @@ pub(crate) fn cluster(status: &v1::GetClusterStatusResponse) -> io::Result<()> {
             m.address.clone(),
             if m.leader { "leader *" } else { "follower" }.to_owned(),
             match &m.silent_since_time {
-                Some(at) => format!("✗ no answer for {}", since(Some(at))),
+                Some(at) => format!("✗ no answer for {}", since_by_own_clock(Some(at))),
                 None => "✓".to_owned(),
             },
             m.version.clone(),
