@@ -12,8 +12,9 @@ use redkeeper_core::{
 use redkeeper_proto::{
     convert,
     v1::{self, agent_service_client::AgentServiceClient, report_status_request, report_status_response},
+    words,
 };
-use redkeeper_runtime::{clock::Clock, errors::chain};
+use redkeeper_runtime::clock::Clock;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -61,9 +62,9 @@ pub struct Uplink {
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("cannot connect")]
-    Connect(#[source] tonic::transport::Error),
-    #[error("refused: {}", .0.message())]
+    #[error("cannot connect: {}", words::unconnected(.0))]
+    Connect(tonic::transport::Error),
+    #[error("{}", words::failed(.0))]
     Refused(tonic::Status),
     #[error("no Welcome within {WELCOME_TIMEOUT:?}")]
     NoWelcome,
@@ -98,7 +99,7 @@ impl Uplink {
             if opened {
                 (attempt, last_told) = (0, None);
             }
-            let text = chain(&ended);
+            let text = ended.to_string();
             if last_told.as_ref() != Some(&text) {
                 tracing::warn!(collector = self.collector, "stream ended: {text}");
                 last_told = Some(text);

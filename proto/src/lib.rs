@@ -1,5 +1,6 @@
 //! The wire of redkeeper: messages and services of package `redkeeper.v1`, whose `.proto` files are the
-//! specification; [`convert`], the only place where wire types become core types and back; and [`codec`].
+//! specification; [`convert`], the only place where wire types become core types and back;
+//! [`codec`]; and [`words`] for what fails.
 
 /// Generated from `proto/redkeeper/v1/*.proto`.
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, rustdoc::all)]
@@ -11,6 +12,7 @@ pub mod v1 {
 pub mod codec;
 pub mod convert;
 mod open_enum;
+pub mod words;
 
 pub use pbjson_types::{Duration, Timestamp};
 

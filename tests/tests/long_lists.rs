@@ -17,7 +17,7 @@ use tokio_stream::StreamExt;
 
 #[tokio::test]
 async fn a_long_list_is_printed_page_by_page() {
-    let agents = if long() { 200 } else { 8 };
+    let agents = if long() { 40 } else { 8 };
     let instances = agents * AGENT_INSTANCES_MAX;
     let sandbox = Sandbox::new();
     let a = sandbox
