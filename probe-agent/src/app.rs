@@ -93,7 +93,7 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
     daemon::verdict(&supervisor, clean, config.shutdown_grace)
 }
 
-/// How long the first look of discovery may take.
+/// How long the first report waits for the first look of discovery. What is configured is probed meanwhile.
 const FIRST_LOOK: std::time::Duration = std::time::Duration::from_secs(10);
 
 async fn start(
@@ -114,11 +114,8 @@ async fn start(
     let alarms = common.alarms.clone().run(supervisor.stop().clone());
     let _owned_by_supervisor = supervisor.spawn_critical(ALARMS, "", alarms);
     let (reloads, receiver) = mpsc::channel(1);
-    let mut reloader = Reloader::new(config.clone(), load, reloads, metrics.clone(), Arc::clone(board));
-    // Before anything is reported: what a first snapshot lacks is forgotten by the collectors.
-    if tokio::time::timeout(FIRST_LOOK, reloader.look()).await.is_err() {
-        tracing::warn!("discovery took longer than {FIRST_LOOK:?}; starting with what is configured");
-    }
+    let reloader = Reloader::new(config.clone(), load, reloads, metrics.clone(), Arc::clone(board));
+    let first_look = reloader.first_look();
     let overseer = Overseer::start(common, reloader.all(), receiver);
     let _owned_by_supervisor = supervisor.spawn_critical("overseer", "", overseer.run());
     let _owned_by_supervisor =
@@ -143,8 +140,20 @@ async fn start(
             metrics: metrics.clone(),
             stop: supervisor.stop().clone(),
         };
+        let (first_look, stop) = (first_look.clone(), supervisor.stop().clone());
+        let run = async move {
+            tokio::select! {
+                biased;
+                () = first_look.cancelled() => (),
+                () = stop.cancelled() => (),
+                () = tokio::time::sleep(FIRST_LOOK) => {
+                    tracing::warn!("discovery takes longer than {FIRST_LOOK:?}; reporting what is known");
+                }
+            }
+            uplink.run().await;
+        };
         // A stream's own end is handled inside; the end of its task is a bug, and stops the agent visibly.
-        let _owned_by_supervisor = supervisor.spawn_critical(UPLINK, collector.clone(), uplink.run());
+        let _owned_by_supervisor = supervisor.spawn_critical(UPLINK, collector.clone(), run);
     }
     Ok(())
 }

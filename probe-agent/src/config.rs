@@ -22,8 +22,11 @@ use redkeeper_runtime::{
     daemon::{Configuration, Log, listen_address},
 };
 
+mod files;
 mod instance;
 mod raw;
+
+pub use files::NeededFiles;
 
 use instance::Rules;
 use raw::{Instance, Probe, Raw};
@@ -109,6 +112,8 @@ pub struct Config {
     pub log: Log,
     /// What a person should know about it.
     pub notes: Vec<String>,
+    /// Files that instances need.
+    pub files: NeededFiles,
     /// What to probe.
     pub instances: Vec<InstanceConfig>,
     /// Where to look for more.
@@ -143,6 +148,10 @@ impl Configuration for Config {
     fn notes(&self) -> &[String] {
         &self.notes
     }
+
+    fn faults(&self) -> Vec<String> {
+        self.files.faults()
+    }
 }
 
 /// Reads and validates everything.
@@ -174,6 +183,7 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     match config {
         Some(config) if problems.is_empty() => Ok(Config {
             notes: sources.notes(),
+            files: config.files.clone().placed(|key| sources.place_of(key)),
             ..config
         }),
         _ => Err(sources.error(problems)),
@@ -235,7 +245,7 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
     let agent = id.as_ref().map_or("", AgentId::as_str).to_owned();
     let rules = Rules::new(agent, raw.probe, raw.access, folders.credentials, &mut wrong);
     let mut seen = BTreeMap::new();
-    let mut instances = Vec::new();
+    let (mut instances, mut files) = (Vec::new(), rules.files.clone());
     for (n, entry) in list.into_iter().enumerate() {
         let mut wrong_here = |key: &str, text| wrong(&format!("instances.{n}.{key}"), text);
         let Some(config) = rules.instance(entry, &mut wrong_here) else {
@@ -248,6 +258,7 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
             );
             wrong(&format!("instances.{n}"), text);
         }
+        files.add(&format!("instances.{n}"), &config.target);
         instances.push(config);
     }
     if raw.discovery.interval < Duration::from_secs(1) {
@@ -299,6 +310,7 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
         reload_drop_max_percent: raw.reload_drop_max_percent,
         log: raw.log,
         notes: Vec::new(),
+        files,
         instances,
     })
 }
@@ -382,7 +394,6 @@ mod tests {
         for part in [
             ":5:1: probe.hang_after: 1s is less than two intervals",
             ":8:1: instances.0.address: \"nowhere\" is no HOST:PORT",
-            ":12:1: instances.1.password_file: ",
             ":14:1: instances.2: the id h:1 is already that of instances.1",
         ] {
             assert!(error.contains(part), "{part}\nnot in\n{error}");
@@ -412,9 +423,12 @@ mod tests {
             [Some("redkeeper"), None, Some("redkeeper")]
         );
 
-        let error = check(text).unwrap_err().to_string();
-        let part = ":5:1: access.0.password_credential: systemd gave no credentials to this process";
-        assert!(error.contains(part), "{error}");
+        // Without systemd's folder nothing is stopped; what needs the password says so.
+        let faults = check(text).unwrap().files.faults().join("\n");
+        assert!(
+            faults.contains("access.0.password_file: $CREDENTIALS_DIRECTORY (not set by systemd"),
+            "{faults}"
+        );
         let twice =
             "id = 'h'\n[[access]]\naddresses = ['[']\npassword_file = '/a'\npassword_credential = 'b'\n";
         let error = check(twice).unwrap_err().to_string();

@@ -33,6 +33,11 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(60);
 /// How long reading or writing a file may take: it may stand on a file system that hangs.
 const FILE_TIMEOUT: Duration = Duration::from_secs(10);
 static FILES: Bounded = Bounded::new(2);
+/// Of its own, so that a file that hangs there stops no reload.
+static CHECKS: Bounded = Bounded::new(1);
+
+/// Missing files that are named in the log one by one.
+const FAULTS_LOGGED: usize = 20;
 
 /// Without discovery there is nothing to do between two signals.
 const IDLE: Duration = Duration::from_secs(3_600);
@@ -47,6 +52,8 @@ pub struct Reloader {
     board: Arc<Board>,
     /// When a reload was refused, and what would be left after it.
     refused: Option<(Instant, BTreeSet<InstanceId>)>,
+    /// Done when discovery has looked for the first time, or has nothing to find out first.
+    looked: CancellationToken,
 }
 
 impl Reloader {
@@ -73,6 +80,39 @@ impl Reloader {
             roster,
             board,
             refused: None,
+            looked: CancellationToken::new(),
+        }
+    }
+
+    /// Ends when everything is known that was known before the agent was restarted. A snapshot sent earlier would make
+    /// collectors forget what discovery is about to find; what the state file remembers is known at once.
+    pub fn first_look(&self) -> CancellationToken {
+        if self.present.discovery.is_none() || !self.roster.is_empty() {
+            self.looked.cancel();
+        }
+        self.looked.clone()
+    }
+
+    /// Says which files instances lack.
+    async fn report_missing_files(&self) {
+        let files = self.present.files.clone();
+        let late = || {
+            vec![format!(
+                "reading the files of instances takes longer than {FILE_TIMEOUT:?}"
+            )]
+        };
+        let faults = CHECKS
+            .run(FILE_TIMEOUT, move || files.faults())
+            .await
+            .unwrap_or_else(late);
+        for fault in faults.iter().take(FAULTS_LOGGED) {
+            tracing::warn!("{fault}; its instances are UNKNOWN until then");
+        }
+        if faults.len() > FAULTS_LOGGED {
+            tracing::warn!(
+                "and {} more files; --check-config tells all",
+                faults.len() - FAULTS_LOGGED
+            );
         }
     }
 
@@ -136,17 +176,27 @@ impl Reloader {
     pub fn run(mut self, stop: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
         let mut hangup = signal(SignalKind::hangup())?;
         Ok(async move {
+            let mut checked = false;
+            // Signals do not put off the next look, and one that switches discovery on has it look at once.
+            let mut look_at = tokio::time::Instant::now();
             loop {
-                let again = self
-                    .present
-                    .discovery
-                    .as_ref()
-                    .map(|discovery| discovery.interval);
+                if self.present.discovery.is_none() {
+                    look_at = tokio::time::Instant::now() + IDLE;
+                }
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    _ = hangup.recv() => {}
-                    () = tokio::time::sleep(again.unwrap_or(IDLE)) => {
+                    () = self.report_missing_files(), if !checked => checked = true,
+                    _ = hangup.recv() => {
+                        let discovered = self.present.discovery.is_some();
+                        let result = self.reload().await;
+                        self.metrics.reloads.get_or_create(&[("result", result)]).inc();
+                        checked &= result != "ok";
+                        if !discovered && self.present.discovery.is_some() {
+                            look_at = tokio::time::Instant::now();
+                        }
+                    }
+                    () = tokio::time::sleep_until(look_at) => {
                         let changed = tokio::select! {
                             biased;
                             () = stop.cancelled() => return,
@@ -155,11 +205,11 @@ impl Reloader {
                         if changed {
                             self.hand_over().await;
                         }
-                        continue;
+                        self.looked.cancel();
+                        let interval = self.present.discovery.as_ref().map(|discovery| discovery.interval);
+                        look_at = tokio::time::Instant::now() + interval.unwrap_or(IDLE);
                     }
                 }
-                let result = self.reload().await;
-                self.metrics.reloads.get_or_create(&[("result", result)]).inc();
             }
         })
     }
@@ -219,6 +269,7 @@ impl Reloader {
         self.present.instances.clone_from(&config.instances);
         self.present.reload_drop_max_percent = config.reload_drop_max_percent;
         self.present.discovery = config.discovery;
+        self.present.files = config.files;
         match &self.present.discovery {
             Some(discovery) => self.roster.configure(discovery),
             None => self.roster = Roster::default(),

@@ -195,6 +195,11 @@ impl Roster {
         Ok(())
     }
 
+    /// True where nothing was discovered or remembered.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// What [`recall`](Self::recall) reads.
     pub fn memory(&self) -> String {
         let all = self.ids().into_iter().map(|(address, id)| Remembered {

@@ -227,6 +227,11 @@ impl Sources {
         )
     }
 
+    /// Where a key, written with dots, is set.
+    pub fn place_of(&self, key: &str) -> String {
+        self.place(&Problem::new(key, "").path)
+    }
+
     fn place(&self, path: &[String]) -> String {
         let dotted = path.join(".");
         if contains(&self.flags, path) {

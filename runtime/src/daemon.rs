@@ -83,6 +83,11 @@ pub trait Configuration: fmt::Display {
     fn log(&self) -> &Log;
     /// What a person should know about it, although it is right. One sentence each.
     fn notes(&self) -> &[String];
+    /// What hinders a part of the daemon now, such as a file that is missing: the rest works, and it heals by itself. May
+    /// read files. One line each.
+    fn faults(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The rest of `main`, once flags and configuration have been read: says what is wrong, or what was checked, or
@@ -102,7 +107,12 @@ pub fn main<C: Configuration>(
     };
     if check_only {
         let notes = config.notes().iter().map(|note| format!("note: {note}\n"));
-        let text: String = notes.chain([format!("configuration ok: {config}\n")]).collect();
+        let faults = config
+            .faults()
+            .into_iter()
+            .map(|fault| format!("warning: {fault}\n"));
+        let ok = format!("configuration ok: {config}\n");
+        let text: String = notes.chain(faults).chain([ok]).collect();
         // The exit code says the same where nobody reads.
         std::io::stdout().write_all(text.as_bytes()).ok();
         return exit::OK;

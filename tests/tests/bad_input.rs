@@ -222,8 +222,8 @@ async fn a_wrong_configuration_is_refused_whole() {
         "{err}"
     );
     assert!(
-        err.contains(":6:1: instances.1.password_file: /no/such: "),
-        "{err}"
+        !err.contains("password_file"),
+        "a missing file is no mistake of form: {err}"
     );
 
     let config = sandbox.write("collector.toml", "id = 'a'\n[zookeper]\nservers = 'x'\n");

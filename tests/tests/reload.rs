@@ -1,6 +1,8 @@
 //! SIGHUP: what changed is changed, what did not keeps its connection, and a mistake changes nothing.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use redkeeper_tests::{Sandbox, daemons::Agent, eventually, servers::Redis};
 
@@ -63,7 +65,7 @@ async fn a_reload_adds_and_drops_and_leaves_the_rest_alone() {
         Some(2.0)
     );
 
-    // A mistake, a file that is gone, and one that drops too much: nothing changes.
+    // A mistake, and a file that drops too much: nothing changes.
     reload(&agent, "[[instances]]\naddress = 'nowhere'\n", "invalid").await;
     assert!(agent.process.log().contains("\"nowhere\" is no HOST:PORT"));
     reload(&agent, "instances = []\n", "refused").await;
@@ -115,4 +117,138 @@ async fn a_rotated_password_needs_no_reload_and_causes_no_false_down() {
         before,
         "it was never anything else"
     );
+}
+
+/// What `--check-config` says, and its exit code.
+fn check(sandbox: &Sandbox, agent: &Agent) -> (Option<i32>, String) {
+    let mut command = sandbox.command("redkeeper-agent");
+    command
+        .arg("--check-config")
+        .arg("--config")
+        .arg(sandbox.path(&format!("{}.toml", agent.id)));
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test]
+async fn a_file_that_is_missing_stops_its_own_instance_only() {
+    let sandbox = Sandbox::new();
+    let (guarded, open) = (sandbox.redis().await, sandbox.redis().await);
+    guarded.ask("CONFIG SET requirepass secret").unwrap();
+    let a = sandbox.collector("a", None).await;
+    let password = sandbox.path("later");
+    let instances = format!(
+        "[[instances]]\naddress = '127.0.0.1:{}'\npassword_file = '{}'\n[[instances]]\naddress = '127.0.0.1:{}'\n",
+        guarded.port.number,
+        password.display(),
+        open.port.number
+    );
+    let probe = "[probe]\ninterval = '100ms'\nhang_after = '1s'\n";
+    let collectors = [format!("'127.0.0.1:{}'", a.grpc.number)];
+    let agent = sandbox
+        .agent_with("db01", &collectors, &format!("{probe}{instances}"))
+        .await;
+    let ids = [&guarded, &open].map(|redis| format!("db01:{}", redis.port.number));
+    eventually("the other one is UP", || a.state(&ids[1]), |s| s == UP).await;
+    eventually("it says why", || a.state(&ids[0]), |s| s == "UNKNOWN/AGENT_FAULT").await;
+    let evidence = a.instance(&ids[0]).await.unwrap().verdict.unwrap().evidence;
+    assert!(evidence.contains(&password.display().to_string()), "{evidence}");
+    let log = || async { agent.process.log() };
+    eventually("the log names the file once", log, |log| {
+        log.contains("instances.0.password_file: ")
+    })
+    .await;
+    let (code, text) = check(&sandbox, &agent);
+    assert!(
+        code == Some(0) && text.contains("warning: ") && text.contains(":9:1: instances.0.password_file"),
+        "{code:?} {text}"
+    );
+
+    // A reload with another such file changes what it can.
+    let tls = "[[instances]]\naddress = '127.0.0.1:1'\nname = 'tls'\ntls = { ca_file = '/no/such/ca' }\n";
+    reload(&agent, &format!("{probe}{instances}{tls}"), "ok").await;
+    eventually(
+        "nothing listens there",
+        || a.state("tls"),
+        |s| s == "DOWN/CONNECTION_REFUSED",
+    )
+    .await;
+    let (code, text) = check(&sandbox, &agent);
+    assert!(
+        code == Some(0) && text.matches("warning: ").count() == 2,
+        "{code:?} {text}"
+    );
+    assert_eq!(a.state(&ids[1]).await, UP);
+
+    // It heals when the file is there. A mistake of form is refused all the same.
+    std::fs::write(&password, "secret\n").unwrap();
+    eventually("UP", || a.state(&ids[0]), |s| s == UP).await;
+    agent.write_config("[[instances]]\naddress = 'nowhere'\npassword_file = '/no/such'\n");
+    let (code, text) = check(&sandbox, &agent);
+    assert!(
+        code == Some(78) && text.contains("\"nowhere\" is no"),
+        "{code:?} {text}"
+    );
+}
+
+/// Candidates that take the connection and say nothing keep discovery busy for seconds.
+#[tokio::test]
+async fn a_slow_first_look_holds_up_neither_probes_nor_the_end() {
+    let sandbox = Sandbox::new();
+    let redis = sandbox.redis().await;
+    let a = sandbox.collector("a", None).await;
+    let folder = sandbox.path("conf");
+    std::fs::create_dir(&folder).unwrap();
+    let port = redkeeper_tests::ports::port();
+    let silent: Vec<_> = (1..=200u8)
+        .map(|n| {
+            let address = std::net::SocketAddr::from(([127, 0, 2, n], port.number));
+            let text = format!("bind {}\nport {}\n", address.ip(), address.port());
+            std::fs::write(folder.join(format!("{n}.conf")), text).unwrap();
+            std::net::TcpListener::bind(address).unwrap()
+        })
+        .collect();
+    let text = format!(
+        "[probe]\ninterval = '100ms'\nhang_after = '1s'\n[discovery]\nconfig_files = ['{}/*.conf']\n\
+         [[instances]]\naddress = '127.0.0.1:{}'\n",
+        folder.display(),
+        redis.port.number
+    );
+    let collectors = [format!("'127.0.0.1:{}'", a.grpc.number)];
+    let mut agent = sandbox.agent_with("db01", &collectors, &text).await;
+    let log = || async { agent.process.log() };
+    eventually("the configured one is probed", log, |log| {
+        log.contains("state=UP")
+    })
+    .await;
+    assert_eq!(agent.metric("redkeeper_uplink_connected"), None);
+    assert!(
+        !agent.process.log().contains("stream open"),
+        "nothing is reported before the look is done"
+    );
+    agent.process.signal(Signal::SIGTERM);
+    assert_eq!(agent.process.ends_within(Duration::from_secs(3)).code(), Some(0));
+    drop(silent);
+}
+
+#[tokio::test]
+async fn discovery_that_is_switched_on_looks_at_once() {
+    let sandbox = Sandbox::new();
+    let redis = sandbox.redis().await;
+    let a = sandbox.collector("a", None).await;
+    let text = text(&[1]);
+    let collectors = [format!("'127.0.0.1:{}'", a.grpc.number)];
+    let agent = sandbox.agent_with("db01", &collectors, &text).await;
+    let file = sandbox.write(
+        "found.conf",
+        &format!("bind 127.0.0.1\nport {}\n", redis.port.number),
+    );
+    let discovery = format!(
+        "[discovery]\ninterval = '300s'\nconfig_files = ['{}']\n",
+        file.display()
+    );
+    reload(&agent, &format!("{text}{discovery}"), "ok").await;
+    let id = format!("db01:{}", redis.port.number);
+    eventually("UP", || a.state(&id), |s| s == UP).await;
 }

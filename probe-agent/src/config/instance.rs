@@ -10,7 +10,9 @@ use redkeeper_core::agent::{
 use redkeeper_proto::convert;
 
 use super::{
-    InstanceConfig, host_port,
+    InstanceConfig,
+    files::NeededFiles,
+    host_port,
     raw::{Access, Instance, Probe, RawTls},
 };
 use crate::{
@@ -19,6 +21,9 @@ use crate::{
     tls::Tls,
 };
 
+/// Stands for the folder of systemd's credentials where it gave none; `LoadCredential=` in the unit does.
+const NO_CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY (not set by systemd; add LoadCredential= to the unit)";
+
 /// What holds for all instances of an agent.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
@@ -26,6 +31,8 @@ pub(super) struct Rules {
     probe: Probe,
     access: Vec<(Vec<Pattern>, Access)>,
     credentials_directory: Option<PathBuf>,
+    /// Files that rules name, for instances that are discovered.
+    pub(super) files: NeededFiles,
 }
 
 impl Rules {
@@ -42,6 +49,7 @@ impl Rules {
             probe,
             access: Vec::new(),
             credentials_directory,
+            files: NeededFiles::default(),
         };
         for (n, entry) in access.into_iter().enumerate() {
             let at = |key: &str| format!("access.{n}.{key}");
@@ -62,11 +70,17 @@ impl Rules {
                 }
             }
             let said = (&entry.user, &entry.password_file, &entry.password_credential);
-            rules.credentials(said, &mut |key: &str, text| wrong(&at(key), text));
-            if let Some(raw) = entry.tls.clone() {
-                // Names are checked with the address of each instance.
-                tls(raw, "localhost:1", &mut |key: &str, text| wrong(&at(key), text));
-            }
+            let credentials = rules.credentials(said, &mut |key: &str, text| wrong(&at(key), text));
+            // Names are checked with the address of each instance.
+            let address = "localhost:1".to_owned();
+            let tls = entry.tls.clone();
+            let tls = tls.and_then(|raw| tls_of(raw, &address, &mut |key: &str, text| wrong(&at(key), text)));
+            let target = Target {
+                address,
+                credentials,
+                tls,
+            };
+            rules.files.add(&format!("access.{n}"), &target);
             rules.access.push((patterns, entry));
         }
         rules
@@ -146,7 +160,7 @@ impl Rules {
         }
         let said = (&entry.user, &entry.password_file, &entry.password_credential);
         let credentials = self.credentials(said, wrong);
-        let tls = entry.tls.and_then(|raw| tls(raw, &entry.address, wrong));
+        let tls = entry.tls.and_then(|raw| tls_of(raw, &entry.address, wrong));
         let probe = ProbeConfig {
             interval: self.probe.interval,
             phase: schedule::phase(&identity.id, self.probe.interval),
@@ -177,16 +191,16 @@ impl Rules {
         (user, file, credential): (&Option<String>, &Option<String>, &Option<String>),
         wrong: &mut impl FnMut(&str, String),
     ) -> Option<Credentials> {
-        let (key, path) = match (file, credential) {
+        let path = match (file, credential) {
             (Some(_), Some(_)) => {
                 wrong(
                     "password_credential",
-                    "is named beside `password_file`; remove one of both".to_owned(),
+                    "is named beside `password_file`; remove one of them".to_owned(),
                 );
                 return None;
             }
-            (Some(file), None) => ("password_file", PathBuf::from(file)),
-            (None, Some(name)) => ("password_credential", self.credential(name, wrong)?),
+            (Some(file), None) => PathBuf::from(file),
+            (None, Some(name)) => self.credential(name, wrong)?,
             (None, None) => {
                 if user.is_some() {
                     wrong(
@@ -197,14 +211,10 @@ impl Rules {
                 return None;
             }
         };
-        let credentials = Credentials {
+        Some(Credentials {
             user: user.clone(),
             password_file: path,
-        };
-        if let Err(e) = credentials.password() {
-            wrong(key, format!("{e}; make it readable for the agent's user"));
-        }
-        Some(credentials)
+        })
     }
 
     /// The file of a systemd credential.
@@ -217,20 +227,19 @@ impl Rules {
             );
             return None;
         }
-        let Some(folder) = &self.credentials_directory else {
-            let text = format!(
-                "systemd gave no credentials to this process; add `LoadCredential={name}:/path/to/file` to the unit"
-            );
-            wrong(key, text);
-            return None;
-        };
-        Some(folder.join(name))
+        let none_given = || PathBuf::from(NO_CREDENTIALS);
+        Some(
+            self.credentials_directory
+                .clone()
+                .unwrap_or_else(none_given)
+                .join(name),
+        )
     }
 }
 
-fn tls(raw: RawTls, address: &str, wrong: &mut impl FnMut(&str, String)) -> Option<Tls> {
+fn tls_of(raw: RawTls, address: &str, wrong: &mut impl FnMut(&str, String)) -> Option<Tls> {
     if address.starts_with('/') {
-        let text = "is not spoken over a Unix socket; remove one of both";
+        let text = "is not spoken over a Unix socket; remove one of them";
         wrong("tls", text.to_owned());
         return None;
     }
@@ -246,12 +255,6 @@ fn tls(raw: RawTls, address: &str, wrong: &mut impl FnMut(&str, String)) -> Opti
             .map(|(cert, key)| (cert.into(), key.into())),
         server_name: raw.server_name,
     };
-    if let Err(e) = tls.load() {
-        wrong(
-            "tls",
-            format!("{e}; make it a PEM file that the agent's user can read"),
-        );
-    }
     if let Err(e) = tls.name(address) {
         wrong("tls", e);
     }

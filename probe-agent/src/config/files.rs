@@ -1,0 +1,98 @@
+//! Files that instances need: passwords, certificates, keys. One that is missing is no mistake of form: its instance is
+//! UNKNOWN and says why, all others are probed, and it heals when the file appears, because each connection reads it anew.
+//! What is wrong with them now is said by `--check-config`, and once at a start and a reload.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    redis::{Credentials, Target},
+    tls::Tls,
+};
+
+/// Files that belong together.
+#[derive(Clone, Debug)]
+pub(super) enum Needed {
+    /// A password.
+    Password(Credentials),
+    /// Authorities, and perhaps a certificate and its key.
+    Tls(Tls),
+}
+
+impl Needed {
+    /// What is wrong with them, and what to do.
+    fn fault(&self) -> Option<String> {
+        match self {
+            Self::Password(credentials) => credentials
+                .password()
+                .err()
+                .map(|e| format!("{e}; make it readable for the agent's user")),
+            Self::Tls(tls) => tls
+                .load()
+                .err()
+                .map(|e| format!("{e}; make it a PEM file that the agent's user can read")),
+        }
+    }
+}
+
+/// All files that a configuration names, each with the place where it is named first.
+#[derive(Clone, Debug, Default)]
+pub struct NeededFiles(Vec<(String, Needed)>);
+
+impl NeededFiles {
+    /// Adds those of one entry, named at `key` such as `instances.0`.
+    pub(super) fn add(&mut self, key: &str, target: &Target) {
+        if let Some(credentials) = &target.credentials {
+            self.0.push((
+                format!("{key}.password_file"),
+                Needed::Password(credentials.clone()),
+            ));
+        }
+        if let Some(tls) = &target.tls {
+            self.0.push((format!("{key}.tls"), Needed::Tls(tls.clone())));
+        }
+    }
+
+    /// Keeps each once, and says by `place` where it is named.
+    pub(super) fn placed(self, place: impl Fn(&str) -> String) -> Self {
+        let mut seen = BTreeSet::new();
+        let first = |(_, needed): &(String, Needed)| seen.insert(format!("{needed:?}"));
+        let all = self.0.into_iter().filter(first);
+        Self(all.map(|(key, needed)| (place(&key), needed)).collect())
+    }
+
+    /// What is wrong with them now, one line each. Reads them all, so it may wait for a file system.
+    pub fn faults(&self) -> Vec<String> {
+        let fault = |(place, needed): &(String, Needed)| Some(format!("{place}: {}", needed.fault()?));
+        self.0.iter().filter_map(fault).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_file_is_told_once_and_heals() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target {
+            address: "127.0.0.1:1".to_owned(),
+            credentials: Some(Credentials {
+                user: None,
+                password_file: folder.path().join("password"),
+            }),
+            tls: None,
+        };
+        let mut needed = NeededFiles::default();
+        needed.add("instances.0", &target);
+        needed.add("instances.1", &target);
+        let needed = needed.placed(|key| format!("agent.toml:3:1: {key}"));
+        let faults = needed.faults();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(
+            faults[0].starts_with("agent.toml:3:1: instances.0.password_file: "),
+            "{faults:?}"
+        );
+        std::fs::write(folder.path().join("password"), "secret\n").unwrap();
+        assert_eq!(needed.faults(), [""; 0]);
+    }
+}
