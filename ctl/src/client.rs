@@ -90,6 +90,7 @@ async fn ask<T>(
             }
             _ => Err(Failed::Refused(status)),
         },
+        Err(status) if is_refusal(&status) => Err(Failed::Refused(status)),
         Err(status) => Err(Failed::NoCollector(no_answer(&status, address).await)),
     }
 }
@@ -99,6 +100,15 @@ fn says_a_collector(status: &Status) -> bool {
     status
         .get_details_error_info()
         .is_some_and(|info| info.domain == "redkeeper")
+}
+
+/// What its library refuses before a collector sees it, such as a request that is too large. The request is at fault.
+fn is_refusal(status: &Status) -> bool {
+    let about_the_request = matches!(
+        status.code(),
+        Code::OutOfRange | Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated
+    );
+    about_the_request && !status.message().contains("HTTP status code")
 }
 
 async fn no_answer(status: &Status, address: &HostPort) -> String {

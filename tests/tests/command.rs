@@ -116,6 +116,14 @@ async fn the_first_answer_decides_and_an_endpoint_that_is_no_collector_is_named(
     let both = format!("127.0.0.1:{good},127.0.0.1:1");
     let output = run(ask(&sandbox, &both, &["get", "nobody:1"])).await;
     assert!(text(&output.stderr).contains("no instance \"nobody:1\" is known"));
+    // So is what its library says of a request that is too large.
+    let long = "a".repeat(70_000);
+    let output = run(ask(&sandbox, &both, &["list", "--host", &long])).await;
+    assert!(
+        text(&output.stderr).contains("too large"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[tokio::test]
