@@ -422,7 +422,11 @@ pub(crate) fn cluster(status: &v1::GetClusterStatusResponse) -> io::Result<()> {
             session => session.to_lowercase(),
         },
         match &store.since_time {
-            Some(at) => format!(" since {} ({})", clock(Some(at)), since_by_own_clock(Some(at))),
+            Some(at) => format!(
+                " since {} ({})",
+                clock(Some(at)),
+                span(store.since_age.as_ref()).unwrap_or_default()
+            ),
             None => String::new(),
         },
         store.phase,
@@ -438,8 +442,8 @@ pub(crate) fn cluster(status: &v1::GetClusterStatusResponse) -> io::Result<()> {
             m.id.clone(),
             m.address.clone(),
             if m.leader { "leader *" } else { "follower" }.to_owned(),
-            match &m.silent_since_time {
-                Some(at) => format!("✗ no answer for {}", since_by_own_clock(Some(at))),
+            match span(m.silent_age.as_ref()) {
+                Some(age) => format!("✗ no answer for {age}"),
                 None => "✓".to_owned(),
             },
             m.version.clone(),

@@ -5,6 +5,7 @@ use std::ops::Bound;
 use redkeeper_core::{
     ids::{AgentId, ClusterName, InstanceId, Revision},
     status::State,
+    time::WallMs,
 };
 use redkeeper_proto::{
     convert,
@@ -203,6 +204,10 @@ impl StatusService for Queries {
             Some(Connection::Lost) | None => Session::None,
         };
         let peers = self.peers.borrow().clone();
+        let wall = self.clock.wall();
+        let age = |at: WallMs| {
+            convert::duration_to_wire(std::time::Duration::from_millis(wall.0.saturating_sub(at.0)))
+        };
         let member = |member: crate::znode::CollectorJson| {
             let silent = peers
                 .peers
@@ -215,6 +220,7 @@ impl StatusService for Queries {
                 version: member.version,
                 silent_since_time: silent.and_then(|peer| convert::time_to_wire(peer.silent_since?)),
                 error: silent.map_or_else(String::new, |peer| peer.error.clone()),
+                silent_age: silent.and_then(|peer| peer.silent_since).map(age),
             }
         };
         let warning = |warning: Warning| v1::Warning {
@@ -251,6 +257,7 @@ impl StatusService for Queries {
                     directory.servers.clone()
                 },
                 since_time: directory.since.and_then(convert::time_to_wire),
+                since_age: directory.since.map(age),
             }),
             agents_heard: count(view.agents.len() - silent),
             agents_silent: count(silent),
