@@ -6,6 +6,7 @@ mod known;
 mod output;
 mod run;
 mod seems;
+mod text;
 
 use std::process::ExitCode;
 
