@@ -243,7 +243,14 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
         );
     }
     let agent = id.as_ref().map_or("", AgentId::as_str).to_owned();
-    let rules = Rules::new(agent, raw.probe, raw.access, folders.credentials, &mut wrong);
+    let rules = Rules::new(
+        agent,
+        raw.probe,
+        raw.access,
+        folders.credentials,
+        raw.discovery.password_users.clone(),
+        &mut wrong,
+    );
     let mut seen = BTreeMap::new();
     let (mut instances, mut files) = (Vec::new(), rules.files.clone());
     for (n, entry) in list.into_iter().enumerate() {

@@ -79,6 +79,7 @@ pub fn main(probe: &Probe) -> ExitCode {
 
 async fn diagnose(probe: &Probe) -> Diagnosis {
     let target = Target {
+        owners: None,
         address: probe.address.clone(),
         credentials: probe.password_file.clone().map(|password_file| Credentials {
             user: probe.user.clone(),

@@ -11,7 +11,11 @@ use std::{
 use futures_util::{StreamExt, stream};
 use glob::Pattern;
 use redkeeper_core::{
-    agent::{info, prober::Command, reply::Reply},
+    agent::{
+        info,
+        prober::{Command, ConnectFailure},
+        reply::Reply,
+    },
     status::Role,
 };
 
@@ -208,7 +212,9 @@ pub async fn find(
     for (n, answer) in answers {
         let candidate = &mut found[n];
         candidate.left = match answer {
-            Err(why) => Some(Left::Because(why)),
+            // Its process lives: it is an instance, and its status says what is wrong with it.
+            Err(Unconfirmed::NoAnswer(_)) if candidate.lives => None,
+            Err(Unconfirmed::NoAnswer(why) | Unconfirmed::IsNone(why)) => Some(Left::Because(why)),
             Ok(told) if told.role == Some(Role::Sentinel) => Some(Left::Unwanted(SENTINEL)),
             // It does not say which server it is.
             Ok(told) if told.run_id.is_empty() => None,
@@ -234,7 +240,10 @@ const SENTINEL: &str = "is a Sentinel, which holds no data";
 async fn run_ids(known: Vec<Known>) -> BTreeMap<String, String> {
     let asked = known.into_iter().map(|known| async move {
         let run_id = if known.run_id.is_empty() {
-            confirm(&known.target).await.unwrap_or_default().run_id
+            confirm(&known.target)
+                .await
+                .map(|told| told.run_id)
+                .unwrap_or_default()
         } else {
             known.run_id
         };
@@ -249,16 +258,36 @@ async fn run_ids(known: Vec<Known>) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Why a candidate was not confirmed.
+enum Unconfirmed {
+    /// Nothing contradicts that it is a server: it hangs, or the agent itself could not ask.
+    NoAnswer(String),
+    /// It is none, or is not there.
+    IsNone(String),
+}
+
+impl From<ConnectFailure> for Unconfirmed {
+    fn from(failure: ConnectFailure) -> Self {
+        let why = format!("cannot be spoken to: {}", failure.words());
+        match failure {
+            ConnectFailure::TimedOut
+            | ConnectFailure::TlsSilent
+            | ConnectFailure::Own(_)
+            | ConnectFailure::OwnDelay(_) => Self::NoAnswer(why),
+            _ => Self::IsNone(why),
+        }
+    }
+}
+
 /// Speaks to it. Any RESP answer proves a server; INFO, where it is allowed, tells which one it is: `run_id` and
 /// `tcp_port`.
-async fn confirm(target: &Target) -> Result<Told, String> {
+async fn confirm(target: &Target) -> Result<Told, Unconfirmed> {
     let ask = async {
-        let connected = redis::connect(target, CONFIRM_TIMEOUT).await;
-        let mut connection =
-            connected.map_err(|failure| format!("cannot be spoken to: {}", failure.words()))?;
+        let mut connection = redis::connect(target, CONFIRM_TIMEOUT).await?;
         let auth = target.credentials.is_some().then_some(Command::Auth);
         let commands: Vec<_> = auth.into_iter().chain([Command::Ping, Command::Info]).collect();
-        connection.send(&commands).await?;
+        let is_none = |how: String| Unconfirmed::IsNone(format!("cannot be spoken to: {how}"));
+        connection.send(&commands).await.map_err(is_none)?;
         let mut told = Told::default();
         for (n, command) in commands.iter().enumerate() {
             match connection.receive().await {
@@ -274,18 +303,20 @@ async fn confirm(target: &Target) -> Result<Told, String> {
                 Received::Reply(_) => {}
                 // It said a word before, so it is one.
                 Received::Closed(_) if n > 0 => break,
-                Received::Closed(how) => return Err(format!("cannot be spoken to: {how}")),
-                Received::Garbage(_) => return Err("does not speak RESP".to_owned()),
-                Received::Refused(failure) => {
-                    return Err(format!("cannot be spoken to: {}", failure.words()));
-                }
+                Received::Closed(how) => return Err(is_none(how)),
+                Received::Garbage(_) => return Err(Unconfirmed::IsNone("does not speak RESP".to_owned())),
+                Received::Refused(failure) => return Err(failure.into()),
             }
         }
         Ok(told)
     };
+    let late = |_| {
+        let why = format!("connected, but no answer within {CONFIRM_TIMEOUT:?}");
+        Err(Unconfirmed::NoAnswer(why))
+    };
     tokio::time::timeout(CONFIRM_TIMEOUT, ask)
         .await
-        .unwrap_or_else(|_| Err(format!("connected, but no answer within {CONFIRM_TIMEOUT:?}")))
+        .unwrap_or_else(late)
 }
 
 /// The table of `discover --explain`; `ids` of what is taken, by address.

@@ -7,6 +7,7 @@
 //! * [`alarm`]: the one timer of all workers.
 //! * [`descriptors`]: how many of them connections to instances may use.
 //! * [`process`]: the server's process as `/proc` shows it.
+//! * [`owner`]: whose server listens somewhere, and whether it may have a password.
 //! * [`overseer`]: owns the workers, replaces one that panicked or stopped.
 //! * [`reload`] the configuration on SIGHUP, and [`roster`]: what was discovered.
 //! * [`uplink`]: one task for each collector around `core::agent::outbox`.
@@ -27,6 +28,7 @@ pub mod discover;
 pub mod discovery;
 pub mod metrics;
 pub mod overseer;
+pub mod owner;
 pub mod process;
 pub mod redis;
 pub mod reload;

@@ -198,12 +198,18 @@ fn unix_inodes(path: &str) -> HashSet<u64> {
 
 /// Inodes and addresses of the sockets that listen, from a table of `/proc/net`.
 pub fn listeners(table: &str) -> impl Iterator<Item = (u64, SocketAddr)> {
+    listeners_and_owners(table).map(|(inode, address, _)| (inode, address))
+}
+
+/// The same, with the users to whom they belong.
+pub fn listeners_and_owners(table: &str) -> impl Iterator<Item = (u64, SocketAddr, u32)> {
     table.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let local = fields.nth(1)?;
         let (_remote, state) = (fields.next()?, fields.next()?);
-        let inode = fields.nth(5)?.parse().ok()?;
-        (state == "0A").then_some((inode, socket_address(local)?))
+        let owner = fields.nth(3)?.parse().ok()?;
+        let inode = fields.nth(1)?.parse().ok()?;
+        (state == "0A").then_some((inode, socket_address(local)?, owner))
     })
 }
 

@@ -22,6 +22,7 @@ use nix::{
 use crate::{
     blocking::Bounded,
     descriptors::Permit,
+    owner::TrustedOwners,
     tls::{self, Tls},
 };
 use redkeeper_core::agent::{
@@ -44,6 +45,8 @@ pub struct Target {
     pub credentials: Option<Credentials>,
     /// TLS, where it is spoken.
     pub tls: Option<Tls>,
+    /// Whose server alone gets the password, without TLS to prove it: that of what was merely found.
+    pub owners: Option<TrustedOwners>,
 }
 
 /// User and password. The password stays in its file until a connection needs it.
@@ -191,6 +194,13 @@ pub async fn connect_by_steps(
     let auth = match &target.credentials {
         None => None,
         Some(credentials) => {
+            if let (Some(owners), None) = (&target.owners, &target.tls) {
+                let asked = (
+                    owners.clone(),
+                    peer.map_or_else(|| target.address.clone(), |peer| peer.to_string()),
+                );
+                read_files(limit, asked, |(owners, address)| owners.check(address)).await?;
+            }
             let password = read_files(limit, credentials.clone(), Credentials::password).await?;
             let mut command = redis::cmd("AUTH");
             if let Some(user) = &credentials.user {

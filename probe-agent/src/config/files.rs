@@ -75,6 +75,7 @@ mod tests {
     fn each_file_is_told_once_and_heals() {
         let folder = tempfile::tempdir().unwrap();
         let target = Target {
+            owners: None,
             address: "127.0.0.1:1".to_owned(),
             credentials: Some(Credentials {
                 user: None,

@@ -16,6 +16,7 @@ use super::{
     raw::{Access, Instance, Probe, RawTls},
 };
 use crate::{
+    owner::TrustedOwners,
     process::is_local,
     redis::{Credentials, Target},
     tls::Tls,
@@ -31,6 +32,8 @@ pub(super) struct Rules {
     probe: Probe,
     access: Vec<(Vec<Pattern>, Access)>,
     credentials_directory: Option<PathBuf>,
+    /// Whose servers get passwords, where they were merely found.
+    password_users: TrustedOwners,
     /// Files that rules name, for instances that are discovered.
     pub(super) files: NeededFiles,
 }
@@ -42,6 +45,7 @@ impl Rules {
         probe: Probe,
         access: Vec<Access>,
         credentials_directory: Option<PathBuf>,
+        password_users: Vec<String>,
         wrong: &mut impl FnMut(&str, String),
     ) -> Self {
         let mut rules = Self {
@@ -49,6 +53,7 @@ impl Rules {
             probe,
             access: Vec::new(),
             credentials_directory,
+            password_users: TrustedOwners::new(password_users),
             files: NeededFiles::default(),
         };
         for (n, entry) in access.into_iter().enumerate() {
@@ -76,6 +81,7 @@ impl Rules {
             let tls = entry.tls.clone();
             let tls = tls.and_then(|raw| tls_of(raw, &address, &mut |key: &str, text| wrong(&at(key), text)));
             let target = Target {
+                owners: None,
                 address,
                 credentials,
                 tls,
@@ -101,7 +107,16 @@ impl Rules {
         let mut problems = Vec::new();
         let found = self.instance(entry, &mut |_: &str, text| problems.push(text));
         match found {
-            Some(config) if problems.is_empty() => Ok(config),
+            Some(config) if problems.is_empty() => {
+                let target = Target {
+                    owners: Some(self.password_users.clone()),
+                    ..(*config.target).clone()
+                };
+                Ok(InstanceConfig {
+                    target: Arc::new(target),
+                    ..config
+                })
+            }
             _ => Err(problems.join("; ")),
         }
     }
@@ -177,6 +192,7 @@ impl Rules {
         };
         Some(InstanceConfig {
             target: Arc::new(Target {
+                owners: None,
                 address: entry.address,
                 credentials,
                 tls,

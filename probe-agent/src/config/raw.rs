@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use redkeeper_runtime::daemon::Log;
 use serde::Deserialize;
 
-use crate::discovery::PROCESS_NAMES;
+use crate::{discovery::PROCESS_NAMES, owner::DEFAULT_OWNERS};
 
 #[derive(Deserialize, Debug)]
 #[serde(default, deny_unknown_fields)]
@@ -47,6 +47,7 @@ pub(super) struct Discovery {
     pub(super) processes: bool,
     pub(super) names: Vec<String>,
     pub(super) ignore: Vec<String>,
+    pub(super) password_users: Vec<String>,
     #[serde(with = "humantime_serde")]
     pub(super) interval: Duration,
     #[serde(with = "humantime_serde")]
@@ -61,6 +62,7 @@ impl Default for Discovery {
             processes: false,
             names: PROCESS_NAMES.map(str::to_owned).to_vec(),
             ignore: Vec::new(),
+            password_users: DEFAULT_OWNERS.map(str::to_owned).to_vec(),
             interval: Duration::from_secs(30),
             forget_after: Duration::from_secs(600),
             state_file: None,
