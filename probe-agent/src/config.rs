@@ -22,6 +22,7 @@ use redkeeper_runtime::{
     daemon::{Configuration, Log, listen_address},
 };
 
+mod address_pattern;
 mod files;
 mod instance;
 mod raw;
@@ -282,7 +283,7 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
     }
     let mut ignore = Vec::new();
     for (n, text) in raw.discovery.ignore.iter().enumerate() {
-        match glob::Pattern::new(text) {
+        match address_pattern::address_pattern(text) {
             Ok(pattern) => ignore.push(pattern),
             Err(e) => wrong(
                 &format!("discovery.ignore.{n}"),

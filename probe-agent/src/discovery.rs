@@ -39,16 +39,18 @@ pub struct Settings {
     pub ignore: Vec<Pattern>,
 }
 
-/// Names of servers' processes. Sentinel and docker-proxy are listed so that they are explained.
-pub const PROCESS_NAMES: [&str; 9] = [
-    "redis-server",
-    "valkey-server",
-    "keydb-server",
-    "dragonfly",
-    "kvrocks",
+/// Names of servers' processes, as globs: distributions put versions into them, such as `redis6-server`. Sentinel and
+/// docker-proxy are listed so that they are explained.
+pub const PROCESS_NAMES: [&str; 10] = [
+    "redis*-server*",
+    "valkey*-server*",
+    "keydb*-server*",
+    "codis-server*",
+    "dragonfly*",
+    "kvrocks*",
     "[Gg]arnet*",
-    "redis-sentinel",
-    "valkey-sentinel",
+    "redis*-sentinel*",
+    "valkey*-sentin*",
     "docker-proxy",
 ];
 

@@ -146,7 +146,10 @@ pub fn parse(text: &str) -> Info {
     info.version = cut(version, VERSION_BYTES_MAX);
     if info.role == Some(Role::Replica) && !master_host.is_empty() {
         info.master_address = cut(
-            &format!("{master_host}:{master_port}"),
+            &match master_host.contains(':') {
+                true => format!("[{master_host}]:{master_port}"),
+                false => format!("{master_host}:{master_port}"),
+            },
             crate::limits::ADDRESS_BYTES_MAX,
         );
     }

@@ -57,9 +57,14 @@ impl ServerConf {
     /// How to reach it; `None` where it listens nowhere.
     pub fn endpoint(&self) -> Option<Endpoint> {
         let default = if self.sentinel { 26_379 } else { 6_379 };
-        let port = self.port.unwrap_or(default);
+        // `bind ""`: it listens on no address.
+        let nowhere = !self.binds.is_empty() && self.binds.iter().all(String::is_empty);
+        let (port, tls_port) = match nowhere {
+            true => (0, 0),
+            false => (self.port.unwrap_or(default), self.tls_port.unwrap_or(0)),
+        };
         let host = self.host();
-        match (port, self.tls_port.unwrap_or(0), &self.unix_socket) {
+        match (port, tls_port, &self.unix_socket) {
             (0, 0, Some(path)) => Some(Endpoint::Unix(path.clone())),
             (0, 0, None) => None,
             (0, tls, _) => Some(Endpoint::Tls(format!("{host}:{tls}"))),
@@ -122,6 +127,29 @@ mod tests {
         let mut conf = ServerConf::default();
         conf.read(text);
         conf
+    }
+
+    #[test]
+    fn odd_binds_are_understood() {
+        for (text, wanted) in [
+            ("bind \"\"\n", None),
+            (
+                "bind \"\"\nunixsocket /run/r.sock\n",
+                Some(Endpoint::Unix("/run/r.sock".into())),
+            ),
+            (
+                "bind -127.0.0.1\n",
+                Some(Endpoint::Plain("127.0.0.1:6379".into())),
+            ),
+            ("bind -::1\n", Some(Endpoint::Plain("[::1]:6379".into()))),
+            ("bind -::*\n", Some(Endpoint::Plain("[::1]:6379".into()))),
+            ("bind * -::*\n", Some(Endpoint::Plain("127.0.0.1:6379".into()))),
+            ("bind -10.0.0.1\n", Some(Endpoint::Plain("10.0.0.1:6379".into()))),
+        ] {
+            let mut conf = ServerConf::default();
+            conf.read(text);
+            assert_eq!(conf.endpoint(), wanted, "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use redkeeper_proto::convert;
 
 use super::{
     InstanceConfig,
+    address_pattern::address_pattern,
     files::NeededFiles,
     host_port,
     raw::{Access, Instance, Probe, RawTls},
@@ -66,7 +67,7 @@ impl Rules {
             }
             let mut patterns = Vec::new();
             for (m, text) in entry.addresses.iter().enumerate() {
-                match Pattern::new(text) {
+                match address_pattern(text) {
                     Ok(pattern) => patterns.push(pattern),
                     Err(e) => wrong(
                         &at(&format!("addresses.{m}")),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use glob::Pattern;
+use redkeeper_core::agent::server_conf::{Endpoint, ServerConf};
 
 use super::{Candidate, SENTINEL};
 use crate::process::listeners;
@@ -248,16 +249,45 @@ fn sockets(pid: u32) -> Option<BTreeSet<u64>> {
     Some(descriptors.flatten().filter_map(inode).collect())
 }
 
-/// `redis-server *:6379 [cluster]`, or `... unixsocket:/path`.
+/// The address in a title: `redis-server *:6379 [cluster]`, or `... unixsocket:/path`, or where the server does not write
+/// one, its options by their names. Values of other options, which may be secrets, are never taken for one.
 fn by_title(title: &str) -> Option<String> {
-    let word = title.split_whitespace().find(|word| word.contains(':'))?;
+    let mut words = title.split_whitespace().skip(1).peekable();
+    let first = *words.peek()?;
+    if !first.starts_with("--") && first.contains(':') {
+        return by_address(first);
+    }
+    let mut text = String::new();
+    for word in words {
+        match word.strip_prefix("--") {
+            Some(option) => text.push_str(&format!("\n{option}")),
+            None => text.push_str(&format!(" {word}")),
+        }
+    }
+    // Without one of these the defaults would be a guess.
+    let options = ["port", "tls-port", "bind", "unixsocket"];
+    let named = |line: &str| line.split(' ').next().is_some_and(|name| options.contains(&name));
+    if !text.lines().any(named) {
+        return None;
+    }
+    let mut conf = ServerConf::default();
+    conf.read(&text);
+    match conf.endpoint()? {
+        Endpoint::Plain(address) | Endpoint::Unix(address) => Some(address),
+        Endpoint::Tls(_) => None,
+    }
+}
+
+fn by_address(word: &str) -> Option<String> {
     if let Some(path) = word.strip_prefix("unixsocket:") {
         return Some(path.to_owned());
     }
     let (host, port) = word.rsplit_once(':')?;
     let port: u16 = port.parse().ok().filter(|port| *port > 0)?;
-    let host = match host {
+    // A dash says that the server starts though this address is not there.
+    let host = match host.trim_start_matches('-') {
         "*" | "0.0.0.0" => "127.0.0.1",
+        "::" | "::*" => "::1",
         host => host,
     };
     Some(if host.contains(':') {
@@ -286,6 +316,20 @@ mod tests {
             Some("/run/r.sock")
         );
         assert_eq!(by_title("redis-server ::1:6379").as_deref(), Some("[::1]:6379"));
+        assert_eq!(by_title("redis-server -::1:6379").as_deref(), Some("[::1]:6379"));
+        assert_eq!(by_title("redis-server ::*:6379").as_deref(), Some("[::1]:6379"));
+        assert_eq!(by_title("redis-server -::*:6379").as_deref(), Some("[::1]:6379"));
+        assert_eq!(
+            by_title("keydb-server --masterauth secretpw:4711 --port 7000 --bind -::1 127.0.0.1").as_deref(),
+            Some("127.0.0.1:7000")
+        );
+        for secret in [
+            "redis-server --requirepass secretpw:4711",
+            "redis-server /etc/redis.conf --masterauth secretpw:4711",
+            "redis-server --masteruser a:1 --masterauth b:2",
+        ] {
+            assert_eq!(by_title(secret), None, "{secret}");
+        }
         assert_eq!(by_title("redis-server"), None);
         assert_eq!(by_title("redis-server x:y"), None);
     }
