@@ -19,6 +19,12 @@ pub type Intervals = Vec<Range<u64>>;
 /// What was true of each instance: the state that a perfect observer would publish, from when on, in order.
 pub type Truth = BTreeMap<String, Vec<(u64, String)>>;
 
+/// When each agent died, or lost its way to a collector, in order.
+pub type Lost = BTreeMap<String, Vec<u64>>;
+
+/// Longest time between two messages of an agent that is heard, in milliseconds.
+const HEARTBEAT_MAX: u64 = 1_000;
+
 /// I1: epochs grow, one session writes in each, and nobody writes statuses with another epoch than the newest.
 /// Sessions in `others` are other hands of the test, which may write what they like.
 ///
@@ -261,11 +267,12 @@ fn is_collectors_own(reason: &Value) -> bool {
 }
 
 /// I5: a new leader gives every agent the whole of `silent_after` before it replaces what its predecessor published
-/// by "silent".
+/// by "silent". What it heard as well as the predecessor, and no longer hears since an agent was lost (`lost`, by agent),
+/// is silent `silent_after` later, whoever leads then.
 ///
 /// # Errors
 /// The first violation.
-pub fn no_hasty_silence(txns: &[Txn], silent_after: u64) -> Result<(), Violation> {
+pub fn no_hasty_silence(txns: &[Txn], lost: &Lost, silent_after: u64) -> Result<(), Violation> {
     // By instance: in the term that was claimed then, a status of its agent was written.
     let (mut claimed, mut held) = (0, BTreeMap::<&str, Option<u64>>::new());
     // One that leads again after itself knows all that it published.
@@ -283,7 +290,12 @@ pub fn no_hasty_silence(txns: &[Txn], silent_after: u64) -> Result<(), Violation
             let kept = !matches!(op, Op::Delete(_)) && !is_collectors_own(&json["reason"]);
             let before = held.insert(id, kept.then_some(claimed)).flatten();
             let taken_over = !again && before.is_some_and(|term| term != claimed);
-            if json["reason"] == "AGENT_SILENT" && taken_over && txn.at < claimed + silent_after {
+            // One heartbeat less than `silent_after` passes between the loss and the verdict.
+            let due = (txn.at + HEARTBEAT_MAX).saturating_sub(silent_after);
+            let losses = id.split(':').next().and_then(|agent| lost.get(agent));
+            let is_lost = losses.is_some_and(|losses| losses.first().is_some_and(|at| *at <= due));
+            let hasty = !is_lost && txn.at < claimed + silent_after;
+            if json["reason"] == "AGENT_SILENT" && taken_over && hasty {
                 return Err(format!(
                     "{id} was called silent at {}, claimed was at {claimed}",
                     txn.at

@@ -19,7 +19,7 @@ pub use flag::Flag;
 
 use self::{agent::Agent, collector::Collector, ensemble::Ensemble};
 use crate::{
-    check::{self, Truth},
+    check::{self, Lost, Truth},
     history::Txn,
     servers::status_path,
 };
@@ -68,6 +68,7 @@ struct World {
     collectors: Fleet,
     agents: Vec<Agent>,
     truth: Truth,
+    lost: Lost,
     others: BTreeSet<i64>,
     journal: Vec<String>,
 }
@@ -100,6 +101,7 @@ impl World {
             collectors: Arc::new(Mutex::new(collectors)),
             agents,
             truth: Truth::new(),
+            lost: Lost::new(),
             others: BTreeSet::new(),
             journal: Vec::new(),
         }
@@ -107,6 +109,11 @@ impl World {
 
     fn collectors(&self) -> MutexGuard<'_, Vec<Collector>> {
         self.collectors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lose(&mut self, agent: usize) {
+        let (now, agent) = (self.ensemble.now(), self.agents[agent].id.to_string());
+        self.lost.entry(agent).or_default().push(now);
     }
 
     fn note(&mut self, what: String) {
@@ -197,7 +204,9 @@ impl World {
                     self.agents[agent].id,
                     if runs { "dies" } else { "starts" }
                 ));
-                if !runs {
+                if runs {
+                    self.lose(agent);
+                } else {
                     let (mut rng, fleet) = (self.rng.fork(), Arc::clone(&self.collectors));
                     self.agents[agent].start(&fleet, self.clock, &mut rng);
                 }
@@ -205,6 +214,9 @@ impl World {
             5 | 6 => {
                 let link = Arc::clone(&self.agents[agent].links[collector]);
                 link.set(!link.get());
+                if !link.get() {
+                    self.lose(agent);
+                }
                 let word = if link.get() { "whole" } else { "cut" };
                 self.note(format!(
                     "{} to collector {collector}: {word}",
@@ -277,7 +289,7 @@ impl World {
         check::sole_writer(&history, &self.others)?;
         check::no_stale_overwrite(&history, &self.others)?;
         check::no_false_down(&history, &self.truth, &self.others, ms(LAG))?;
-        check::no_hasty_silence(&history, ms(collector::SILENT_AFTER))?;
+        check::no_hasty_silence(&history, &self.lost, ms(collector::SILENT_AFTER))?;
         check::live_again(&history, &self.truth, healed, ms(CONVERGED))?;
         let rest = healed + ms(CONVERGED)..u64::MAX;
         check::neutral(&history, &rest)?;

@@ -128,8 +128,21 @@ fn i5_a_status_that_changes_in_a_failover_is_seen() {
 fn i5_a_hasty_silence_after_a_claim_is_seen() {
     let silent = |at| status(at, 2, "UNKNOWN", "AGENT_SILENT", 2, ("a", 1));
     let good = [up(5, 1, 1, ("a", 1)), claim(50, 2, 2), silent(80)];
-    assert_eq!(no_hasty_silence(&good, 30), Ok(()));
-    assert!(no_hasty_silence(&good, 31).is_err());
+    let mut lost = Lost::new();
+    assert_eq!(no_hasty_silence(&good, &lost, 30), Ok(()));
+    assert!(no_hasty_silence(&good, &lost, 31).is_err());
+    // Its agent was lost long enough before; or not.
+    let agent = "i".to_owned();
+    let at = [(5_000, 2_000, true), (5_000, 3_500, false)];
+    for (silent_at, lost_at, is_right) in at {
+        let txns = [up(5, 1, 1, ("a", 1)), claim(4_000, 2, 2), silent(silent_at)];
+        lost.insert(agent.clone(), vec![lost_at]);
+        assert_eq!(
+            no_hasty_silence(&txns, &lost, 3_000).is_ok(),
+            is_right,
+            "{lost_at}"
+        );
+    }
 }
 
 #[test]
