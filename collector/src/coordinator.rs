@@ -208,9 +208,10 @@ impl<S: Store> Coordinator<S> {
                     },
                     Effect::Hold => {
                         lease.ended();
-                        if let Some(publishing) = &mut publishing {
+                        if let Some(publishing) = &mut publishing
+                            && publishing.hold()
+                        {
                             tracing::info!("publishing is on hold until leadership is proved");
-                            publishing.hold();
                         }
                     }
                     Effect::Drop => return SessionEnd::Dropped,

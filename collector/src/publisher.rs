@@ -8,7 +8,7 @@ use redkeeper_core::{
     dedupe::Origin,
     election::{Input, Term},
     ids::{Bucket, InstanceId, Revision},
-    publish::{Difference, Found, Publisher, Record, Refusal},
+    publish::{Difference, Found, Publisher, Record, Refusal, Unknown},
     status::{Reason, Status},
     time::Mono,
 };
@@ -78,6 +78,8 @@ pub struct Publishing<S: Store> {
     /// Changes up to here have been marked.
     seen: Revision,
     held: bool,
+    /// The coordinator said so, since the last [`resume`](Self::resume).
+    told_to_hold: bool,
     live: bool,
     /// The write that says so is under way.
     going_live: bool,
@@ -111,20 +113,22 @@ impl<S: Store> Publishing<S> {
             commits: FuturesUnordered::new(),
             seen: Revision(0),
             held: false,
+            told_to_hold: false,
             live: false,
             going_live: false,
             unsettled: false,
         }
     }
 
-    /// Writes nothing more until [`resume`](Self::resume).
-    pub fn hold(&mut self) {
+    /// Writes nothing more until [`resume`](Self::resume). True the first time.
+    pub fn hold(&mut self) -> bool {
         self.held = true;
+        !std::mem::replace(&mut self.told_to_hold, true)
     }
 
     /// Goes on with the same term.
     pub fn resume(&mut self) {
-        self.held = false;
+        (self.held, self.told_to_hold) = (false, false);
     }
 
     /// One word.
@@ -207,7 +211,29 @@ impl<S: Store> Publishing<S> {
                 }
             },
             Stage::Writing(publisher) if self.unsettled && self.commits.is_empty() => {
-                let (ids, buckets) = publisher.unknown();
+                let before = publisher.batch_ops_max();
+                let Unknown {
+                    ids,
+                    buckets,
+                    left_out,
+                } = publisher.unknown(self.clock.now());
+                if let Some(id) = left_out {
+                    let path = self.layout.instance(&id);
+                    self.metrics
+                        .batches
+                        .get_or_create(&[("result", "left_out")])
+                        .inc();
+                    tracing::error!(
+                        path,
+                        "each attempt to write this znode ends without an answer; it is left out until its status changes"
+                    );
+                } else if publisher.batch_ops_max() < before {
+                    tracing::warn!(
+                        operations = publisher.batch_ops_max(),
+                        "requests end without an answer again and again; smaller ones are sent. Does ZooKeeper's \
+                         jute.maxbuffer, or a proxy, limit their size?"
+                    );
+                }
                 let doubtful = Doubtful { ids, buckets };
                 let reading = read_back(Arc::clone(&self.session), self.layout.clone(), doubtful.clone());
                 self.stage = Stage::Settling(publisher.clone(), doubtful, Box::pin(reading));
@@ -225,7 +251,10 @@ impl<S: Store> Publishing<S> {
 
     fn failed(&mut self, error: &CommitError) -> Input {
         self.metrics.batches.get_or_create(&[("result", "failed")]).inc();
-        tracing::warn!("publishing: {}", chain(error));
+        // Everything in flight ends with its connection: one line for all of it.
+        if !self.unsettled {
+            tracing::warn!("publishing: {}", chain(error));
+        }
         match error {
             CommitError::Fenced => Input::Fenced,
             CommitError::Request(StoreError::Unknown(_)) => {

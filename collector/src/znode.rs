@@ -227,9 +227,15 @@ pub fn bucket(data: BucketData, epoch: Epoch) -> Vec<u8> {
     serde_json::to_vec(&json).unwrap_or_default()
 }
 
+/// Largest number that is believed where others may have written: what readers of JSON take exactly. No counter gets
+/// there by counting.
+const NUMBER_MAX: u64 = (1 << 53) - 1;
+
 /// Reads a bucket. Damaged content counts as empty: it is written anew.
 pub fn read_bucket(bytes: &[u8]) -> BucketData {
     serde_json::from_slice::<BucketJson>(bytes)
+        .ok()
+        .filter(|json| json.r#gen <= NUMBER_MAX)
         .map(|json| BucketData {
             generation: json.r#gen,
             count: json.count,

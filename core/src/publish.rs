@@ -21,12 +21,27 @@ pub use audit::{Difference, Found, ORPHAN_GRACE};
 pub use record::{Batch, BucketData, Held, Op, Record, Refusal};
 
 mod audit;
+mod doubts;
 mod pace;
 mod record;
 
 /// Refused batches in one bucket without an applied one between them. Each refusal corrects the books, so more
 /// means that somebody else writes there at the same time: the bucket waits for its read-back.
 const REFUSALS_MAX: u32 = 8;
+
+/// Largest `rev` that is believed where others may have written it: what readers of JSON take exactly.
+const REV_MAX: u64 = (1 << 53) - 1;
+
+/// What to do where outcomes are unknown.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unknown {
+    /// Statuses to be read back.
+    pub ids: BTreeSet<InstanceId>,
+    /// Buckets to be read back.
+    pub buckets: BTreeSet<Bucket>,
+    /// A status that is not written any more until it changes.
+    pub left_out: Option<InstanceId>,
+}
 
 /// An id with its hash before it, because numbers are compared faster than names. The byte that tells the bucket comes
 /// first, so the order is the one in which statuses are written: one bucket after the other.
@@ -93,6 +108,10 @@ pub struct Publisher {
     paces: pace::Paces,
     /// When the first of the flapping instances that wait may be written.
     paced_until: Option<Mono>,
+    doubts: doubts::Doubts,
+    /// No `rev` of a status is higher. A status that is created begins above it, so that its `rev` also grows where
+    /// somebody had deleted it.
+    rev_max: u64,
     next: u64,
 }
 
@@ -111,6 +130,8 @@ impl Publisher {
             .collect();
         let mut mirror = IdMap::default();
         let ids: Vec<_> = held.keys().cloned().collect();
+        let revs = held.values().filter_map(Held::record).map(|record| record.rev);
+        let rev_max = revs.filter(|rev| *rev <= REV_MAX).max().unwrap_or(0);
         for (id, held) in held {
             mirror.insert(id, held);
         }
@@ -128,6 +149,8 @@ impl Publisher {
             audit: audit::Audit::new(orphans_max_percent),
             paces: pace::Paces::default(),
             paced_until: None,
+            doubts: doubts::Doubts::default(),
+            rev_max,
             next: 1,
         };
         ids.iter().for_each(|id| publisher.doubt(now, id));
@@ -156,6 +179,15 @@ impl Publisher {
     pub fn remove(&mut self, now: Mono, id: &InstanceId) {
         self.changed(now, id, None);
         self.removed.insert(id.clone());
+    }
+
+    /// What was forgotten and is not published needs no deletion; else the set would grow with each instance that ever was.
+    fn forget_removed(&mut self) {
+        if self.in_flight.is_empty() {
+            let (mirror, dirty) = (&self.mirror, &self.dirty);
+            self.removed
+                .retain(|id| mirror.contains_key(id) || dirty.contains_key(&Key::of(id)));
+        }
     }
 
     /// What is published of an instance is in doubt; its newest status stays what it was.
@@ -195,6 +227,11 @@ impl Publisher {
         self.paced_until
     }
 
+    /// Operations that a batch has at most, where former ones had to be made smaller.
+    pub fn batch_ops_max(&self) -> usize {
+        self.doubts.room(BATCH_OPS_MAX)
+    }
+
     /// Instances that change so often that their writes are limited.
     pub fn flapping(&self, now: Mono) -> usize {
         self.paces.flapping(now)
@@ -207,7 +244,16 @@ impl Publisher {
         desired: impl Fn(&InstanceId) -> Option<Record>,
     ) -> Option<&Batch> {
         self.paced_until = None;
-        if self.in_flight.len() >= BATCHES_IN_FLIGHT_MAX {
+        if let Some(at) = self.doubts.wait(now) {
+            self.paced_until = Some(at);
+            return None;
+        }
+        let window = if self.doubts.one_at_a_time() {
+            1
+        } else {
+            BATCHES_IN_FLIGHT_MAX
+        };
+        if self.in_flight.len() >= window {
             return None;
         }
         let mut busy: BTreeSet<Bucket> = self
@@ -222,6 +268,7 @@ impl Publisher {
         } else {
             BATCH_OPS_MAX
         };
+        let room = self.doubts.room(room);
         let (mut ops, mut touched) = (Vec::new(), BTreeSet::new());
         let mut oldest = None::<Mono>;
         let (made, paced) = (Cell::new(None), Cell::new(None::<Mono>));
@@ -263,6 +310,7 @@ impl Publisher {
             touched.insert(*bucket);
         }
         if touched.is_empty() {
+            self.forget_removed();
             return None;
         }
         let mut all = Vec::with_capacity(ops.len() + touched.len());
@@ -271,11 +319,11 @@ impl Publisher {
         for &bucket in &touched {
             let create = self.new_buckets.contains(&bucket);
             let mut data = self.buckets.get(&bucket).copied().unwrap_or_default();
-            data.generation += 1;
+            data.generation = data.generation.saturating_add(1);
             let own: Vec<_> = std::iter::from_fn(|| ops.next_if(|op| op.bucket() == bucket)).collect();
             for op in &own {
                 match op {
-                    Op::Put(_, true) => data.count += 1,
+                    Op::Put(_, true) => data.count = data.count.saturating_add(1),
                     Op::Delete(_) => data.count = data.count.saturating_sub(1),
                     _ => {}
                 }
@@ -316,8 +364,8 @@ impl Publisher {
         };
         let rev = match held {
             Some(Held::Record(held)) if held.same(&record) => return None,
-            Some(Held::Record(held) | Held::Altered(held)) => held.rev,
-            _ => 0,
+            Some(Held::Record(held) | Held::Altered(held)) if held.rev <= REV_MAX => held.rev,
+            _ => self.rev_max,
         };
         record.epoch = self.epoch;
         record.rev = rev.saturating_add(1);
@@ -329,6 +377,7 @@ impl Publisher {
         let Some(sent) = self.in_flight.remove(&number) else {
             return 0;
         };
+        self.doubts.applied();
         let mut written = 0;
         for op in sent.batch.ops {
             match op {
@@ -336,6 +385,7 @@ impl Publisher {
                     written += 1;
                     let id = record.id().clone();
                     self.paces.written(&id, sent.at);
+                    self.rev_max = self.rev_max.max(record.rev);
                     self.mirror.insert(id, Held::Record(record));
                 }
                 Op::Delete(id) => {
@@ -409,9 +459,16 @@ impl Publisher {
 
     /// Whether batches were applied is not known: everything in flight is dirty again. Returns the ids and
     /// buckets whose znodes must be read back and given to [`settle`](Self::settle) and
-    /// [`settle_bucket`](Self::settle_bucket) before the next batch.
-    pub fn unknown(&mut self) -> (BTreeSet<InstanceId>, BTreeSet<Bucket>) {
+    /// [`settle_bucket`](Self::settle_bucket) before the next batch, and the status that is left out, if there is one:
+    /// until it changes, because each attempt to write it ended without an outcome.
+    pub fn unknown(&mut self, now: Mono) -> Unknown {
         let (mut ids, mut buckets) = (BTreeSet::new(), BTreeSet::new());
+        let largest = self.in_flight.values().map(|sent| sent.batch.ops.len()).max();
+        let mut alone = Vec::new();
+        if let (Some(sent), 1) = (self.in_flight.values().next(), self.in_flight.len()) {
+            alone.extend(sent.batch.ops.iter().filter_map(Op::id));
+        }
+        let left_out = self.doubts.unknown(now, largest.unwrap_or(0), &alone);
         for sent in std::mem::take(&mut self.in_flight).into_values() {
             for op in &sent.batch.ops {
                 match op {
@@ -422,7 +479,12 @@ impl Publisher {
             }
             self.again(&sent);
         }
-        (ids, buckets)
+        self.quarantined.extend(left_out.clone());
+        Unknown {
+            ids,
+            buckets,
+            left_out,
+        }
     }
 
     /// What a znode holds, read after the outcome became unknown.
@@ -464,3 +526,5 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_doubts;

@@ -200,6 +200,12 @@ impl Sandbox {
         self.zookeeper_with(&["-Xmx512m"]).await
     }
 
+    /// Starts a ZooKeeper that cuts the connection on requests above 32 KiB, as some are configured.
+    pub async fn zookeeper_with_small_requests(&self) -> ZooKeeper {
+        self.zookeeper_with(&["-Xmx256m", "-Dzookeeper.forceSync=no", "-Djute.maxbuffer=32768"])
+            .await
+    }
+
     async fn zookeeper_with(&self, java: &'static [&'static str]) -> ZooKeeper {
         let port = port();
         let data = self.path("zookeeper-data");

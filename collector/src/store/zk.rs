@@ -14,6 +14,26 @@ use super::{
 
 /// Reads in one multi-read: 500 statuses of 512 bytes are well below the 1 MiB of a Java server's reply.
 const READS_MAX: usize = 500;
+/// Bytes of paths in one multi-read: half of the smallest request limit (`jute.maxbuffer`) that is seen in use, 32 KiB.
+/// A server cuts the connection on a larger one.
+const READ_BYTES_MAX: usize = 16 * 1024;
+/// What a path takes beside its bytes.
+const READ_OVERHEAD: usize = 16;
+
+/// Paths in parts that may be read at once.
+fn reads(mut paths: &[String]) -> impl Iterator<Item = &[String]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |path: &&String| {
+            bytes += path.len() + READ_OVERHEAD;
+            bytes <= READ_BYTES_MAX
+        };
+        let count = paths.iter().take(READS_MAX).take_while(fits).count();
+        let (part, rest) = paths.split_at(count.max(1).min(paths.len()));
+        paths = rest;
+        (!part.is_empty()).then_some(part)
+    })
+}
 /// How long the end of a session may take to reach the server.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -180,7 +200,7 @@ impl Session for ZkSession {
 
     async fn get(&self, paths: &[String]) -> Result<Vec<Option<Node>>, StoreError> {
         let mut nodes = Vec::with_capacity(paths.len());
-        for chunk in paths.chunks(READS_MAX) {
+        for chunk in reads(paths) {
             let mut reader = self.client.new_multi_reader();
             for path in chunk {
                 reader.add_get_data(path).map_err(|e| classify(&e))?;
@@ -296,5 +316,28 @@ impl Session for ZkSession {
         if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
             tracing::debug!("the session's end was not confirmed in time; it expires by itself");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_come_in_parts_that_every_server_takes() {
+        let paths: Vec<String> = (0..2_000)
+            .map(|n| format!("/root/{}/{n}", "x".repeat(n % 300)))
+            .collect();
+        let parts: Vec<_> = reads(&paths).collect();
+        assert_eq!(parts.concat(), paths);
+        for part in &parts {
+            let bytes: usize = part.iter().map(|path| path.len() + READ_OVERHEAD).sum();
+            assert!(part.len() <= READS_MAX && bytes <= READ_BYTES_MAX);
+        }
+        assert!(parts.len() < 40, "{}", parts.len());
+        assert_eq!(reads(&[]).count(), 0);
+        // One that is longer than that goes alone.
+        let long = ["y".repeat(READ_BYTES_MAX + 1), "z".to_owned()];
+        assert_eq!(reads(&long).map(<[String]>::len).collect::<Vec<_>>(), [1, 1]);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     ids::{Handle, InstanceId},
+    limits::AGENT_INSTANCES_MAX,
     status::Reason,
     time::Mono,
 };
@@ -25,6 +26,9 @@ impl FreshnessLimit {
         Duration::from_millis(self.0.into())
     }
 }
+
+/// Handles of one agent: one for each instance, and as many that stand for instances which came anew.
+const HANDLES_MAX: usize = 2 * AGENT_INSTANCES_MAX;
 
 /// An instance as its agent has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -140,6 +144,14 @@ impl Members {
         };
         match self.handles.binary_search_by_key(&handle, |(known, _)| *known) {
             Ok(at) => self.handles[at].1 = place,
+            Err(_) if self.handles.len() >= HANDLES_MAX => {
+                // An agent that names the same instance anew again and again: its newest name counts.
+                self.handles.retain(|(_, named)| *named != place);
+                if self.handles.len() < HANDLES_MAX {
+                    let at = self.handles.partition_point(|(known, _)| *known < handle);
+                    self.handles.insert(at, (handle, place));
+                }
+            }
             Err(at) => self.handles.insert(at, (handle, place)),
         }
     }
@@ -178,6 +190,30 @@ mod tests {
 
     fn id(n: u8) -> InstanceId {
         InstanceId::new(&format!("h:{n}")).unwrap()
+    }
+
+    #[test]
+    fn handles_of_one_instance_are_bounded() {
+        let mut members = Members::default();
+        let put = |n| Member {
+            id: id(n),
+            progress: Mono(1),
+            freshness_limit: FreshnessLimit::of(Duration::from_secs(1)),
+            reason: Reason::Ok,
+        };
+        members.put(put(1));
+        members.put(put(2));
+        members.name(Handle(0), &id(2));
+        for n in 1..100_000 {
+            members.name(Handle(n), &id(1));
+            assert!(members.handles.len() <= HANDLES_MAX);
+        }
+        assert_eq!(members.by_handle(Handle(99_999)).unwrap().id, id(1));
+        assert_eq!(
+            members.by_handle(Handle(0)).unwrap().id,
+            id(2),
+            "another instance keeps its own"
+        );
     }
 
     proptest! {

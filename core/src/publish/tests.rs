@@ -9,11 +9,11 @@ use crate::{
 };
 use proptest::prelude::*;
 
-fn id(n: u32) -> InstanceId {
+pub(super) fn id(n: u32) -> InstanceId {
     InstanceId::new(&format!("db:{n}")).unwrap()
 }
 
-fn record(n: u32, reason: Reason) -> Record {
+pub(super) fn record(n: u32, reason: Reason) -> Record {
     let mut verdict = Verdict::blank(reason, Stage::Reply, "", WallMs(0));
     verdict.role = Role::Master;
     let status = Status {
@@ -31,14 +31,14 @@ fn record(n: u32, reason: Reason) -> Record {
 
 /// A znode store that applies a batch whole or not at all, as ZooKeeper does.
 #[derive(Clone, Default)]
-struct Store {
-    nodes: BTreeMap<InstanceId, Record>,
-    buckets: BTreeMap<Bucket, BucketData>,
+pub(super) struct Store {
+    pub(super) nodes: BTreeMap<InstanceId, Record>,
+    pub(super) buckets: BTreeMap<Bucket, BucketData>,
     writes: usize,
 }
 
 impl Store {
-    fn apply(&mut self, batch: &Batch) -> Result<(), (usize, Refusal)> {
+    pub(super) fn apply(&mut self, batch: &Batch) -> Result<(), (usize, Refusal)> {
         let mut next = self.clone();
         for (index, op) in batch.ops.iter().enumerate() {
             let (exists, create) = match op {
@@ -110,7 +110,7 @@ fn agree(store: &Store, desired: &BTreeMap<InstanceId, Record>) {
     }
 }
 
-fn publisher(store: &Store) -> Publisher {
+pub(super) fn publisher(store: &Store) -> Publisher {
     let held = store
         .nodes
         .iter()
@@ -227,7 +227,7 @@ proptest! {
         let reasons = [Reason::Ok, Reason::Loading, Reason::ConnectionRefused];
         let (mut store, mut desired) = (Store::default(), BTreeMap::new());
         let mut p = publisher(&store);
-        let mut foreign = BTreeSet::new();
+        let (mut foreign, mut left_out, mut now) = (BTreeSet::new(), BTreeSet::new(), Mono(0));
         for step in steps {
             match step {
                 Step::Set(n, r, told) => {
@@ -241,7 +241,9 @@ proptest! {
                 }
                 Step::Send(outcome) => {
                     let mut batches = Vec::new();
-                    while let Some(b) = p.next_batch(Mono(0), |id| desired.get(id).cloned()).cloned() { batches.push(b); }
+                    // Long enough for any pause.
+                    now = now + Duration::from_secs(10);
+                    while let Some(b) = p.next_batch(now, |id| desired.get(id).cloned()).cloned() { batches.push(b); }
                     prop_assert!(batches.len() <= BATCHES_IN_FLIGHT_MAX);
                     for b in &batches {
                         match outcome {
@@ -254,13 +256,16 @@ proptest! {
                         }
                     }
                     if outcome != 0 {
-                        let (ids, buckets) = p.unknown();
+                        let Unknown { ids, buckets, left_out: alone } = p.unknown(now);
+                        left_out.extend(alone);
                         for id in ids { let held = store.nodes.get(&id).cloned().map(Held::Record); p.settle(&id, held); }
                         for b in buckets { p.settle_bucket(b, store.buckets.get(&b).copied()); }
                     }
                 }
             }
         }
+        // What was left out is tried again when it changes.
+        for id in left_out { p.mark(Mono(0), &id); if !desired.contains_key(&id) { p.remove(Mono(0), &id); } }
         // Foreign deletions are found by marking, as the read-back does.
         for n in foreign { p.settle(&id(n), store.nodes.get(&id(n)).cloned().map(Held::Record)); p.mark(Mono(0), &id(n)); if !desired.contains_key(&id(n)) { p.remove(Mono(0), &id(n)); } }
         drain(&mut p, &mut store, &desired);
