@@ -10,7 +10,7 @@ use redkeeper_core::{
         health, info,
         prober::{Effect, Input, ProbeConfig, Prober},
         reply::Reply,
-        resp::{Frame, frame, read},
+        resp::{Decoded, Decoder},
     },
     limits::{ADDRESS_BYTES_MAX, EVIDENCE_BYTES_MAX, RUN_ID_BYTES_MAX, VERSION_BYTES_MAX},
     time::{Mono, WallMs},
@@ -34,7 +34,7 @@ fn config(authenticate: bool) -> ProbeConfig {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((first, mut rest)) = bytes.split_first() else { return };
+    let Some((first, rest)) = bytes.split_first() else { return };
     let (mut now, mut out) = (Mono(1_000_000), Vec::new());
     let mut prober = Prober::new(now, WallMs(0), config(first & 1 == 1));
     let mut step = |input: Input, now: Mono| {
@@ -51,14 +51,15 @@ fuzz_target!(|bytes: &[u8]| {
     };
     step(Input::Tick, now);
     step(Input::Connected, now);
+    // In pieces of some size, so that answers are cut anywhere.
+    let mut pieces = rest.chunks(usize::from(first / 4).max(1));
+    let (mut decoder, mut came) = (Decoder::default(), &rest[..0]);
     // More answers than that are no longer of one round.
-    for n in 0..32 {
-        match frame(rest) {
-            Frame::Complete(length) => {
-                assert!(length > 0 && length <= rest.len());
-                let reply = read(&rest[..length]);
+    for n in 0..64 {
+        match decoder.next(came) {
+            Decoded::Reply(reply) => {
                 if let Reply::Text(text) = &reply {
-                    health::judge(&info::parse(text), Some(text), true);
+                    health::judge(&info::parse(text), Some(text), Default::default());
                 }
                 now = now + Duration::from_millis(7 * n);
                 let next = step(Input::Replied(reply), now);
@@ -66,10 +67,13 @@ fuzz_target!(|bytes: &[u8]| {
                     now = now.max(next);
                     step(Input::Tick, now);
                 }
-                rest = &rest[length..];
+                came = &[];
             }
-            Frame::Incomplete => break,
-            Frame::Invalid => {
+            Decoded::Incomplete => match pieces.next() {
+                Some(piece) => came = piece,
+                None => break,
+            },
+            Decoded::Invalid(_) => {
                 step(Input::Garbage("x".to_owned()), now);
                 break;
             }
