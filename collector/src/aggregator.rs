@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use prometheus_client::metrics::counter::Counter;
@@ -14,7 +15,7 @@ use redkeeper_core::{
     status::{Reason, Status},
     time::{Mono, WallMs},
 };
-use redkeeper_runtime::clock::Clock;
+use redkeeper_runtime::{clock::Clock, log_limit::LogLimit};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +65,8 @@ pub struct Aggregator {
     /// What the view says of each agent, by its place in the fleet, and which version of it.
     agents: Vec<Option<(Version, Arc<AgentEntry>)>>,
     told: Told,
+    conflict_lines: LogLimit,
+    removal_lines: LogLimit,
     clock: Clock,
     metrics: Metrics,
     /// The counter that most messages move.
@@ -74,6 +77,10 @@ pub struct Aggregator {
 /// So many transitions of one batch are told in the log one by one. When a rack dies, thousands of lines tell nobody
 /// more than their number does; each of them is still in the history and told to watchers.
 const LINES_MAX: usize = 32;
+
+/// Conflicts, and removals, that have lines of their own in each interval.
+const LINES_OF_A_KIND_MAX: u32 = 20;
+const LINES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Transitions of the present batch.
 #[derive(Default)]
@@ -133,6 +140,8 @@ impl Aggregator {
         Self {
             accepted,
             told: Told::default(),
+            conflict_lines: LogLimit::new(LINES_OF_A_KIND_MAX, LINES_INTERVAL),
+            removal_lines: LogLimit::new(LINES_OF_A_KIND_MAX, LINES_INTERVAL),
             agents: Vec::new(),
             fleet,
             view: View::default(),
@@ -258,7 +267,12 @@ impl Aggregator {
                         .reports
                         .get_or_create(&[("result", "conflict")])
                         .inc();
-                    tracing::warn!(instance = %id, %agent, "another live agent already reports this instance; ignored");
+                    if let Some(more) = self.conflict_lines.line(Instant::now()) {
+                        tracing::warn!(
+                            instance = %id, %agent, more,
+                            "another live agent already reports this instance; ignored"
+                        );
+                    }
                 }
                 Effect::Paused(late) => {
                     self.metrics.pauses.inc();
@@ -326,7 +340,9 @@ impl Aggregator {
         let Some(former) = self.view.remove(id) else {
             return;
         };
-        tracing::info!(instance = %id, "removed: its agent no longer has it");
+        if let Some(more) = self.removal_lines.line(Instant::now()) {
+            tracing::info!(instance = %id, more, "removed: its agent no longer has it");
+        }
         self.touched = true;
         self.view.revision = Revision(self.view.revision.0 + 1);
         self.log(Change {

@@ -87,7 +87,7 @@ impl<S: Store> Coordinator<S> {
             d.servers = servers;
             d.note_connection(None, self.clock.wall());
         });
-        let mut attempt = 0u32;
+        let (mut attempt, mut logged) = (0u32, String::new());
         while !self.stop.is_cancelled() {
             let session = tokio::select! {
                 biased;
@@ -97,6 +97,7 @@ impl<S: Store> Coordinator<S> {
             match session {
                 Ok(session) => {
                     self.metrics.sessions.inc();
+                    logged.clear();
                     let opened = tokio::time::Instant::now();
                     let end = self
                         .serve(&session, &mut election, &mut led, &mut leftovers)
@@ -117,7 +118,9 @@ impl<S: Store> Coordinator<S> {
                         StoreError::Unreachable(tried) => tried.clone(),
                         e => chain(e).to_string(),
                     };
-                    if attempt == 0 {
+                    // Another cause is another line.
+                    if logged != text {
+                        logged.clone_from(&text);
                         tracing::warn!(
                             "no usable ZooKeeper session: {text}; statuses stay true over gRPC and will be written on return"
                         );
@@ -137,7 +140,7 @@ impl<S: Store> Coordinator<S> {
         self.tell(|d| {
             d.note_connection(None, self.clock.wall());
             d.phase = "offline";
-            (d.lease, d.oldest_pending) = (None, None);
+            (d.lease, d.oldest_pending, d.refused) = (None, None, None);
             d.last_leader.clear();
             if let Some(error) = error {
                 d.last_error = error;
@@ -271,7 +274,8 @@ impl<S: Store> Coordinator<S> {
                                 election.step(Input::Seen(Epoch(epoch)), &mut effects);
                             }
                             let oldest = publishing.as_ref().and_then(Publishing::oldest_pending);
-                            self.note_directory(seen, election, oldest);
+                            let refused = publishing.as_ref().and_then(Publishing::refused);
+                            self.note_directory(seen, election, (oldest, refused));
                         }
                         Err(StoreError::TimedOut | StoreError::Lost(_)) if connection == Connection::Connected => {
                             return SessionEnd::Dropped;
@@ -390,12 +394,17 @@ impl<S: Store> Coordinator<S> {
         Box::pin(async move { directory::look(&*session, &layout, &own).await })
     }
 
-    fn note_directory(&self, seen: Seen, election: &Election, oldest_pending: Option<Mono>) {
+    fn note_directory(
+        &self,
+        seen: Seen,
+        election: &Election,
+        (oldest_pending, refused): (Option<Mono>, Option<(String, usize)>),
+    ) {
         let epoch = election.newest().0;
         self.metrics.epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
         self.tell(|d| {
             d.members = seen.members;
-            d.oldest_pending = oldest_pending;
+            (d.oldest_pending, d.refused) = (oldest_pending, refused);
             // What was read may be older than an own claim.
             if election.term().is_none() {
                 d.epoch = epoch;

@@ -35,6 +35,8 @@ pub struct Directory {
     pub phase: &'static str,
     /// Since when the longest waiting of them waits.
     pub oldest_pending: Option<Mono>,
+    /// Statuses that ZooKeeper refuses to let this leader write: why the first one was, and how many there are.
+    pub refused: Option<(String, usize)>,
     /// Since when there is a session, or none; `None` before the first attempt.
     pub since: Option<WallMs>,
     /// The ZooKeeper servers as configured.

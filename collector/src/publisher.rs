@@ -12,7 +12,7 @@ use redkeeper_core::{
     status::{Reason, Status},
     time::Mono,
 };
-use redkeeper_runtime::{clock::Clock, errors::chain};
+use redkeeper_runtime::{clock::Clock, errors::chain, log_limit::LogLimit};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -40,6 +40,9 @@ const FLAPPING_EVERY: u8 = 64;
 /// Znodes read back in one second at most, some percent of what one ZooKeeper server answers. Beyond 10,000
 /// instances a pass takes longer in proportion.
 const AUDIT_READS_PER_SECOND: u32 = 2_500;
+
+/// A refusal for good is logged once in this time; how many there are is a warning of `cluster`.
+const REFUSAL_LINES_INTERVAL: Duration = Duration::from_secs(60);
 
 type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Reading<T> = Request<Result<T, StoreError>>;
@@ -78,6 +81,10 @@ pub struct Publishing<S: Store> {
     /// Changes up to here have been marked.
     seen: Revision,
     held: bool,
+    /// Why the first status was refused for good, and how many were.
+    refused: Option<(String, usize)>,
+    refusal_lines: LogLimit,
+    repair_lines: LogLimit,
     /// The coordinator said so, since the last [`resume`](Self::resume).
     told_to_hold: bool,
     live: bool,
@@ -113,6 +120,9 @@ impl<S: Store> Publishing<S> {
             commits: FuturesUnordered::new(),
             seen: Revision(0),
             held: false,
+            refused: None,
+            refusal_lines: LogLimit::new(1, REFUSAL_LINES_INTERVAL),
+            repair_lines: LogLimit::new(20, Duration::from_secs(10)),
             told_to_hold: false,
             live: false,
             going_live: false,
@@ -141,6 +151,18 @@ impl<S: Store> Publishing<S> {
         match &self.stage {
             Stage::Reading(_) => 0,
             Stage::Writing(publisher) | Stage::Settling(publisher, ..) => publisher.pending(),
+        }
+    }
+
+    /// Statuses that ZooKeeper refuses to let us write: why the first one was, and how many there are.
+    pub fn refused(&self) -> Option<(String, usize)> {
+        match &self.stage {
+            Stage::Reading(_) => None,
+            Stage::Writing(publisher) | Stage::Settling(publisher, ..) => {
+                let count = publisher.quarantined();
+                let first = self.refused.as_ref().filter(|_| count > 0)?;
+                Some((first.0.clone(), count))
+            }
         }
     }
 
@@ -378,11 +400,18 @@ impl<S: Store> Publishing<S> {
                 "refused"
             }
             Err(CommitError::Operation(index, StoreError::Refused(why))) => {
-                tracing::error!(
-                    batch = number,
-                    "a znode may not be written: {why}; left out until it changes"
-                );
                 publisher.refused(number, index, Refusal::Forbidden);
+                let count = publisher.quarantined();
+                let new = self.refused.as_ref().is_none_or(|(first, _)| *first != why);
+                if new && let Some(more) = self.refusal_lines.line(std::time::Instant::now()) {
+                    tracing::error!(
+                        count,
+                        more,
+                        "ZooKeeper refuses to let a status be written: {why}; it is left out until it changes"
+                    );
+                }
+                let first = self.refused.take().map_or(why, |(first, _)| first);
+                self.refused = Some((first, count));
                 "forbidden"
             }
             Err(error) => return Err(error),
@@ -434,8 +463,13 @@ impl<S: Store> Publishing<S> {
                     instance = what,
                     "no agent has this instance any more; its znode is deleted"
                 );
-            } else {
-                tracing::warn!(znode = what, kind, "found changed by another hand; repaired");
+            } else if let Some(more) = self.repair_lines.line(std::time::Instant::now()) {
+                tracing::warn!(
+                    znode = what,
+                    kind,
+                    more,
+                    "was modified by somebody else; is written anew"
+                );
             }
         }
         let orphans = publisher.orphans();

@@ -11,11 +11,12 @@ use crate::{
 };
 
 /// Kinds of them, as tools see them.
-pub const CODES: [&str; 4] = [
+pub const CODES: [&str; 5] = [
     ZOOKEEPER_AWAY,
     COLLECTOR_SILENT,
     COLLECTOR_MISTAKEN,
     AGENT_UNHEARD,
+    WRITES_REFUSED,
 ];
 /// No session with ZooKeeper.
 pub const ZOOKEEPER_AWAY: &str = "ZOOKEEPER_AWAY";
@@ -25,6 +26,9 @@ pub const COLLECTOR_SILENT: &str = "COLLECTOR_SILENT";
 pub const COLLECTOR_MISTAKEN: &str = "COLLECTOR_MISTAKEN";
 /// An agent that the leader does not hear.
 pub const AGENT_UNHEARD: &str = "AGENT_UNHEARD";
+
+/// ZooKeeper refuses for good to let statuses be written.
+pub const WRITES_REFUSED: &str = "WRITES_REFUSED";
 
 /// Agents named in one text.
 const NAMED_MAX: usize = 5;
@@ -71,6 +75,16 @@ pub fn warnings(directory: &Directory, peers: &Peers, now: Mono) -> Vec<Warning>
             subject: String::new(),
             text,
             since: directory.since,
+        });
+    }
+    if let Some((first, count)) = &directory.refused {
+        all.push(Warning {
+            code: WRITES_REFUSED,
+            subject: String::new(),
+            text: format!(
+                "ZooKeeper refuses to let {count} status(es) be written, so that what is published of them is old: {first}"
+            ),
+            since: None,
         });
     }
     for member in &directory.members {

@@ -5,9 +5,9 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
@@ -16,7 +16,7 @@ use redkeeper_core::{
     ids::Handle,
     time::{Mono, WallMs},
 };
-use redkeeper_runtime::clock::Clock;
+use redkeeper_runtime::{clock::Clock, log_limit::LogLimit};
 
 use crate::{
     alarm::{Alarm, Alarms},
@@ -321,10 +321,16 @@ impl Worker {
                 tracing::debug!(instance = %self.config.identity.id, ?late, "the agent was asleep; deadlines extended");
             }
             Effect::Verdict(verdict) => {
-                tracing::info!(
-                    instance = %self.config.identity.id, state = %verdict.state(), reason = %verdict.reason,
-                    role = %verdict.role, run_id = %verdict.run_id, evidence = %verdict.evidence, "verdict"
-                );
+                let line = VERDICT_LINES
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .line(Instant::now());
+                if let Some(more) = line {
+                    tracing::info!(
+                        instance = %self.config.identity.id, state = %verdict.state(), reason = %verdict.reason,
+                        role = %verdict.role, run_id = %verdict.run_id, evidence = %verdict.evidence, more, "verdict"
+                    );
+                }
                 self.metrics
                     .verdicts
                     .get_or_create(&[("reason", verdict.reason.as_str())])
@@ -334,6 +340,9 @@ impl Worker {
         }
     }
 }
+
+/// Verdicts of all instances that have a line of their own; each of them is reported all the same.
+static VERDICT_LINES: Mutex<LogLimit> = Mutex::new(LogLimit::new(200, Duration::from_secs(10)));
 
 /// Searches of `/proc`: more at a time would only wait for each other.
 static SEARCHES: Bounded = Bounded::new(2);

@@ -5,6 +5,7 @@
 //! * [`stuck`]: when a blocked main runtime ends the process.
 //! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their place.
 //! * [`memory`]: the allocator, and what it holds.
+//! * [`log_limit`]: how many lines of a kind are logged.
 //! * [`net`]: listeners with limits, a pause after errors, and metrics.
 //! * [`daemon`]: what starting and stopping is for both.
 //! * [`say`]: what commands print.
@@ -19,6 +20,7 @@ pub mod daemon;
 pub mod errors;
 pub mod exit;
 mod exposition;
+pub mod log_limit;
 pub mod memory;
 pub mod net;
 pub mod say;

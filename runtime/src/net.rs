@@ -23,6 +23,8 @@ use prometheus_client::{
 };
 use tokio::net::TcpListener;
 
+use crate::log_limit::LogLimit;
+
 use admission::{Admission, Refusal};
 use connection::Place;
 
@@ -144,8 +146,8 @@ impl Bound {
             listener: TcpListener::from_std(self.listener)?,
             shared: self.shared,
             reserve: Vec::with_capacity(RESERVE),
-            said_refused: Said::default(),
-            said_error: Said::default(),
+            said_refused: LogLimit::new(1, LOG_INTERVAL),
+            said_error: LogLimit::new(1, LOG_INTERVAL),
         };
         listener.refill_reserve();
         Ok(listener)
@@ -159,8 +161,8 @@ pub struct Listener {
     shared: Arc<Shared>,
     /// Open files whose descriptors are given up for a connection when there are no others.
     reserve: Vec<File>,
-    said_refused: Said,
-    said_error: Said,
+    said_refused: LogLimit,
+    said_error: LogLimit,
 }
 
 impl Listener {
@@ -190,7 +192,7 @@ impl Listener {
 
     fn refuse(&mut self, why: Refusal, peer: SocketAddr) {
         self.shared.refused(why).fetch_add(1, Ordering::Relaxed);
-        let Some(more) = self.said_refused.due(Instant::now()) else {
+        let Some(more) = self.said_refused.line(Instant::now()) else {
             return;
         };
         let (port, limits) = (self.shared.name, self.shared.limits);
@@ -209,7 +211,7 @@ impl Listener {
 
     async fn pause(&mut self, error: &io::Error) {
         self.shared.errors.fetch_add(1, Ordering::Relaxed);
-        if let Some(more) = self.said_error.due(Instant::now()) {
+        if let Some(more) = self.said_error.line(Instant::now()) {
             tracing::error!(
                 port = self.shared.name,
                 more,
@@ -255,39 +257,4 @@ fn is_of_connection(error: &io::Error) -> bool {
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
     )
-}
-
-/// When a line of one kind was last logged.
-#[derive(Clone, Copy, Debug, Default)]
-struct Said {
-    at: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Said {
-    /// How many were left out since the last line, if one is due now.
-    fn due(&mut self, now: Instant) -> Option<u64> {
-        if self.at.is_some_and(|at| now.duration_since(at) < LOG_INTERVAL) {
-            self.unsaid += 1;
-            return None;
-        }
-        self.at = Some(now);
-        Some(std::mem::take(&mut self.unsaid))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_of_a_kind_is_logged_once_in_its_interval_and_counts_the_others() {
-        let (mut said, start) = (Said::default(), Instant::now());
-        assert_eq!(said.due(start), Some(0));
-        for n in 1..10 {
-            assert_eq!(said.due(start + Duration::from_secs(n)), None);
-        }
-        assert_eq!(said.due(start + LOG_INTERVAL), Some(9));
-        assert_eq!(said.due(start + LOG_INTERVAL * 2), Some(0));
-    }
 }
