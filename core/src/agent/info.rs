@@ -245,6 +245,80 @@ mod tests {
         assert_eq!(replica.master_address, "10.0.0.1:6379");
     }
 
+    /// Fields that are read.
+    const KNOWN: &[&str] = &[
+        "run_id",
+        "redis_version",
+        "valkey_version",
+        "kvrocks_version",
+        "mvcc_depth",
+        "role",
+        "redis_mode",
+        "server_mode",
+        "master_host",
+        "master_port",
+        "process_id",
+        "uptime_in_seconds",
+        "cluster_enabled",
+        "loading",
+        "async_loading",
+        "loading_loaded_perc",
+        "loading_eta_seconds",
+        "master_link_status",
+        "master_link_down_since_seconds",
+        "master_sync_in_progress",
+        "rdb_last_bgsave_status",
+        "aof_last_write_status",
+        "used_memory_rss",
+        "used_memory",
+        "mem_not_counted_for_evict",
+        "maxmemory",
+        "maxmemory_policy",
+        "min_slaves_good_slaves",
+        "errorstat_NOREPLICAS",
+        "errorstat_OOM",
+        "errorstat_MISCONF",
+        "errorstat_READONLY",
+        "errorstat_MASTERDOWN",
+        "paused_actions",
+        "connected_clients",
+        "connected_slaves",
+        "maxclients",
+        "cluster_state",
+        "tcp_port",
+    ];
+
+    fn value() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<i64>().prop_map(|n| n.to_string()),
+            any::<u128>().prop_map(|n| n.to_string()),
+            any::<u64>().prop_map(|n| format!("count={n}")),
+            prop::sample::select(vec![
+                "1",
+                "0",
+                "-1",
+                "up",
+                "down",
+                "err",
+                "ok",
+                "master",
+                "slave",
+                "replica",
+                "sentinel",
+                "noeviction",
+                "fail",
+                "write",
+                "True",
+                "6.2.14",
+                "7.0",
+                "::1",
+                "",
+            ])
+            .prop_map(str::to_owned),
+            ".{0,80}",
+        ]
+    }
+
     proptest! {
         #[test]
         fn fields_are_the_lines_with_a_colon(text in "[a-zé:\r\n ]{0,80}") {
@@ -252,8 +326,21 @@ mod tests {
             prop_assert!(fields(&text).eq(slow));
         }
 
+        /// Fields that are known, with any values, and then any changes of single characters.
         #[test]
-        fn any_text_is_harmless(text in ".{0,400}") {
+        fn any_text_is_harmless(
+            lines in proptest::collection::vec((0..KNOWN.len(), value()), 0..40),
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<char>()), 0..4),
+        ) {
+            let text: String = lines.iter().map(|(n, value)| format!("{}:{value}\r\n", KNOWN[*n])).collect();
+            let mut text: Vec<char> = text.chars().collect();
+            for (at, c) in changes {
+                if !text.is_empty() {
+                    let at = at.index(text.len());
+                    text[at] = c;
+                }
+            }
+            let text: String = text.into_iter().collect();
             let info = parse(&text);
             crate::agent::health::judge(&info, Some(&text), Default::default());
             prop_assert!(info.run_id.len() <= RUN_ID_BYTES_MAX && info.version.len() <= VERSION_BYTES_MAX);

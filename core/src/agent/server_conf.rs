@@ -76,7 +76,8 @@ impl ServerConf {
     fn host(&self) -> String {
         let plain = |bind: &String| bind.trim_start_matches('-').to_owned();
         let all = |bind: &String| matches!(bind.as_str(), "*" | "0.0.0.0" | "127.0.0.1");
-        let binds: Vec<_> = self.binds.iter().map(plain).collect();
+        let binds = self.binds.iter().map(plain).filter(|bind| !bind.is_empty());
+        let binds: Vec<_> = binds.collect();
         match binds.first() {
             None => "127.0.0.1".to_owned(),
             Some(_) if binds.iter().any(all) => "127.0.0.1".to_owned(),
@@ -184,10 +185,39 @@ mod tests {
         );
     }
 
+    const KNOWN: &[&str] = &[
+        "port",
+        "tls-port",
+        "unixsocket",
+        "bind",
+        "include",
+        "cluster-enabled",
+        "sentinel",
+        "requirepass",
+        "#",
+        "",
+    ];
+
     proptest! {
+        /// Directives that are known, with any values, and then any changes of single characters.
         #[test]
-        fn any_text_is_harmless(text in "(port|bind|unixsocket|include|x)?[ \"'\\\\\\n#a-z0-9:*/-]{0,200}") {
-            conf(&text).endpoint();
+        fn any_text_is_harmless(
+            lines in proptest::collection::vec((0..KNOWN.len(), "[ \"'\\\\#a-z0-9:*./-]{0,30}"), 0..12),
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<char>()), 0..4),
+        ) {
+            let text: String = lines.iter().map(|(n, value)| format!("{} {value}\n", KNOWN[*n])).collect();
+            let mut text: Vec<char> = text.chars().collect();
+            for (at, c) in changes {
+                if !text.is_empty() {
+                    let at = at.index(text.len());
+                    text[at] = c;
+                }
+            }
+            let found = conf(&text.into_iter().collect::<String>()).endpoint();
+            if let Some(Endpoint::Plain(address) | Endpoint::Tls(address)) = found {
+                let (host, port) = address.rsplit_once(':').unwrap();
+                prop_assert!(!host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0), "{}", address);
+            }
         }
     }
 }
