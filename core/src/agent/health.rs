@@ -35,8 +35,13 @@ pub fn judge(info: &Info, cluster_info: Option<&str>, refused: Refused) -> Optio
             Reason::ClusterDown,
             "CLUSTER INFO says cluster_state:fail".to_owned(),
         )
-    } else if is_replica && health.master_link_down && health.refused_for_master > 0 {
-        // Only where stale data is forbidden are reads refused; from Redis 7 on PING says so by itself.
+    } else if is_replica
+        && health.master_link_down
+        && health.refused_for_master > 0
+        && old_version(info).is_some()
+    {
+        // Only where stale data is forbidden are reads refused; from Redis 7 on PING says so by itself, and PONG means that
+        // they are served again.
         let text = "INFO says that the link to the master is down, and that reads were refused for it";
         (Reason::MasterLinkDown, text.to_owned())
     } else if health.syncing && can_sync {
@@ -61,8 +66,8 @@ pub fn judge(info: &Info, cluster_info: Option<&str>, refused: Refused) -> Optio
         return None;
     } else if health.noeviction && health.max_memory > 0 && health.counted_memory() >= health.max_memory {
         let text = format!(
-            "INFO says used_memory {} of maxmemory {} with noeviction",
-            health.used_memory, health.max_memory
+            "INFO says that used_memory has reached maxmemory {} with noeviction",
+            health.max_memory
         );
         (Reason::OutOfMemory, text)
     } else if refused.memory && is_nearly_full(info) {
@@ -85,7 +90,7 @@ pub fn judge(info: &Info, cluster_info: Option<&str>, refused: Refused) -> Optio
         // The minimum itself is not shown, but where one is set it is at least 1.
         let text = match good {
             0 => "INFO says that no replica is good, and a minimum is configured".to_owned(),
-            _ => format!("INFO says that writes were refused of late, with {good} good replicas"),
+            _ => "INFO counts writes that were refused of late for too few good replicas".to_owned(),
         };
         (Reason::NotEnoughReplicas, text)
     } else {
@@ -97,6 +102,13 @@ pub fn judge(info: &Info, cluster_info: Option<&str>, refused: Refused) -> Optio
         evidence: evidence.into(),
         abilities,
     })
+}
+
+/// The version of a Redis or KeyDB whose PING does not say that stale reads are forbidden.
+fn old_version(info: &Info) -> Option<(u32, u32)> {
+    let mut numbers = info.version.split('.').map(|text| text.parse::<u32>().ok());
+    let version = numbers.next().flatten().zip(numbers.next().flatten());
+    version.filter(|version| matches!(info.server, "redis" | "keydb") && *version < (7, 0))
 }
 
 /// Memory is so near its limit that refusals of late can be due to it still: within a twentieth.
@@ -124,10 +136,7 @@ pub fn loading(info: &Info) -> String {
 /// PING says MASTERDOWN where stale reads are forbidden, so PONG means that they are served, as with Kvrocks and Dragonfly.
 /// 6.2 counts the reads that it refused. Before, nothing tells. How long it lasts is not repeated: it would grow old here.
 fn link_down(info: &Info) -> (Ability, String) {
-    let mut numbers = info.version.split('.').map(|text| text.parse::<u32>().ok());
-    let version = numbers.next().flatten().zip(numbers.next().flatten());
-    let old = version.filter(|version| matches!(info.server, "redis" | "keydb") && *version < (7, 0));
-    let (reads, served) = match old {
+    let (reads, served) = match old_version(info) {
         Some(version) if version < (6, 2) => (
             Ability::Unknown,
             "this version does not show whether stale data is served",
@@ -182,6 +191,13 @@ mod tests {
             (
                 &format!("redis_version:6.0.9\r\n{replica}"),
                 Some(Reason::MasterLinkDown),
+            ),
+            // Refused before stale data was allowed: PONG says that it is served now.
+            (
+                &format!(
+                    "redis_version:7.0.15\r\n{replica}master_sync_in_progress:1\r\nerrorstat_MASTERDOWN:count=1\r\n"
+                ),
+                Some(Reason::ReplicaSyncing),
             ),
             (
                 "role:slave\r\nmaster_link_status:up\r\nasync_loading:1\r\n",

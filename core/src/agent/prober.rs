@@ -391,8 +391,8 @@ impl Prober {
                 };
                 self.unanswered(command, why, out);
                 match reply {
-                    Reply::Text(Cow::Borrowed(text)) => self.info = info::parse(text),
-                    Reply::Text(Cow::Owned(text)) | Reply::Long(text) => self.info = info::parse(text),
+                    Reply::Text(Cow::Borrowed(text)) => self.parse_info(text),
+                    Reply::Text(Cow::Owned(text)) | Reply::Long(text) => self.parse_info(text),
                     Reply::Error(_) | Reply::Other => {}
                 }
                 match reply {
@@ -436,6 +436,14 @@ impl Prober {
                 self.unanswered(command, why, out);
                 self.restricted(now, wall, text, out);
             }
+        }
+    }
+
+    fn parse_info(&mut self, text: &str) {
+        let former = std::mem::replace(&mut self.info, info::parse(text));
+        // What it refused in another role, or before it was restarted, says nothing about now.
+        if (former.role, &former.run_id) != (self.info.role, &self.info.run_id) {
+            self.refusals = refusals::Refusals::default();
         }
     }
 

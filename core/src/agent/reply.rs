@@ -3,7 +3,10 @@
 
 use std::borrow::Cow;
 
-use crate::status::{Ability, Reason, Stage};
+use crate::{
+    limits::EVIDENCE_BYTES_MAX,
+    status::{Ability, Reason, Stage, cut},
+};
 
 /// One answer of the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,7 +50,7 @@ pub fn ping(reply: &Reply) -> Meaning {
         .into(),
         Reply::Text(text) if text == "PONG" => "PING answered \"PONG\"".into(),
         Reply::Text(text) => format!("PING answered {text:?}").into(),
-        Reply::Error(line) => format!("PING answered -{line}").into(),
+        Reply::Error(line) => with_its_advice("PING answered -", line).into(),
         Reply::Long(_) | Reply::Other => "PING answered something that is neither a status nor an error".into(),
     };
     Meaning {
@@ -56,6 +59,21 @@ pub fn ping(reply: &Reply) -> Meaning {
         evidence,
         abilities: None,
     }
+}
+
+/// The line, shortened in its middle where it is too long for evidence: the last sentence says what to do.
+fn with_its_advice(before: &str, line: &str) -> String {
+    const GAP: &str = " [...] ";
+    let whole = format!("{before}{line}");
+    if whole.len() <= EVIDENCE_BYTES_MAX {
+        return whole;
+    }
+    let advice = line.trim_end().rsplit_once(". ").map_or("", |(_, last)| last);
+    let room = EVIDENCE_BYTES_MAX.saturating_sub(advice.len() + GAP.len());
+    if advice.is_empty() || room < EVIDENCE_BYTES_MAX / 3 {
+        return cut(&whole, EVIDENCE_BYTES_MAX);
+    }
+    format!("{}{GAP}{advice}", cut(&whole, room))
 }
 
 /// Meaning of an error to INFO or CLUSTER INFO, where PING was answered: what it says of the server. `None` where it says
@@ -188,6 +206,31 @@ mod tests {
         }
         assert_eq!(of("NOAUTH Authentication required."), Reason::AuthRequired);
         assert_eq!(of("NOAUTH Authentication required.").state(), State::Unknown);
+    }
+
+    #[test]
+    fn a_long_error_keeps_its_advice() {
+        let line = "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands \
+                    that may modify the data set are disabled, because this instance is configured to report errors during \
+                    writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Redis logs for \
+                    details about the RDB error.";
+        let evidence = ping(&Reply::Error(line.to_owned())).evidence;
+        assert!(evidence.len() <= EVIDENCE_BYTES_MAX, "{evidence}");
+        assert!(
+            evidence.starts_with("PING answered -MISCONF Redis is configured to save"),
+            "{evidence}"
+        );
+        assert!(
+            evidence.ends_with("Please check the Redis logs for details about the RDB error."),
+            "{evidence}"
+        );
+        for odd in [
+            "é. ".repeat(200),
+            "x".repeat(600),
+            format!("a. {}", "y".repeat(500)),
+        ] {
+            assert!(ping(&Reply::Error(odd)).evidence.len() <= EVIDENCE_BYTES_MAX);
+        }
     }
 
     #[test]

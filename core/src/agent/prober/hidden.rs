@@ -128,8 +128,7 @@ impl Prober {
                     reason: Reason::NewConnectionsFail,
                     stage: Stage::Connect,
                     evidence: format!(
-                        "the lasting connection is served, but {} new ones in a row failed: {}",
-                        self.fresh_failures,
+                        "the lasting connection is served, but new ones fail again and again: {}",
                         failure.words()
                     )
                     .into(),
@@ -196,8 +195,8 @@ impl Prober {
             reason: Reason::MaxClients,
             stage: Stage::Connect,
             evidence: format!(
-                "new connections are cut, and INFO said that {} of {} clients are connected",
-                health.clients, health.max_clients
+                "new connections are cut, and INFO said that as many clients are connected as may be ({})",
+                health.max_clients
             )
             .into(),
             abilities: None,
@@ -223,10 +222,14 @@ impl Prober {
             verdict.run_id = run_id;
         }
         // Dragonfly and Kvrocks have no run_id: there a restart is a younger process.
-        if info.run_id.is_empty() && info.uptime_seconds < self.uptime_seconds {
+        let younger = info
+            .uptime_seconds
+            .zip(self.uptime_seconds)
+            .is_some_and(|(now, before)| now < before);
+        if info.run_id.is_empty() && younger {
             verdict.restarts = verdict.restarts.saturating_add(1);
         }
-        self.uptime_seconds = info.uptime_seconds;
+        self.uptime_seconds = info.uptime_seconds.or(self.uptime_seconds);
         if *verdict.server_version != info.version {
             verdict.server_version = info.version.as_str().into();
         }

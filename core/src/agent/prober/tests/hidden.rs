@@ -466,3 +466,40 @@ fn refusals_that_go_on_restrict_and_end() {
     bench.run(bench.now + 10_000 * MS, serve);
     assert_eq!(bench.reason(), Reason::Ok);
 }
+
+/// Writers that hit a replica just before it becomes the master were refused by a replica, not by a master.
+#[test]
+fn what_a_replica_refused_is_not_held_against_the_master_that_it_becomes() {
+    let mut bench = Bench::new();
+    bench.up();
+    for count in [0, 5, 9] {
+        let text = format!(
+            "run_id:r1\r\nrole:slave\r\nmaster_link_status:up\r\nerrorstat_READONLY:count={count}\r\n"
+        );
+        informed(&mut bench, Reply::Text(text.into()));
+    }
+    let master = "run_id:r1\r\nrole:master\r\nerrorstat_READONLY:count=9\r\n";
+    for _ in 0..3 {
+        informed(&mut bench, Reply::Text(master.into()));
+        assert_eq!(bench.reason(), Reason::Ok);
+    }
+}
+
+#[test]
+fn an_uptime_that_is_left_out_is_no_restart() {
+    let mut bench = Bench::new();
+    bench.up();
+    let restarts = |bench: &Bench| bench.prober.verdict().restarts;
+    for (uptime, restarted) in [
+        ("100", 0),
+        ("-1", 0),
+        ("120", 0),
+        ("5", 1),
+        ("99999999999999", 1),
+        ("25", 1),
+    ] {
+        let text = format!("role:master\r\nuptime_in_seconds:{uptime}\r\n");
+        informed(&mut bench, Reply::Text(text.into()));
+        assert_eq!(restarts(&bench), restarted, "{uptime}");
+    }
+}
