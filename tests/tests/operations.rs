@@ -172,7 +172,7 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
     let pipe = File::options().read(true).write(true).open(&log).unwrap();
     // As small as the kernel allows, and a library that says what it does with each frame.
     fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(4_096)).unwrap();
-    let filter = "standalone = true\n[log]\nfilter = \"info,h2=trace\"\n";
+    let filter = "standalone = true\nsilent_after = \"60s\"\n[log]\nfilter = \"info,h2=trace\"\n";
     let mut a = sandbox.collector_with("a", filter).await;
     std::fs::remove_file(&log).unwrap();
 

@@ -125,7 +125,9 @@ fn wall(offset: i64) -> Option<pbjson_types::Timestamp> {
 #[tokio::test]
 async fn clocks_that_are_off_are_corrected_and_said() {
     let sandbox = Sandbox::new();
-    let a = sandbox.collector("a", None).await;
+    // These agents send no heartbeats after the first, and the machine may be slow.
+    let patient = "standalone = true\nheartbeat_interval = \"1s\"\nsilent_after = \"60s\"\n";
+    let a = sandbox.collector_with("a", patient).await;
     for (n, (name, offset, word)) in [
         ("fast", 3_600, "1h0m ahead"),
         ("slow", -400 * 86_400, "400d0h behind"),
