@@ -290,6 +290,7 @@ impl Prober {
         self.auth_error = None;
         self.restriction = None;
         self.suspicion.forget();
+        self.second_is_void();
         self.patrol_at = suspicion::NEVER;
         self.link = Link::Connecting {
             give_up_at: now + self.config.connect_timeout,

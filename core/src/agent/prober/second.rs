@@ -204,7 +204,16 @@ impl Prober {
         at
     }
 
-    /// A valid reply, or a new connection: nothing is overdue.
+    /// The connection is replaced: what a second one said, or will say, is no opinion about the new one.
+    pub(super) fn second_is_void(&mut self) {
+        self.second = Second {
+            again_at: self.second.again_at,
+            attempts: self.second.attempts,
+            ..Second::default()
+        };
+    }
+
+    /// A valid reply: nothing is overdue.
     pub(super) fn silence_ended(&mut self) {
         // Compared first: this is done for each answer.
         if self.second.asked || self.second.again_at.is_some() || self.second.attempts > 0 {

@@ -35,6 +35,31 @@ fn a_second_connection_is_asked_before_silence_is_a_verdict() {
     );
 }
 
+/// The connection that replaced a mute one becomes mute too: it needs a second opinion of its own.
+#[test]
+fn each_connection_needs_a_second_opinion() {
+    let (mut bench, last) = silent();
+    bench.run(last + 2_000 * MS, |_| {});
+    bench.second(Ok(pong()));
+    let replaced = bench.now;
+    bench.accept();
+    bench.run(replaced + 2_000 * MS, |_| {});
+    assert_eq!(bench.asked.len(), 2, "asked again");
+    bench.second(Ok(pong()));
+    bench.run(replaced + 3_500 * MS, |_| {});
+    assert_eq!((bench.reason(), bench.mute), (Reason::Ok, 2));
+    // The same where the peer closes the silent connection while the second one is asked.
+    let (mut bench, last) = silent();
+    bench.run(last + 2_000 * MS, |_| {});
+    bench.close();
+    bench.accept();
+    bench.run(last + 2_100 * MS, |_| {});
+    assert_eq!(bench.asked.len(), 2);
+    bench.second(Ok(pong()));
+    bench.run(last + 3_500 * MS, |_| {});
+    assert_eq!(bench.reason(), Reason::Ok);
+}
+
 #[test]
 fn any_answer_of_the_second_connection_proves_life() {
     let loading = reply::ping(&Reply::Error("LOADING x".into()));
