@@ -10,11 +10,15 @@ use crate::{status::Verdict, time::WallMs};
 pub const OFFSET_MIN: Duration = Duration::from_secs(5);
 const OFFSET_MIN_MS: i64 = 5_000;
 /// A corrected offset follows the clock only where it moved by more than this.
-const STEP_MS: i64 = 2_000;
+const STEP_MS: u64 = 2_000;
 
 /// How far an agent's clock is ahead of this collector's, in milliseconds; 0 where it is near enough.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ClockOffset(i64);
+pub struct ClockOffset {
+    ahead: i64,
+    /// What it was before its last change: times that the agent took then, it tells as it took them.
+    before: i64,
+}
 
 impl ClockOffset {
     /// Takes a reading of both clocks; zero stands for an agent that does not tell. True where the offset changed.
@@ -26,38 +30,46 @@ impl ClockOffset {
         let ahead = signed(theirs).saturating_sub(signed(ours));
         let new = if ahead.abs() < OFFSET_MIN_MS {
             0
-        } else if self.0 != 0 && (ahead - self.0).abs() < STEP_MS {
-            self.0
+        } else if self.ahead != 0 && ahead.abs_diff(self.ahead) < STEP_MS {
+            self.ahead
         } else {
             ahead
         };
-        std::mem::replace(&mut self.0, new) != new
+        let changed = new != self.ahead;
+        if changed {
+            self.before = std::mem::replace(&mut self.ahead, new);
+        }
+        changed
     }
 
     /// Milliseconds ahead; negative: behind.
     pub fn ahead_ms(self) -> i64 {
-        self.0
-    }
-
-    /// A time of the agent by this collector's clock.
-    fn correct(self, time: WallMs) -> WallMs {
-        if time == WallMs::default() {
-            return time;
-        }
-        WallMs(time.0.saturating_add_signed(self.0.saturating_neg()))
+        self.ahead
     }
 
     /// Brings the times of a new verdict in line with this collector's clock, and with what it remembers of the same
     /// instance: who remembers longest is right about since when a state lasts.
     pub(super) fn settle(self, verdict: &mut Verdict, former: Option<&Verdict>) {
-        verdict.since = self.correct(verdict.since);
+        let told = verdict.since;
+        verdict.since = correct(told, self.ahead);
         if let Some(former) = former.filter(|former| former.reason == verdict.reason) {
-            let same = verdict.since_is_bound || (self.0 != 0 && is_near(former.since, verdict.since));
+            let was_corrected = (self.ahead, self.before) != (0, 0);
+            let is_same = |ahead| is_near(former.since, correct(told, ahead));
+            let same =
+                verdict.since_is_bound || (was_corrected && (is_same(self.ahead) || is_same(self.before)));
             if keep_earlier(verdict, former.since, same) {
                 verdict.since_is_bound = former.since_is_bound;
             }
         }
     }
+}
+
+/// A time by a clock that is so far ahead, by this collector's.
+fn correct(time: WallMs, ahead: i64) -> WallMs {
+    if time == WallMs::default() {
+        return time;
+    }
+    WallMs(time.0.saturating_add_signed(ahead.saturating_neg()))
 }
 
 /// Whether two times may be the same one, seen through clocks that were corrected.
@@ -102,13 +114,13 @@ mod tests {
             assert_eq!(offset(NOW.0 - near).ahead_ms(), 0);
         }
         let fast = offset(NOW.0 + HOUR);
-        assert_eq!(fast.correct(WallMs(NOW.0 + HOUR - 10)), WallMs(NOW.0 - 10));
+        assert_eq!(correct(WallMs(NOW.0 + HOUR - 10), fast.ahead), WallMs(NOW.0 - 10));
         let slow = offset(NOW.0 - 400 * 24 * HOUR);
-        assert_eq!(slow.correct(WallMs(NOW.0 - 400 * 24 * HOUR)), NOW);
+        assert_eq!(correct(WallMs(NOW.0 - 400 * 24 * HOUR), slow.ahead), NOW);
         // Nonsense stays a time, and a time that is not known stays unknown.
-        assert_eq!(offset(1).correct(WallMs(u64::MAX)), WallMs(u64::MAX));
-        assert_eq!(offset(u64::MAX).correct(WallMs(1)), WallMs(0));
-        assert_eq!(fast.correct(WallMs(0)), WallMs(0));
+        assert_eq!(correct(WallMs(u64::MAX), offset(1).ahead), WallMs(u64::MAX));
+        assert_eq!(correct(WallMs(1), offset(u64::MAX).ahead), WallMs(0));
+        assert_eq!(correct(WallMs(0), fast.ahead), WallMs(0));
     }
 
     #[test]
@@ -121,6 +133,27 @@ mod tests {
         assert!(!offset.observe(WallMs(0), NOW), "an older agent does not tell");
         assert!(offset.observe(WallMs(NOW.0), NOW));
         assert_eq!(offset.ahead_ms(), 0);
+    }
+
+    /// The agent tells `since` as it took it, by the clock that was wrong then.
+    #[test]
+    fn a_clock_that_is_set_right_moves_no_time() {
+        for wrong in [NOW.0 + HOUR, NOW.0 - 400 * 24 * HOUR] {
+            let mut clock = offset(wrong);
+            let told = verdict(wrong - 60_000, false);
+            let mut first = told.clone();
+            clock.settle(&mut first, None);
+            assert_eq!(first.since.0, NOW.0 - 60_000);
+            let later = WallMs(NOW.0 + 30_000);
+            assert!(clock.observe(later, later));
+            let mut again = told.clone();
+            clock.settle(&mut again, Some(&first));
+            assert_eq!(again.since, first.since);
+            // What begins after that is told by the right clock.
+            let mut new = verdict(NOW.0 + 40_000, false);
+            clock.settle(&mut new, Some(&first));
+            assert_eq!(new.since.0, NOW.0 + 40_000);
+        }
     }
 
     #[test]
