@@ -1,0 +1,218 @@
+use super::*;
+use proptest::prelude::*;
+
+fn term(epoch: u64) -> Term {
+    Term {
+        epoch: Epoch(epoch),
+        token: epoch as i32,
+    }
+}
+
+fn candidates(names: &[String]) -> Input {
+    let owned = |(owner, name): (i64, &String)| Candidate {
+        name: name.clone(),
+        owner,
+    };
+    Input::Listed((1..).zip(names).map(owned).collect())
+}
+
+fn run(election: &mut Election, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+    let mut out = Vec::new();
+    for input in inputs {
+        election.step(input, &mut out);
+    }
+    out
+}
+
+fn leading() -> Election {
+    let mut election = Election::default();
+    let name = "_c_x-n-0000000001".to_owned();
+    let out = run(
+        &mut election,
+        [
+            Input::Connected,
+            Input::Enqueued(name.clone()),
+            candidates(&[name]),
+            Input::Claimed(term(7)),
+        ],
+    );
+    assert_eq!(
+        out,
+        [
+            Effect::Enqueue,
+            Effect::List,
+            Effect::Claim,
+            Effect::Lead(term(7))
+        ]
+    );
+    election
+}
+
+#[test]
+fn waits_for_the_next_lower_candidate_only() {
+    let mut election = Election::default();
+    let names = ["a-n-0000000003", "b-n-0000000001", "c-n-0000000002"].map(str::to_owned);
+    let out = run(
+        &mut election,
+        [
+            Input::Connected,
+            Input::Enqueued(names[0].clone()),
+            candidates(&names),
+        ],
+    );
+    assert_eq!(out.last(), Some(&Effect::Watch(names[2].clone())));
+}
+
+#[test]
+fn candidates_that_no_session_owns_do_not_count() {
+    let [left, own, other] = ["a-n-0000000000", "b-n-0000000002", "c-n-0000000001"].map(str::to_owned);
+    let candidate = |name: &String, owner| Candidate {
+        name: name.clone(),
+        owner,
+    };
+    let mut election = Election::default();
+    let out = run(
+        &mut election,
+        [
+            Input::Connected,
+            Input::Enqueued(own.clone()),
+            Input::Listed(vec![
+                candidate(&left, 0),
+                candidate(&own, 7),
+                candidate(&other, 8),
+            ]),
+            Input::LookAgain,
+            Input::Listed(vec![
+                candidate(&left, 0),
+                candidate(&own, 7),
+                candidate(&other, 0),
+            ]),
+        ],
+    );
+    assert_eq!(out[2..], [Effect::Watch(other), Effect::List, Effect::Claim]);
+    // Its own node, restored by somebody, is not its own.
+    let mut election = Election::default();
+    let out = run(
+        &mut election,
+        [
+            Input::Connected,
+            Input::Enqueued(own.clone()),
+            Input::Listed(vec![candidate(&own, 0)]),
+        ],
+    );
+    assert_eq!(out.last(), Some(&Effect::Drop));
+}
+
+#[test]
+fn the_next_term_is_above_all_that_were_seen() {
+    let mut election = leading();
+    assert_eq!(election.newest(), Epoch(7));
+    let nonsense = Input::Seen(Epoch(u64::MAX));
+    let seen = [Input::Seen(Epoch(12)), Input::Seen(Epoch(9)), nonsense];
+    run(&mut election, seen);
+    assert_eq!(election.newest(), Epoch(12));
+    // Whatever ends a session, it is not forgotten.
+    run(&mut election, [Input::Lost, Input::Connected, Input::Found(None)]);
+    assert_eq!(election.newest(), Epoch(12));
+}
+
+#[test]
+fn sequence_overflow_keeps_the_order() {
+    assert!(sequence("a-n-2147483647") < sequence("b-n--2147483648"));
+}
+
+#[test]
+fn a_short_disconnect_keeps_the_term() {
+    let mut election = leading();
+    let out = run(
+        &mut election,
+        [Input::Suspended, Input::Connected, Input::Verified(true)],
+    );
+    assert_eq!(out, [Effect::Hold, Effect::Verify, Effect::Lead(term(7))]);
+}
+
+#[test]
+fn a_fenced_leader_drops_its_session() {
+    let mut election = leading();
+    assert_eq!(run(&mut election, [Input::Fenced]), [Effect::Hold, Effect::Drop]);
+    assert_eq!(election.phase(), "offline");
+}
+
+#[test]
+fn an_unknown_create_is_looked_for_and_an_unknown_claim_is_settled() {
+    let mut election = Election::default();
+    let name = "_c_x-n-0000000001".to_owned();
+    let out = run(
+        &mut election,
+        [
+            Input::Connected,
+            Input::Suspended,
+            Input::Unknown,
+            Input::Connected,
+            Input::Found(Some(name.clone())),
+            candidates(&[name]),
+            Input::Unknown,
+            Input::Settled(Some(term(3))),
+        ],
+    );
+    use Effect::{Claim, Enqueue, FindOwn, Lead, List, Settle};
+    assert_eq!(out, [Enqueue, FindOwn, List, Claim, Settle, Lead(term(3))]);
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    let name = || (0..3u32).prop_map(|n| format!("x-n-{n:010}"));
+    prop_oneof![
+        3 => Just(Input::Connected),
+        1 => Just(Input::Suspended),
+        1 => Just(Input::Lost),
+        3 => name().prop_map(Input::Enqueued),
+        1 => proptest::option::of(name()).prop_map(Input::Found),
+        3 => proptest::collection::vec((name(), 0..3i64), 0..3).prop_map(|all| {
+            let candidate = |(name, owner)| Candidate { name, owner };
+            Input::Listed(all.into_iter().map(candidate).collect())
+        }),
+        1 => Just(Input::LookAgain),
+        3 => (1u64..9).prop_map(|e| Input::Claimed(term(e))),
+        1 => Just(Input::ClaimRefused),
+        1 => proptest::option::of((1u64..9).prop_map(term)).prop_map(Input::Settled),
+        1 => any::<bool>().prop_map(Input::Verified),
+        1 => Just(Input::Fenced),
+        1 => (1u64..9).prop_map(|e| Input::Seen(Epoch(e))),
+        2 => Just(Input::Unknown),
+    ]
+}
+
+proptest! {
+    /// Whatever comes in whatever order: no lead without an acknowledged claim, none while suspended,
+    /// hold at once on doubt, epochs of new terms strictly increase, no operation while suspended.
+    #[test]
+    fn leads_only_with_an_acknowledged_claim(inputs in proptest::collection::vec(input(), 0..300)) {
+        let mut election = Election::default();
+        let (mut acknowledged, mut led, mut connected) = (Vec::new(), 0u64, false);
+        let mut leading = false;
+        for input in inputs {
+            match &input {
+                Input::Connected => connected = true,
+                Input::Suspended | Input::Lost => connected = false,
+                Input::Claimed(t) | Input::Settled(Some(t)) => acknowledged.push(*t),
+                _ => {}
+            }
+            let doubt = matches!(input, Input::Suspended | Input::Lost | Input::Fenced);
+            let mut out = Vec::new();
+            election.step(input, &mut out);
+            for effect in &out {
+                match effect {
+                    Effect::Lead(t) => {
+                        prop_assert!(connected && acknowledged.contains(t) && t.epoch.0 >= led);
+                        led = t.epoch.0;
+                        leading = true;
+                    }
+                    Effect::Hold => leading = false,
+                    Effect::Drop => connected = false,
+                    _ => prop_assert!(connected, "{:?} while not connected", effect),
+                }
+            }
+            prop_assert!(!(doubt && leading));
+        }
+    }
+}
