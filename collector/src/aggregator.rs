@@ -203,6 +203,9 @@ impl Aggregator {
                     Command::Hello(stream, greeting, state) => {
                         self.streams.insert(stream, state);
                         self.step(now, Input::Hello(stream, greeting), &mut effects);
+                        if let Some(feedback) = self.streams.get_mut(&stream) {
+                            feedback.accept();
+                        }
                     }
                     Command::Message(stream, seq, message) => {
                         acks.push((stream, seq));
@@ -260,6 +263,15 @@ impl Aggregator {
                     self.metrics.reports.get_or_create(&[("result", result)]).inc();
                 }
                 Effect::Superseded(stream) => self.end(stream, End::Superseded),
+                Effect::InUse(stream, place) => {
+                    let holder = self
+                        .fleet
+                        .agents()
+                        .at(place)
+                        .and_then(|agent| agent.greeting.as_ref());
+                    let place = holder.map_or_else(String::new, Greeting::place);
+                    self.end(stream, End::InUse(place.into()));
+                }
                 Effect::Resend(stream) => self.end(stream, End::Resend),
                 Effect::Full(stream, what) => self.end(stream, End::Full(what)),
                 Effect::Conflict(id, agent) => {
@@ -400,6 +412,7 @@ impl Aggregator {
             clock_ahead_ms: agent.clock.ahead_ms(),
             complete: agent.complete,
             connected: agent.connected,
+            rival: agent.rival.as_deref().cloned(),
             ids: agent.members.iter().map(|member| member.id.clone()).collect(),
             live: Arc::new(live),
         });

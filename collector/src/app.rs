@@ -216,6 +216,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
             supervisor: supervisor.clone(),
             metrics: metrics.clone(),
             next_stream: Arc::new(AtomicU64::new(1)),
+            refusals: Arc::default(),
         },
         queries: Queries {
             id,

@@ -10,10 +10,12 @@ use redkeeper_core::ids::Seq;
 use tokio::sync::oneshot;
 
 /// Why a stream must end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum End {
     /// A newer boot of the agent was heard.
     Superseded,
+    /// Another agent has this id, and is alive: where it runs.
+    InUse(Arc<str>),
     /// A report that was refused would be taken now.
     Resend,
     /// A bound is reached.
@@ -24,6 +26,7 @@ pub enum End {
 #[derive(Debug)]
 pub struct Feedback {
     applied: Arc<AtomicU64>,
+    accepted: Option<oneshot::Sender<()>>,
     end: Option<oneshot::Sender<End>>,
 }
 
@@ -36,6 +39,8 @@ pub struct Applied(Arc<AtomicU64>);
 pub struct FeedbackReader {
     /// Up to where everything is applied.
     pub applied: Applied,
+    /// The agent may report; an error when it may not, or when the aggregator is gone.
+    pub accepted: oneshot::Receiver<()>,
     /// The reason to end; an error when the aggregator is gone.
     pub end: oneshot::Receiver<End>,
 }
@@ -44,12 +49,19 @@ pub struct FeedbackReader {
 pub fn channel() -> (Feedback, FeedbackReader) {
     let applied = Arc::new(AtomicU64::new(0));
     let (sender, end) = oneshot::channel();
+    let (accept, accepted) = oneshot::channel();
     let feedback = Feedback {
         applied: Arc::clone(&applied),
+        accepted: Some(accept),
         end: Some(sender),
     };
     let applied = Applied(applied);
-    (feedback, FeedbackReader { applied, end })
+    let reader = FeedbackReader {
+        applied,
+        accepted,
+        end,
+    };
+    (feedback, reader)
 }
 
 impl Feedback {
@@ -58,8 +70,17 @@ impl Feedback {
         self.applied.fetch_max(seq.0, Ordering::Release);
     }
 
+    /// The agent may report, unless it was refused before.
+    pub fn accept(&mut self) {
+        if let Some(sender) = self.accepted.take() {
+            // A stream that is gone needs no answer.
+            sender.send(()).ok();
+        }
+    }
+
     /// The first reason counts.
     pub fn end(&mut self, why: End) {
+        self.accepted = None;
         if let Some(sender) = self.end.take() {
             // A stream that is gone needs no reason.
             sender.send(why).ok();

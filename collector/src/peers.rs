@@ -9,7 +9,7 @@ use redkeeper_core::{
     backoff::Backoff,
     hearing::{Heard, Hearing, Unheard},
     ids::AgentId,
-    time::WallMs,
+    time::{Mono, WallMs},
 };
 use redkeeper_proto::v1::{ListAgentsRequest, status_service_client::StatusServiceClient};
 use redkeeper_runtime::clock::Clock;
@@ -58,6 +58,19 @@ pub struct Peers {
     pub unheard: Vec<Unheard>,
     /// Since when there are any.
     pub unheard_since: Option<WallMs>,
+    /// Ids that two agents claim, of those that this collector hears.
+    pub shared_ids: Vec<SharedId>,
+}
+
+/// An id that two agents claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedId {
+    /// The id.
+    pub agent: AgentId,
+    /// Where the agent runs that has it.
+    pub holder: String,
+    /// Where the other one runs, which is refused.
+    pub refused: String,
 }
 
 /// One of them.
@@ -150,7 +163,9 @@ impl Watchman {
                 }
             }
             if compare {
-                let own = heard_by(&self.view.get());
+                let view = self.view.get();
+                peers.shared_ids = shared_ids(&view, self.clock.now());
+                let own = heard_by(&view);
                 compare_at =
                     Instant::now() + COMPARE_INTERVAL + COMPARE_EACH * u32::try_from(own.len()).unwrap_or(0);
                 heard.insert(self.id.clone(), own);
@@ -249,6 +264,19 @@ fn heard_by(view: &View) -> Heard {
         .values()
         .filter(|agent| agent.greeting.is_some() && !agent.silent);
     heard.map(|agent| agent.name.clone()).collect()
+}
+
+/// The ids of agents that others claim too.
+fn shared_ids(view: &View, now: Mono) -> Vec<SharedId> {
+    let shared = view.agents.values().filter_map(|agent| {
+        let (holder, refused) = (agent.greeting.as_ref()?, agent.refused(now)?);
+        Some(SharedId {
+            agent: agent.name.clone(),
+            holder: holder.place(),
+            refused: refused.greeting.place(),
+        })
+    });
+    shared.collect()
 }
 
 fn connect(address: &str) -> Result<StatusServiceClient<Channel>, Failure> {

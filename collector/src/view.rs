@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use imbl::{OrdMap, Vector};
 use redkeeper_core::{
     dedupe::Origin,
+    fleet::Rival,
     ids::{AgentId, InstanceId, Revision},
     status::Status,
     time::{Mono, WallMs},
@@ -76,10 +77,19 @@ pub struct AgentEntry {
     pub complete: bool,
     /// When its stream began.
     pub connected: WallMs,
+    /// The last one that was refused because this agent has its id.
+    pub rival: Option<Rival>,
     /// Its instances, in order.
     pub ids: Vec<InstanceId>,
     /// What moves with each message.
     pub live: Arc<Live>,
+}
+
+impl AgentEntry {
+    /// An agent that tries to report under the same id, and is refused.
+    pub fn refused(&self, now: Mono) -> Option<&Rival> {
+        self.rival.as_ref().filter(|rival| rival.is_present(now))
+    }
 }
 
 /// What each message of an agent moves. Views share it and the aggregator writes it in place, so that a heartbeat

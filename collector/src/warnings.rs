@@ -11,11 +11,12 @@ use crate::{
 };
 
 /// Kinds of them, as tools see them.
-pub const CODES: [&str; 5] = [
+pub const CODES: [&str; 6] = [
     ZOOKEEPER_AWAY,
     COLLECTOR_SILENT,
     COLLECTOR_MISTAKEN,
     AGENT_UNHEARD,
+    AGENT_ID_SHARED,
     WRITES_REFUSED,
 ];
 /// No session with ZooKeeper.
@@ -26,6 +27,9 @@ pub const COLLECTOR_SILENT: &str = "COLLECTOR_SILENT";
 pub const COLLECTOR_MISTAKEN: &str = "COLLECTOR_MISTAKEN";
 /// An agent that the leader does not hear.
 pub const AGENT_UNHEARD: &str = "AGENT_UNHEARD";
+
+/// Two agents claim one id.
+pub const AGENT_ID_SHARED: &str = "AGENT_ID_SHARED";
 
 /// ZooKeeper refuses for good to let statuses be written.
 pub const WRITES_REFUSED: &str = "WRITES_REFUSED";
@@ -121,6 +125,21 @@ pub fn warnings(directory: &Directory, peers: &Peers, now: Mono) -> Vec<Warning>
             since: peers.unheard_since,
         });
     }
+    if let Some(first) = peers.shared_ids.first() {
+        let more = match peers.shared_ids.len() - 1 {
+            0 => String::new(),
+            n => format!("; {n} more id(s) are shared so"),
+        };
+        all.push(Warning {
+            code: AGENT_ID_SHARED,
+            subject: String::new(),
+            text: format!(
+                "two agents have the id {}: the one on {} is heard, the one on {} is refused; give each agent its own `id`{more}",
+                first.agent, first.holder, first.refused
+            ),
+            since: None,
+        });
+    }
     all
 }
 
@@ -198,7 +217,7 @@ mod tests {
     use redkeeper_core::{hearing::Unheard, ids::AgentId};
 
     use super::*;
-    use crate::{store::Connection, znode::CollectorJson};
+    use crate::{peers::SharedId, store::Connection, znode::CollectorJson};
 
     fn directory() -> Directory {
         let member = |id: &str| CollectorJson {
@@ -268,9 +287,22 @@ mod tests {
             by: vec!["b".to_owned()],
         };
         peers.unheard = (0..7).map(unheard).collect();
+        peers.shared_ids = vec![SharedId {
+            agent: AgentId::new("db9").unwrap(),
+            holder: "host x (10.0.0.1)".to_owned(),
+            refused: "host y (10.0.0.2)".to_owned(),
+        }];
         let told = texts(&directory(), &peers);
         let codes: Vec<_> = told.iter().map(|(code, _)| *code).collect();
-        assert_eq!(codes, [COLLECTOR_SILENT, COLLECTOR_MISTAKEN, AGENT_UNHEARD]);
+        let all = [
+            COLLECTOR_SILENT,
+            COLLECTOR_MISTAKEN,
+            AGENT_UNHEARD,
+            AGENT_ID_SHARED,
+        ];
+        assert_eq!(codes, all);
+        let shared = "two agents have the id db9: the one on host x (10.0.0.1) is heard, the one on host y (10.0.0.2) is refused; give each agent its own `id`";
+        assert_eq!(told[3].1, shared);
         assert!(
             told[0]
                 .1

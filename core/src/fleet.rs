@@ -23,7 +23,7 @@ use crate::{
 
 pub use clocks::{ClockOffset, OFFSET_MIN};
 pub use members::{FreshnessLimit, Member, Members};
-pub use messages::{Effect, Greeting, Input, Message, Report};
+pub use messages::{Effect, Greeting, Input, Message, Report, Rival};
 pub use table::{Agents, Place};
 
 mod adopt;
@@ -78,6 +78,8 @@ pub struct AgentState {
     /// The open stream, if there is one.
     stream: Option<u64>,
     snapshot: Option<Snapshot>,
+    /// The last one that was refused because this agent has its id.
+    pub rival: Option<Box<Rival>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -209,6 +211,7 @@ impl AgentState {
             members: Members::default(),
             stream: None,
             snapshot: None,
+            rival: None,
         }
     }
 }
@@ -226,3 +229,5 @@ fn is_collectors_own(reason: Reason) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_shared_id;

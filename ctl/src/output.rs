@@ -432,6 +432,18 @@ pub(crate) fn agents(agents: &[v1::Agent], header: Option<&v1::ResponseHeader>) 
         ],
         rows,
     );
+    for a in agents {
+        let Some(refused) = &a.refused else { continue };
+        text.push_str(&format!(
+            "\nwarning: another agent with the id {}, on host {} ({}), is refused since {} is alive: {} times, the last one {} ago; give each agent its own `id`\n",
+            clean(&a.id),
+            or_dash(&refused.host),
+            or_dash(&refused.address),
+            or_dash(&a.host),
+            refused.times,
+            age(refused.last_age.as_ref()),
+        ));
+    }
     text.push_str(&answered(header));
     print(&text)
 }

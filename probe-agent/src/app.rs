@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use redkeeper_core::ids::BootId;
 use redkeeper_runtime::{
     admin::{self, Admin},
     clock::Clock,
@@ -18,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     alarm::{ALARMS, Alarms},
     board::Board,
+    boot::Boot,
     config::Config,
     metrics::Metrics,
     overseer::{self, Overseer},
@@ -124,8 +124,7 @@ async fn start(
         supervisor.expect(kind, 1);
     }
     supervisor.expect(UPLINK, config.collectors.len());
-    let digits = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    let Ok(boot) = BootId::new(&digits) else {
+    let Some(boot) = Boot::new().map(Arc::new) else {
         supervisor.fail("no boot id could be made".to_owned());
         return Ok(());
     };
@@ -133,7 +132,7 @@ async fn start(
         let uplink = Uplink {
             collector: collector.clone(),
             agent: config.id.clone(),
-            boot: boot.clone(),
+            boot: Arc::clone(&boot),
             host: config.host.clone(),
             board: Arc::clone(board),
             clock,

@@ -20,6 +20,7 @@ pub mod acl;
 pub mod alarm;
 pub mod app;
 pub mod board;
+pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod descriptors;

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub connected: Family<[(&'static str, String); 1], Gauge>,
     /// When each instance's certificate ends, in seconds since 1970.
     pub certificates: Family<[(&'static str, String); 1], Gauge>,
+    /// 1 for each collector that refuses this agent.
+    pub refused: Family<[(&'static str, String); 1], Gauge>,
     /// Connections to collectors that ended or failed.
     pub reconnects: Counter,
     /// Messages sent to collectors.
@@ -59,6 +61,7 @@ impl Metrics {
             replaced: Family::default(),
             connected: Family::default(),
             certificates: Family::default(),
+            refused: Family::default(),
             reconnects: Counter::default(),
             messages: Counter::default(),
         };
@@ -111,6 +114,11 @@ impl Metrics {
             "redkeeper_uplink_connected",
             "Open streams by collector",
             metrics.connected.clone(),
+        );
+        registry.register(
+            "redkeeper_uplink_refused",
+            "1 while the collector refuses this agent",
+            metrics.refused.clone(),
         );
         registry.register(
             "redkeeper_uplink_reconnects",

@@ -15,18 +15,19 @@ use redkeeper_proto::{
     words,
 };
 use redkeeper_runtime::clock::Clock;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
-use crate::{board::Board, metrics::Metrics};
+use crate::{board::Board, boot::Boot, metrics::Metrics};
 
 /// Kind of the uplinks' tasks.
 pub const UPLINK: &str = "uplink";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
+/// A collector with a large fleet may be busy for some seconds while it takes over.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// A collector that acknowledges nothing for so many times `silent_after` is left and looked for anew: its
 /// acknowledgements wait for others, up to four thirds of it.
 const MUTE_AFTER: u32 = 2;
@@ -34,6 +35,9 @@ const MUTE_AFTER: u32 = 2;
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest absence that a collector may ask for.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// A stream that a collector refuses earlier counts as another failed attempt: else one that is refused again and again
+/// after its Welcome would come back at once each time.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 /// What a collector may ask for; anything else is a mistake of its configuration.
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> =
@@ -46,7 +50,7 @@ pub struct Uplink {
     /// Who we are.
     pub agent: AgentId,
     /// Which life of the agent this is.
-    pub boot: BootId,
+    pub boot: Arc<Boot>,
     /// Host name, for people.
     pub host: String,
     /// What is sent.
@@ -76,6 +80,27 @@ enum Ended {
     Drained(String, Duration),
     #[error("the collector ended the stream")]
     Closed,
+    #[error("another agent of this id was taken in place of this one at another collector; reporting anew")]
+    Renewed,
+}
+
+impl Ended {
+    /// The collector does not want this agent, as it is now.
+    fn is_refusal(&self) -> bool {
+        use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, ResourceExhausted};
+        let codes = [
+            AlreadyExists,
+            FailedPrecondition,
+            InvalidArgument,
+            ResourceExhausted,
+        ];
+        matches!(self, Self::Refused(status) if codes.contains(&status.code()))
+    }
+
+    /// The collector heard another agent of this id since.
+    fn is_superseded(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == tonic::Code::FailedPrecondition)
+    }
 }
 
 impl Uplink {
@@ -85,18 +110,28 @@ impl Uplink {
             .metrics
             .connected
             .get_or_create_owned(&[("collector", self.collector.clone())]);
+        let refused = self
+            .metrics
+            .refused
+            .get_or_create_owned(&[("collector", self.collector.clone())]);
         let stop = self.stop.clone();
         let (mut attempt, mut last_told) = (0u32, None);
         while !stop.is_cancelled() {
             connected.set(0);
-            let mut opened = false;
+            let mut opened = None;
+            let boot = self.boot.subscribe().borrow().clone();
             let ended = tokio::select! {
                 () = stop.cancelled() => return,
-                ended = self.stream(|| { opened = true; connected.set(1); }) => ended,
+                ended = self.stream(&boot, || { opened = Some(self.clock.now()); connected.set(1); refused.set(0); }) => ended,
             };
             connected.set(0);
             self.metrics.reconnects.inc();
-            if opened {
+            refused.set(i64::from(ended.is_refusal()));
+            if ended.is_superseded() {
+                self.boot.renew(&boot);
+            }
+            let lasted = opened.map(|at| self.clock.now().since(at));
+            if lasted.is_some_and(|time| time >= STABLE_AFTER || !ended.is_refusal()) {
                 (attempt, last_told) = (0, None);
             }
             let text = ended.to_string();
@@ -113,14 +148,15 @@ impl Uplink {
         }
     }
 
-    async fn stream(&self, opened: impl FnOnce()) -> Ended {
-        match self.talk(opened).await {
+    async fn stream(&self, boot: &BootId, opened: impl FnOnce()) -> Ended {
+        match self.talk(boot, opened).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         }
     }
 
-    async fn talk(&self, opened: impl FnOnce()) -> Result<std::convert::Infallible, Ended> {
+    async fn talk(&self, boot: &BootId, opened: impl FnOnce()) -> Result<std::convert::Infallible, Ended> {
+        let mut boots = self.boot.subscribe();
         let endpoint = Endpoint::from_shared(format!("http://{}", self.collector)).map_err(Ended::Connect)?;
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
@@ -134,7 +170,7 @@ impl Uplink {
         let (sender, receiver) = mpsc::channel(UNACKED_MESSAGES_MAX + 1);
         let hello = v1::Hello {
             agent_id: self.agent.to_string(),
-            boot_id: self.boot.as_str().to_owned(),
+            boot_id: boot.as_str().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.host.clone(),
             agent_time: convert::time_to_wire(self.clock.wall()),
@@ -215,10 +251,19 @@ impl Uplink {
                     Some(_) => return Err(Ended::Protocol("a second Welcome".to_owned())),
                     None => return Err(Ended::Closed),
                 },
+                () = another(&mut boots, boot) => return Err(Ended::Renewed),
                 changed = changes.changed() => if changed.is_err() { return Err(Ended::Closed) },
                 () = tokio::time::sleep_until(self.clock.instant(deadline)) => (),
             }
         }
+    }
+}
+
+/// Waits until another boot than this one is in force.
+async fn another(boots: &mut watch::Receiver<BootId>, boot: &BootId) {
+    if boots.wait_for(|now| now != boot).await.is_err() {
+        // It is never dropped before the uplinks.
+        std::future::pending().await
     }
 }
 

@@ -284,6 +284,7 @@ pub fn greeting_from_wire(wire: &v1::Hello) -> Result<Greeting, Invalid> {
         boot: BootId::new(&wire.boot_id).map_err(|e| invalid("hello.boot_id", e))?,
         version: cut(&wire.version, 64),
         host: cut(&wire.host, 255),
+        address: String::new(),
         clock: time_from_wire(wire.agent_time.as_ref()),
     })
 }

@@ -1,7 +1,10 @@
 //! Limits log lines of one kind, so that a thousand causes of one fault do not hide all else. What is left out is counted
 //! and told with the next line.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// Lines of one kind.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,46 @@ impl LogLimit {
     }
 }
 
+/// Different lines that a [`RepeatLimit`] remembers; of more, the oldest is forgotten.
+const TEXTS_MAX: usize = 256;
+
+/// Lines that somebody causes again and again: each text is written once in an interval.
+#[derive(Clone, Debug)]
+pub struct RepeatLimit {
+    interval: Duration,
+    texts: BTreeMap<String, (Instant, u64)>,
+}
+
+impl RepeatLimit {
+    /// The same text is written once in each `interval`.
+    pub const fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            texts: BTreeMap::new(),
+        }
+    }
+
+    /// Whether this text may be written now, and how often it was left out since the last time, if it was.
+    pub fn line(&mut self, text: &str, now: Instant) -> Option<Option<u64>> {
+        if let Some((written, left_out)) = self.texts.get_mut(text) {
+            if now.saturating_duration_since(*written) < self.interval {
+                *left_out = left_out.saturating_add(1);
+                return None;
+            }
+            *written = now;
+            return Some(Some(std::mem::take(left_out)).filter(|n| *n > 0));
+        }
+        if self.texts.len() >= TEXTS_MAX {
+            let oldest = self.texts.iter().min_by_key(|(_, (written, _))| *written);
+            if let Some(oldest) = oldest.map(|(text, _)| text.clone()) {
+                self.texts.remove(&oldest);
+            }
+        }
+        self.texts.insert(text.to_owned(), (now, 0));
+        Some(None)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +101,26 @@ mod tests {
         assert_eq!(limit.line(start + interval), Some(None));
         assert_eq!(limit.line(start + interval), None);
         assert_eq!(limit.line(start + interval * 3), Some(Some(1)));
+    }
+
+    #[test]
+    fn the_same_text_is_written_once_in_an_interval() {
+        let interval = Duration::from_secs(600);
+        let (mut limit, start) = (RepeatLimit::new(interval), Instant::now());
+        assert_eq!(
+            [limit.line("a", start), limit.line("b", start)],
+            [Some(None), Some(None)]
+        );
+        for n in 1..600 {
+            assert_eq!(limit.line("a", start + Duration::from_secs(n)), None);
+        }
+        assert_eq!(limit.line("a", start + interval), Some(Some(599)));
+        // Others do not grow without bound, and the newest are remembered.
+        for n in 0..2 * TEXTS_MAX {
+            let at = start + interval + Duration::from_millis(n as u64);
+            assert_eq!(limit.line(&format!("text {n}"), at), Some(None));
+            assert_eq!(limit.line(&format!("text {n}"), at), None);
+        }
+        assert_eq!(limit.texts.len(), TEXTS_MAX);
     }
 }

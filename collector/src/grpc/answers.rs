@@ -209,6 +209,14 @@ pub(super) fn agent(id: &AgentId, entry: &AgentEntry, now: Now) -> v1::Agent {
         connected_age: age(entry.connected, now.wall).map(convert::long_duration_to_wire),
         clock_ahead: (entry.clock_ahead_ms != 0)
             .then(|| convert::signed_millis_to_wire(entry.clock_ahead_ms)),
+        address: greeting.map(|g| g.address.clone()).unwrap_or_default(),
+        refused: entry.refused(now.mono).map(|rival| v1::RefusedAgent {
+            boot_id: rival.greeting.boot.as_str().to_owned(),
+            host: rival.greeting.host.clone(),
+            address: rival.greeting.address.clone(),
+            times: i64::try_from(rival.times).unwrap_or(i64::MAX),
+            last_age: Some(convert::duration_to_wire(now.mono.since(rival.last))),
+        }),
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::feedback::End;
 
 /// What happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Event {
     /// The collector stops.
     Stop,

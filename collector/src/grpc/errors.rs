@@ -17,6 +17,9 @@ pub enum Failure {
     /// A newer boot of this agent was heard.
     #[error("a newer agent process with this id has been heard; two agents must not share an id")]
     Superseded,
+    /// Another agent has this id, and is alive.
+    #[error("the agent id {0:?} is in use by an agent on {1}, which is alive; give each agent its own `id`")]
+    IdInUse(String, std::sync::Arc<str>),
     /// A report that lost against another agent would win now.
     #[error("an instance that another agent had is free now; reconnect and report it again")]
     Resend,
@@ -45,6 +48,7 @@ impl Failure {
             Self::BadHello(_) => (Code::InvalidArgument, "BAD_HELLO"),
             Self::BadMessage(_) => (Code::InvalidArgument, "BAD_MESSAGE"),
             Self::Superseded => (Code::FailedPrecondition, "STREAM_SUPERSEDED"),
+            Self::IdInUse(..) => (Code::AlreadyExists, "AGENT_ID_IN_USE"),
             Self::Resend => (Code::Aborted, "RESEND"),
             Self::Full(_) => (Code::ResourceExhausted, "COLLECTOR_FULL"),
             Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),

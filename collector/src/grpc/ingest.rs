@@ -4,17 +4,17 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::Stream;
 use redkeeper_core::{
     fleet::{Greeting, Message},
-    ids::Seq,
+    ids::{AgentId, Seq},
     limits::{AGENT_INSTANCES_MAX, AGENT_MESSAGE_BYTES_MAX, UNACKED_MESSAGES_MAX},
     time::Mono,
 };
@@ -25,7 +25,7 @@ use redkeeper_proto::{
         report_status_request, report_status_response::Message as Answer,
     },
 };
-use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
+use redkeeper_runtime::{clock::Clock, log_limit::RepeatLimit, supervise::Supervisor};
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -37,7 +37,7 @@ use super::{
 use crate::{
     aggregator::Command,
     beats::{Beat, Beats},
-    feedback::{self, End},
+    feedback::{self, End, FeedbackReader},
     metrics::Metrics,
 };
 
@@ -72,7 +72,22 @@ pub struct Ingest {
     pub metrics: Metrics,
     /// Numbers streams.
     pub next_stream: Arc<AtomicU64>,
+    /// Lines about agents that are refused: they come again.
+    pub refusals: Arc<Refusals>,
 }
+
+/// Lines about refused agents.
+#[derive(Debug)]
+pub struct Refusals(Mutex<RepeatLimit>);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(Mutex::new(RepeatLimit::new(REFUSAL_INTERVAL)))
+    }
+}
+
+/// Between two lines about the same agent that is refused for the same reason.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(600);
 
 /// An acknowledgement waits for others, up to this time, or four thirds of `silent_after`: each costs more than the
 /// message that it answers. An agent calls a collector mute after twice `silent_after`.
@@ -92,12 +107,13 @@ impl AgentService for Ingest {
         &self,
         request: Request<Streaming<ReportStatusRequest>>,
     ) -> Result<Response<Self::ReportStatusStream>, Status> {
-        let peer = request
-            .remote_addr()
-            .map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        let address = request.remote_addr();
+        let peer = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        let address = address.map_or_else(String::new, |address| address.ip().to_canonical().to_string());
         // In boxes and shared: a task keeps room for each thing that it is given, and for each place that it moves to.
         let mut messages = Box::new(request.into_inner());
-        let (seq, greeting) = self.greeting(&mut messages, &peer).await?;
+        let (seq, mut greeting) = self.greeting(&mut messages, &address).await?;
+        greeting.address = address;
         let (answers, receiver) = answer_stream::channel(ANSWERS_MAX);
         let name = format!("{} from {peer}", greeting.agent);
         let stream = Arc::new(self.clone()).stream(messages, seq, Box::new(greeting), answers);
@@ -119,19 +135,46 @@ fn answer(message: Answer) -> Result<Box<ReportStatusResponse>, Status> {
     }))
 }
 
+/// What an agent is told when the aggregator ends its stream; `None`: the aggregator has ended itself.
+fn failure(why: Option<End>, agent: &str) -> Failure {
+    match why {
+        Some(End::Superseded) => Failure::Superseded,
+        Some(End::InUse(place)) => Failure::IdInUse(agent.to_owned(), place),
+        Some(End::Resend) => Failure::Resend,
+        Some(End::Full(what)) => Failure::Full(what),
+        None => Failure::ShuttingDown,
+    }
+}
+
 impl Ingest {
-    fn refuse(&self, result: &'static str, peer: &str, failure: Failure) -> Status {
+    /// Counts a refused agent, and logs it where the same was not logged of late: it tries again and again.
+    fn refused(&self, who: &str, failure: &Failure) {
+        let result = match failure {
+            Failure::BadHello(_) => "bad_hello",
+            Failure::IdInUse(..) => "id_in_use",
+            Failure::Superseded => "superseded",
+            Failure::Full(_) => "full",
+            // Nothing is wrong with the agent.
+            _ => return,
+        };
         self.metrics.reports.get_or_create(&[("result", result)]).inc();
-        tracing::warn!(peer, "stream refused: {failure}");
-        failure.into()
+        let text = format!("{who} is refused: {failure}");
+        let mut lines = self.refusals.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(more) = lines.line(&text, Instant::now()) {
+            tracing::warn!(more, "{text}");
+        }
     }
 
     async fn greeting(
         &self,
         messages: &mut Streaming<ReportStatusRequest>,
-        peer: &str,
+        address: &str,
     ) -> Result<(u64, Greeting), Status> {
-        let bad = |text: String| self.refuse("bad_hello", peer, Failure::BadHello(text));
+        let bad = |text: String| {
+            let failure = Failure::BadHello(text);
+            self.refused(&format!("an agent at {address}"), &failure);
+            Status::from(failure)
+        };
         let first = tokio::time::timeout(HELLO_TIMEOUT, messages.message()).await;
         let first = first.map_err(|_| bad(format!("none within {HELLO_TIMEOUT:?}")))?;
         let first = first
@@ -153,11 +196,23 @@ impl Ingest {
     ) {
         let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
         let agent = greeting.agent.to_string();
-        tracing::info!(agent, stream, "agent connected");
-        let why = match self.talk(&mut messages, first, greeting, stream, &answers).await {
+        let (name, who) = (
+            greeting.agent.clone(),
+            format!("agent {agent} on {}", greeting.place()),
+        );
+        let mut opened = false;
+        let talk = async {
+            let feedback = self.open(stream, greeting).await?;
+            opened = true;
+            tracing::info!(agent, stream, "agent connected");
+            self.talk(&mut messages, first, (name, stream), feedback, &answers)
+                .await
+        };
+        let why = match talk.await {
             Ok(why) => why,
             Err(failure) => {
                 let text = failure.to_string();
+                self.refused(&who, &failure);
                 // The last place of the queue is never taken by acknowledgements, so this does not wait long.
                 let told = answers.send(Err(failure.into()));
                 if tokio::time::timeout(self.silent_after, told).await.is_err() {
@@ -166,22 +221,34 @@ impl Ingest {
                 text
             }
         };
-        tracing::info!(agent, stream, "agent's stream ended: {why}");
+        if opened {
+            tracing::info!(agent, stream, "agent's stream ended: {why}");
+        }
         // During shutdown the aggregator may be gone already.
         drop(self.commands.send(Command::Bye(stream)).await);
+    }
+
+    /// Asks the aggregator whether the agent may report.
+    async fn open(&self, stream: u64, greeting: Box<Greeting>) -> Result<FeedbackReader, Failure> {
+        let agent = greeting.agent.to_string();
+        let (sender, mut feedback) = feedback::channel();
+        self.send(Command::Hello(stream, *greeting, sender)).await?;
+        // Its answer, or its end, is certain; an agent that does not want to wait so long closes the stream.
+        if (&mut feedback.accepted).await.is_err() {
+            let why = (&mut feedback.end).await.ok();
+            return Err(failure(why, &agent));
+        }
+        Ok(feedback)
     }
 
     async fn talk(
         &self,
         messages: &mut Streaming<ReportStatusRequest>,
         mut last: u64,
-        greeting: Box<Greeting>,
-        stream: u64,
+        (agent, stream): (AgentId, u64),
+        feedback: FeedbackReader,
         answers: &Answers<ReportStatusResponse>,
     ) -> Result<String, Failure> {
-        let agent = greeting.agent.clone();
-        let (sender, feedback) = feedback::channel();
-        self.send(Command::Hello(stream, *greeting, sender)).await?;
         let limits = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let welcome = Welcome {
             collector_id: self.id.clone(),
@@ -228,12 +295,7 @@ impl Ingest {
                     return Ok("drained".to_owned());
                 }
                 Next::Aside(Event::End(why)) => {
-                    return Err(match why {
-                        Some(End::Superseded) => Failure::Superseded,
-                        Some(End::Resend) => Failure::Resend,
-                        Some(End::Full(what)) => Failure::Full(what),
-                        None => Failure::ShuttingDown,
-                    });
+                    return Err(failure(why, agent.as_str()));
                 }
                 Next::Aside(Event::Timer) => {
                     streak = 0;

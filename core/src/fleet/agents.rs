@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     AgentState, CONTESTED_MAX, Effect, Fleet, FreshnessLimit, Greeting, InstanceState, Member, Message,
-    Report, Snapshot, is_collectors_own,
+    Report, Rival, Snapshot, is_collectors_own,
 };
 use crate::{
     dedupe::{Arrival, Order, Origin},
-    ids::{AgentId, Handle, InstanceId, Seq},
+    ids::{AgentId, BootId, Handle, InstanceId, Seq},
     limits::{AGENT_INSTANCES_MAX, AGENTS_MAX, FLEET_INSTANCES_MAX},
     status::{Reason, Status, Verdict},
     time::{Mono, WallMs},
@@ -31,6 +31,20 @@ impl Fleet {
         let (place, agent) = self
             .agents
             .get_or_add(&name, || AgentState::adopted(name.clone(), now));
+        if agent.holds_its_id_against(&greeting.boot, now, silent_after) {
+            let before = agent.rival.as_ref();
+            let before = before.filter(|rival| rival.greeting.boot == greeting.boot);
+            let times = before.map_or(0, |rival| rival.times);
+            out.push(Effect::InUse(stream, place));
+            agent.rival = Some(Box::new(Rival {
+                greeting,
+                times: times.saturating_add(1),
+                last: now,
+            }));
+            agent.version += 1;
+            out.push(Effect::Agent(place));
+            return;
+        }
         let order = agent
             .order
             .get_or_insert_with(|| Order::new(greeting.boot.clone()));
@@ -43,6 +57,10 @@ impl Fleet {
             agent.complete = false;
             agent.members.forget_handles();
         }
+        agent.rival = agent
+            .rival
+            .take()
+            .filter(|rival| rival.greeting.boot != greeting.boot);
         agent.version += 1;
         agent.clock.observe(greeting.clock, wall);
         agent.greeting = Some(greeting);
@@ -354,6 +372,17 @@ fn count_restarts(verdict: &mut Verdict, former: &Verdict) {
 }
 
 impl AgentState {
+    /// Whether this agent keeps its id although another process claims it. A process that has ended has closed its
+    /// stream; one whose host went away says nothing more, and the claim of its successor is granted before its
+    /// instances would be called silent.
+    fn holds_its_id_against(&self, boot: &BootId, now: Mono, silent_after: Duration) -> bool {
+        let other = self.order.as_ref();
+        // A retired boot is told so: it needs another one, whoever is alive.
+        let other = other.is_some_and(|order| order.boot() != boot && !order.is_retired(boot.tag()));
+        let alive = !self.silent && now.since(self.heard) < silent_after * 2 / 3;
+        other && self.stream.is_some() && alive
+    }
+
     fn heard(&mut self, now: Mono, silent_after: Duration, deadlines: &mut BTreeSet<(Mono, AgentId)>) {
         self.heard = self.heard.max(now);
         self.version += u64::from(self.silent);

@@ -7,7 +7,7 @@ use crate::{
     dedupe::{Arrival, Origin},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
     status::{Identity, Status, Verdict},
-    time::WallMs,
+    time::{Mono, WallMs},
 };
 
 /// One instance as an agent reports it.
@@ -49,9 +49,44 @@ pub struct Greeting {
     pub version: String,
     /// Its host, for people.
     pub host: String,
+    /// The address that it came from, for people; empty where it is not known.
+    pub address: String,
     /// Its wall clock when it said so; zero where it does not tell.
     pub clock: WallMs,
 }
+
+impl Greeting {
+    /// Where it runs, as far as that is known.
+    pub fn place(&self) -> String {
+        match (self.host.as_str(), self.address.as_str()) {
+            ("", "") => "an unknown host".to_owned(),
+            ("", address) => address.to_owned(),
+            (host, "") => format!("host {host}"),
+            (host, address) => format!("host {host} ({address})"),
+        }
+    }
+}
+
+/// An agent that is refused because another one, which is alive, has its id.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rival {
+    /// Who it says it is.
+    pub greeting: Greeting,
+    /// How often it was refused.
+    pub times: u64,
+    /// When it was refused the last time.
+    pub last: Mono,
+}
+
+impl Rival {
+    /// Whether it tries still: an agent that is refused comes back within [`RIVAL_AGE_MAX`].
+    pub fn is_present(&self, now: Mono) -> bool {
+        now.since(self.last) < RIVAL_AGE_MAX
+    }
+}
+
+/// Agents try again after 5 s at the latest; three attempts may be lost.
+const RIVAL_AGE_MAX: Duration = Duration::from_secs(15);
 
 /// What the shell brings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,6 +119,8 @@ pub enum Effect {
     Arrived(Arrival),
     /// The stream must be ended: its boot is retired.
     Superseded(u64),
+    /// The stream must be ended: the agent at this place, which is alive, has its id.
+    InUse(u64, Place),
     /// The stream must be ended: a bound is reached.
     Full(u64, &'static str),
     /// Two agents report the same instance; the first keeps it.

@@ -5,14 +5,14 @@ use crate::{
 };
 use proptest::prelude::*;
 
-const SILENT: Duration = Duration::from_secs(3);
+pub(super) const SILENT: Duration = Duration::from_secs(3);
 const FRESH: Duration = Duration::from_secs(2);
 
-fn agent() -> AgentId {
+pub(super) fn agent() -> AgentId {
     AgentId::new("db01").unwrap()
 }
 
-fn boot(n: u64) -> BootId {
+pub(super) fn boot(n: u64) -> BootId {
     BootId::new(&format!("{n:016x}")).unwrap()
 }
 
@@ -20,7 +20,7 @@ fn id(n: u32) -> InstanceId {
     InstanceId::new(&format!("db01:{n}")).unwrap()
 }
 
-fn report(n: u32, reason: Reason) -> Report {
+pub(super) fn report(n: u32, reason: Reason) -> Report {
     Report {
         handle: Handle(n),
         identity: Identity {
@@ -35,14 +35,14 @@ fn report(n: u32, reason: Reason) -> Report {
     }
 }
 
-struct World {
-    fleet: Fleet,
-    now: Mono,
-    out: Vec<Effect>,
+pub(super) struct World {
+    pub(super) fleet: Fleet,
+    pub(super) now: Mono,
+    pub(super) out: Vec<Effect>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Mono::from_millis(100_000);
         Self {
             fleet: Fleet::new(now, SILENT),
@@ -51,28 +51,29 @@ impl World {
         }
     }
 
-    fn step(&mut self, input: Input) {
+    pub(super) fn step(&mut self, input: Input) {
         self.fleet.step(self.now, WallMs(7), input, &mut self.out);
     }
 
-    fn hello(&mut self, stream: u64, n: u64) {
+    pub(super) fn hello(&mut self, stream: u64, n: u64) {
         let greeting = Greeting {
             agent: agent(),
             boot: boot(n),
             version: String::new(),
             host: String::new(),
+            address: String::new(),
             clock: WallMs(0),
         };
         self.step(Input::Hello(stream, greeting));
     }
 
     /// Each boot has the stream of its number.
-    fn message(&mut self, n: u64, seq: u64, message: Message) {
+    pub(super) fn message(&mut self, n: u64, seq: u64, message: Message) {
         self.step(Input::Message(n, Seq(seq), message));
     }
 
     /// Time passes as the shell lets it: a step at each deadline.
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         while self.fleet.next_deadline() <= until {
             self.now = self.fleet.next_deadline();
@@ -81,7 +82,7 @@ impl World {
         self.now = until;
     }
 
-    fn reason(&self, n: u32) -> Reason {
+    pub(super) fn reason(&self, n: u32) -> Reason {
         self.fleet.instance(&id(n)).unwrap().status.verdict.reason
     }
 }
@@ -164,6 +165,7 @@ fn a_new_boot_retires_the_old_one_for_good() {
     let mut w = World::new();
     w.hello(1, 1);
     w.message(1, 9, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    w.step(Input::Bye(1));
     w.hello(2, 2);
     w.step(Input::Message(
         2,
@@ -172,8 +174,8 @@ fn a_new_boot_retires_the_old_one_for_good() {
     ));
     assert_eq!(w.reason(1), Reason::ConnectionRefused);
     w.out.clear();
-    w.message(1, 10, Message::Changes(vec![report(1, Reason::Ok)]));
-    assert!(w.out.contains(&Effect::Superseded(1)));
+    w.hello(3, 1);
+    assert!(w.out.contains(&Effect::Superseded(3)));
     assert_eq!(w.reason(1), Reason::ConnectionRefused);
 }
 
@@ -182,6 +184,7 @@ fn a_restarted_agent_does_not_erase_what_is_known() {
     let mut w = World::new();
     w.hello(1, 1);
     w.message(1, 9, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    w.step(Input::Bye(1));
     w.hello(2, 2);
     w.step(Input::Message(
         2,
@@ -344,6 +347,7 @@ fn a_restart_of_the_agent_moves_no_time_and_is_no_change() {
     w.message(4, 4, Message::Changes(vec![told(2_000, true, "r2", 1)]));
     w.message(4, 5, Message::Changes(vec![told(2_000, true, "r4", 2)]));
     assert_eq!(remembered(&w), (100, 4));
+    w.step(Input::Bye(4));
     w.hello(5, 5);
     w.message(5, 1, Message::Snapshot(vec![told(9_000, true, "r5", 0)], true));
     assert_eq!(remembered(&w), (100, 5));
@@ -383,6 +387,7 @@ fn times_of_an_agent_whose_clock_is_off_are_corrected() {
         boot: boot(1),
         version: String::new(),
         host: String::new(),
+        address: String::new(),
         clock: WallMs(hour + 7),
     };
     w.step(Input::Hello(1, greeting));
@@ -470,6 +475,7 @@ fn a_take_over_does_not_publish_what_is_older_than_what_is_published() {
     assert_eq!(w.reason(1), Reason::Loading);
     w.message(1, 7, Message::Changes(vec![report(1, Reason::Ok)]));
     assert_eq!(w.reason(1), Reason::Ok);
+    w.step(Input::Bye(1));
     w.hello(2, 2);
     w.step(Input::Message(
         2,
@@ -528,6 +534,7 @@ fn an_agent_that_is_silent_and_has_nothing_left_is_forgotten() {
         boot: boot(5),
         version: String::new(),
         host: String::new(),
+        address: String::new(),
         clock: WallMs(0),
     };
     w.step(Input::Hello(2, greeting));
@@ -569,6 +576,7 @@ fn a_second_reporter_does_not_take_a_live_instance() {
             boot: boot(5),
             version: String::new(),
             host: String::new(),
+            address: String::new(),
             clock: WallMs(0),
         },
     ));

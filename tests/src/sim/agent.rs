@@ -180,6 +180,7 @@ impl Uplink {
             boot: self.boot.clone(),
             version: String::new(),
             host: String::new(),
+            address: String::new(),
             clock: Default::default(),
         };
         self.board.hello_seq();
