@@ -108,7 +108,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         let d = ready_directory.borrow();
         match d.connection {
             Some(Connection::Connected) if !d.leader(clock.now()).is_empty() => Ok(()),
-            Some(Connection::Connected) => Err("no leader yet".to_owned()),
+            Some(Connection::Connected) => Err(d.shares_id().unwrap_or_else(|| "no leader yet".to_owned())),
             _ => Err(format!("ZooKeeper: {}", d.away().unwrap_or_default())),
         }
     };

@@ -141,6 +141,7 @@ impl<S: Store> Coordinator<S> {
             d.note_connection(None, self.clock.wall());
             d.phase = "offline";
             (d.lease, d.oldest_pending, d.refused) = (None, None, None);
+            (d.id_taken, d.id_shared) = (None, None);
             d.last_leader.clear();
             if let Some(error) = error {
                 d.last_error = error;
@@ -275,7 +276,7 @@ impl<S: Store> Coordinator<S> {
                             }
                             let oldest = publishing.as_ref().and_then(Publishing::oldest_pending);
                             let refused = publishing.as_ref().and_then(Publishing::refused);
-                            self.note_directory(seen, election, (oldest, refused));
+                            self.note_directory(seen, election, session.timeout(), (oldest, refused));
                         }
                         Err(StoreError::TimedOut | StoreError::Lost(_)) if connection == Connection::Connected => {
                             return SessionEnd::Dropped;
@@ -398,12 +399,14 @@ impl<S: Store> Coordinator<S> {
         &self,
         seen: Seen,
         election: &Election,
+        session_timeout: Duration,
         (oldest_pending, refused): (Option<Mono>, Option<(String, usize)>),
     ) {
         let epoch = election.newest().0;
         self.metrics.epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
         self.tell(|d| {
             d.members = seen.members;
+            d.note_id(seen.taken_by, self.clock.now(), session_timeout);
             (d.oldest_pending, d.refused) = (oldest_pending, refused);
             // What was read may be older than an own claim.
             if election.term().is_none() {

@@ -1,5 +1,7 @@
 //! What a collector knows of its peers and of its own standing. Told by the coordinator, read by all.
 
+use std::time::Duration;
+
 use redkeeper_core::{
     lease::Lease,
     time::{Mono, WallMs},
@@ -37,6 +39,10 @@ pub struct Directory {
     pub oldest_pending: Option<Mono>,
     /// Statuses that ZooKeeper refuses to let this leader write: why the first one was, and how many there are.
     pub refused: Option<(String, usize)>,
+    /// Since when another session holds the registration of this collector's id, and the address that it gives.
+    pub id_taken: Option<(Mono, String)>,
+    /// The address of another collector that has this one's id.
+    pub id_shared: Option<String>,
     /// Since when there is a session, or none; `None` before the first attempt.
     pub since: Option<WallMs>,
     /// The ZooKeeper servers as configured.
@@ -88,6 +94,23 @@ impl Directory {
         ))
     }
 
+    /// Takes whose the registration of the own id is. A former session of this collector keeps it until it expires;
+    /// what keeps it for longer than `session_timeout` and a half is another collector.
+    pub(crate) fn note_id(&mut self, taken_by: Option<String>, now: Mono, session_timeout: Duration) {
+        let since = self.id_taken.as_ref().map_or(now, |(since, _)| *since);
+        self.id_taken = taken_by.map(|address| (since, address));
+        let long = |(since, _): &&(Mono, String)| now.since(*since) > session_timeout * 3 / 2;
+        self.id_shared = self.id_taken.as_ref().filter(long).map(|(_, by)| by.clone());
+    }
+
+    /// Where another collector has the id of this one: which one, and what to do.
+    pub fn shares_id(&self) -> Option<String> {
+        let other = self.id_shared.as_ref()?;
+        Some(format!(
+            "another collector, which gives {other} as its address, is registered in ZooKeeper under the id of this one; give each collector its own `id`"
+        ))
+    }
+
     /// When the lease runs out, which no change tells.
     pub fn lease_ends(&self) -> Option<Mono> {
         self.lease.and_then(|lease| lease.ends())
@@ -104,6 +127,8 @@ pub(crate) struct Seen {
     pub(crate) epoch: EpochJson,
     pub(crate) publisher: PublisherJson,
     pub(crate) members: Vec<CollectorJson>,
+    /// The address of the collector that holds the own id, where that is another session's.
+    pub(crate) taken_by: Option<String>,
 }
 
 /// Reads who leads and who is there, and registers this collector again where its node has gone with a former
@@ -123,7 +148,9 @@ pub(crate) async fn look<T: Session>(
     let members: Vec<_> = members
         .filter_map(|(name, node)| Some((name, node.filter(is_owned)?)))
         .collect();
-    if !members.iter().any(|(name, _)| **name == own.id) {
+    let registered = members.iter().find(|(name, _)| **name == own.id);
+    let foreign = registered.is_some_and(|(_, node)| node.owner != session.id());
+    if registered.is_none() {
         register(session, layout, own).await?;
     }
     let member = |(name, node): (&String, Node)| {
@@ -136,9 +163,11 @@ pub(crate) async fn look<T: Session>(
     };
     let mut members: Vec<_> = members.into_iter().map(member).collect();
     members.sort_by(|a, b| a.id.cmp(&b.id));
+    let taken_by = members.iter().find(|member| foreign && member.id == own.id);
     Ok(Seen {
         epoch,
         publisher,
+        taken_by: taken_by.map(|member| member.grpc.clone()),
         members,
     })
 }

@@ -11,10 +11,11 @@ use crate::{
 };
 
 /// Kinds of them, as tools see them.
-pub const CODES: [&str; 6] = [
+pub const CODES: [&str; 7] = [
     ZOOKEEPER_AWAY,
     COLLECTOR_SILENT,
     COLLECTOR_MISTAKEN,
+    COLLECTOR_ID_SHARED,
     AGENT_UNHEARD,
     AGENT_ID_SHARED,
     WRITES_REFUSED,
@@ -25,6 +26,8 @@ pub const ZOOKEEPER_AWAY: &str = "ZOOKEEPER_AWAY";
 pub const COLLECTOR_SILENT: &str = "COLLECTOR_SILENT";
 /// Somebody else answers at the address of a collector.
 pub const COLLECTOR_MISTAKEN: &str = "COLLECTOR_MISTAKEN";
+/// Another collector has the id of this one.
+pub const COLLECTOR_ID_SHARED: &str = "COLLECTOR_ID_SHARED";
 /// An agent that the leader does not hear.
 pub const AGENT_UNHEARD: &str = "AGENT_UNHEARD";
 
@@ -88,6 +91,14 @@ pub fn warnings(directory: &Directory, peers: &Peers, now: Mono) -> Vec<Warning>
             text: format!(
                 "ZooKeeper refuses to let {count} status(es) be written, so that what is published of them is old: {first}"
             ),
+            since: None,
+        });
+    }
+    if let Some(text) = directory.shares_id() {
+        all.push(Warning {
+            code: COLLECTOR_ID_SHARED,
+            subject: String::new(),
+            text,
             since: None,
         });
     }
@@ -214,6 +225,8 @@ fn looks_before(code: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use redkeeper_core::{hearing::Unheard, ids::AgentId};
 
     use super::*;
@@ -246,6 +259,27 @@ mod tests {
     #[test]
     fn nothing_is_wrong_where_all_answer() {
         assert_eq!(texts(&directory(), &Peers::default()), []);
+    }
+
+    #[test]
+    fn a_registration_that_outlives_a_session_is_another_collectors() {
+        let (mut directory, timeout) = (directory(), Duration::from_secs(4));
+        for (seconds, shared) in [(1, false), (6, false), (8, true)] {
+            directory.note_id(
+                Some("c:7400".to_owned()),
+                Mono::from_millis(seconds * 1_000),
+                timeout,
+            );
+            let told = texts(&directory, &Peers::default());
+            assert_eq!(told.len(), usize::from(shared), "after {seconds} s: {told:?}");
+        }
+        assert!(
+            texts(&directory, &Peers::default())[0]
+                .1
+                .contains("which gives c:7400 as its address")
+        );
+        directory.note_id(None, Mono::from_millis(9_000), timeout);
+        assert_eq!(texts(&directory, &Peers::default()), []);
     }
 
     #[test]

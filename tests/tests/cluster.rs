@@ -128,6 +128,37 @@ async fn a_killed_leader_is_shown_as_one_that_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_second_collector_of_an_id_says_with_whom_it_shares_it() {
+    let (sandbox, other) = (Sandbox::new(), Sandbox::new());
+    let zookeeper = sandbox.zookeeper().await;
+    let [a, b] = pair(&sandbox, &zookeeper, "2s").await;
+    let copied = format!(
+        "[zookeeper]\nservers = \"127.0.0.1:{}\"\nsession_timeout = \"2s\"\n",
+        zookeeper.port.number
+    );
+    let second = other.collector_with("a", &copied).await;
+    let shared = |codes: &Vec<String>| codes.contains(&"COLLECTOR_ID_SHARED".to_owned());
+    eventually("it is told", || faults(&second), shared).await;
+    let text = format!(
+        "another collector, which gives 127.0.0.1:{} as its address, is registered in ZooKeeper under the id of this one",
+        a.grpc.number
+    );
+    assert!(ready(&second).contains(&text), "{}", ready(&second));
+    let log = || async { second.process.log() };
+    eventually("the log tells it", log, |log| log.contains(&text)).await;
+    for collector in [&a, &b] {
+        assert_eq!(
+            faults(collector).await,
+            Vec::<String>::new(),
+            "nothing is wrong with the others"
+        );
+    }
+    drop(a);
+    // The first one is gone, and its session with it: the second takes its place.
+    eventually("all is well", || faults(&second), Vec::is_empty).await;
+}
+
+#[tokio::test]
 async fn a_zookeeper_that_is_away_is_told_with_address_and_time() {
     let sandbox = Sandbox::new();
     let mut zookeeper = sandbox.zookeeper().await;
