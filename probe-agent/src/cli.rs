@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::tls::Verify;
+
 /// Probes the local Redis instances and reports to every collector.
 #[derive(clap::Parser, Debug, Default)]
 #[command(version, about)]
@@ -76,6 +78,9 @@ pub struct Probe {
     /// Name that the server's certificate must have; the host of ADDRESS by default.
     #[arg(long, requires = "tls_ca", value_name = "NAME")]
     pub tls_server_name: Option<String>,
+    /// What the server's certificate must prove.
+    #[arg(long, requires = "tls_ca", value_enum, default_value_t, value_name = "WHAT")]
+    pub tls_verify: Verify,
     /// How long silence is waited for, from the last answer.
     #[arg(long, default_value = "3s", value_parser = timeout, value_name = "TIME")]
     pub timeout: std::time::Duration,

@@ -423,7 +423,7 @@ mod tests {
         let config = check_with(text, [env]).unwrap();
         let users = config.instances.iter().map(|i| {
             let credentials = i.target.credentials.as_ref()?;
-            assert_eq!(credentials.password().unwrap(), "secret");
+            assert_eq!(credentials.password().unwrap(), b"secret");
             credentials.user.as_deref()
         });
         assert_eq!(

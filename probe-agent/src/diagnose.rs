@@ -89,6 +89,7 @@ async fn diagnose(probe: &Probe) -> Diagnosis {
             ca_file,
             client: probe.tls_cert.clone().zip(probe.tls_key.clone()),
             server_name: probe.tls_server_name.clone(),
+            verify: probe.tls_verify,
         }),
     };
     // One sample decides: nobody waits for a second one here.

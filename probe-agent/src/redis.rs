@@ -51,7 +51,7 @@ pub struct Target {
 pub struct Credentials {
     /// ACL user; the default user if absent.
     pub user: Option<String>,
-    /// File whose first line is the password.
+    /// File whose first line is the password, as bytes: in any encoding.
     pub password_file: PathBuf,
 }
 
@@ -63,12 +63,15 @@ impl Credentials {
     ///
     /// # Errors
     /// Says which file cannot be used, and why.
-    pub fn password(&self) -> Result<String, String> {
+    pub fn password(&self) -> Result<Vec<u8>, String> {
         read_password(&self.password_file).map_err(|e| format!("{}: {e}", self.password_file.display()))
     }
 }
 
-fn read_password(path: &Path) -> std::io::Result<String> {
+/// A mark that some editors put before a text: it belongs to no password.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+fn read_password(path: &Path) -> std::io::Result<Vec<u8>> {
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(std::io::Error::other("is no regular file"));
@@ -76,8 +79,10 @@ fn read_password(path: &Path) -> std::io::Result<String> {
     if metadata.len() > PASSWORD_FILE_BYTES_MAX {
         return Err(std::io::Error::other("is too large for a password"));
     }
-    let text = std::fs::read_to_string(path)?;
-    let line = text.lines().next().unwrap_or_default();
+    let bytes = std::fs::read(path)?;
+    let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() {
         return Err(std::io::Error::other("has no password in its first line"));
     }
@@ -368,6 +373,28 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_line_of_a_password_file_is_taken_as_bytes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (content, password) in [
+            (&b"secret"[..], Some(&b"secret"[..])),
+            (b"secret\r\nsecond\n", Some(b"secret")),
+            (b"\xef\xbb\xbfsecret\n", Some(b"secret")),
+            (b"gr\xfcn\n", Some(b"gr\xfcn")),
+            (b" a b \n", Some(b" a b ")),
+            (b"\xef\xbb\xbf\r\n", None),
+            (b"\nsecond", None),
+            (b"", None),
+        ] {
+            std::fs::write(file.path(), content).unwrap();
+            assert_eq!(
+                read_password(file.path()).ok().as_deref(),
+                password,
+                "{content:?}"
+            );
+        }
+    }
 
     #[tokio::test]
     async fn what_is_no_file_is_no_password() {

@@ -25,11 +25,17 @@ use tokio_rustls::{
 };
 use x509_cert::{Certificate, der::Decode};
 
+pub use verify::Verify;
+
+mod verify;
+
 /// Whom to trust, and who to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates of the authorities that are trusted, PEM.
+    /// Certificates of the authorities, or of servers themselves, that are trusted, PEM.
     pub ca_file: PathBuf,
+    /// What the server must prove.
+    pub verify: Verify,
     /// Own certificate chain and its key, PEM.
     pub client: Option<(PathBuf, PathBuf)>,
     /// Name that the server's certificate must have; the host of the address by default.
@@ -42,11 +48,11 @@ impl Tls {
     /// # Errors
     /// Says which file cannot be used, and why.
     pub fn load(&self) -> Result<ClientConfig, String> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.ca_file)? {
-            roots.add(certificate).map_err(|e| at(&self.ca_file, &e))?;
-        }
-        let config = ClientConfig::builder().with_root_certificates(roots);
+        let verifier = verify::Verifier::new(self.verify, certificates(&self.ca_file)?)
+            .map_err(|e| at(&self.ca_file, &verify::explain(&e)))?;
+        let config = ClientConfig::builder()
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
         match &self.client {
             None => Ok(config.with_no_client_auth()),
             Some((chain, key)) => {
@@ -129,7 +135,7 @@ fn failure(error: &std::io::Error) -> ConnectFailure {
         Some(Error::InvalidMessage(e)) => {
             ConnectFailure::TlsMismatch(format!("the server answered something that is not TLS: {e:?}"))
         }
-        Some(e) => ConnectFailure::TlsCertificate(e.to_string()),
+        Some(e) => ConnectFailure::TlsCertificate(verify::explain(e)),
         None if error.kind() == std::io::ErrorKind::ConnectionReset => ConnectFailure::Reset,
         None => ConnectFailure::TlsEnded(format!("the handshake ended: {error}")),
     }

@@ -40,6 +40,76 @@ pub fn authority(folder: &Path, name: &str) {
     openssl(folder, &[&new[..], &rest].concat());
 }
 
+/// Makes `NAME.crt`, `NAME.key` that is its own authority, as `openssl req -x509` does, with these names.
+///
+/// # Panics
+/// When openssl fails.
+pub fn self_signed(folder: &Path, name: &str, names: &str) {
+    let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
+    let new = [
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ];
+    let names = format!("subjectAltName={names}");
+    let rest = [
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        &names,
+        "-keyout",
+        &key,
+        "-out",
+        &certificate,
+    ];
+    openssl(folder, &[&new[..], &rest].concat());
+}
+
+/// Makes `NAME.crt`, `NAME.key` without any extension: of X.509 version 1, with the name localhost in CN only.
+///
+/// # Panics
+/// When openssl fails.
+pub fn version_1(folder: &Path, name: &str, authority: &str) {
+    let (key, request, certificate) = (
+        format!("{name}.key"),
+        format!("{name}.csr"),
+        format!("{name}.crt"),
+    );
+    let (ca, ca_key) = (format!("{authority}.crt"), format!("{authority}.key"));
+    let new = [
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+    ];
+    openssl(folder, &[&new[..], &["-keyout", &key, "-out", &request]].concat());
+    let sign = [
+        "x509",
+        "-req",
+        "-in",
+        &request,
+        "-CA",
+        &ca,
+        "-CAkey",
+        &ca_key,
+        "-CAcreateserial",
+    ];
+    openssl(
+        folder,
+        &[&sign[..], &["-days", "2", "-out", &certificate]].concat(),
+    );
+}
+
 /// Makes `NAME.crt`, `NAME.key` for 127.0.0.1 and localhost, signed by an authority, valid for so many days; a
 /// negative number is in the past.
 ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use redkeeper_tests::{
     Sandbox,
-    certificates::{authority, certificate},
+    certificates::{authority, certificate, self_signed, version_1},
     eventually, holds_for, ports,
     process::Process,
     servers::{Flavour, Redis},
@@ -38,6 +38,9 @@ impl Rig {
         authority(&folder, "other");
         certificate(&folder, "good", "ca", 2);
         certificate(&folder, "expired", "ca", -1);
+        self_signed(&folder, "itself", "IP:127.0.0.1");
+        self_signed(&folder, "nowhere", "DNS:nowhere");
+        version_1(&folder, "version1", "ca");
         let tls = ports::port();
         let file = |name: String| sandbox.path(&name).display().to_string();
         let (cert, key, ca) = (
@@ -144,13 +147,55 @@ async fn certificates_are_checked_and_mistakes_are_told_apart() {
     assert!(late["evidence"].as_str().unwrap().contains("xpired"), "{late}");
 }
 
+/// What a user trusts by name needs no authority, and no name where the user says so.
+#[tokio::test]
+async fn a_certificate_may_be_its_own_authority() {
+    let told = |json: &Value, hint: &str| {
+        is(json, "UNKNOWN", "TLS_CERTIFICATE", "TLS");
+        assert!(json["evidence"].as_str().unwrap().contains(hint), "{json}");
+    };
+    for server in ["itself", "nowhere", "good"] {
+        let rig = Rig::new(server, "no").await;
+        let file = |name: &str| rig.file(&format!("{name}.crt"));
+        let probe = |ca: &str, verify: &str| rig.probe(&["--tls-ca", &file(ca), "--tls-verify", verify]);
+        for (verify, named) in [("full", server == "nowhere"), ("ca", false), ("pinned", false)] {
+            let seen = probe(server, verify);
+            if named {
+                told(&seen, "subjectAltName");
+                told(&seen, "verify = \"ca\"");
+            } else {
+                is(&seen, "UP", "OK", "REPLY");
+            }
+            let hint = if verify != "pinned" && server != "good" {
+                "name its own file as ca_file"
+            } else if verify == "pinned" {
+                "not one of those in ca_file"
+            } else {
+                "name the file of its authority"
+            };
+            told(&probe("other", verify), hint);
+        }
+    }
+    // An authority is no pin, and a certificate that has ended is none that may be trusted by name.
+    let rig = Rig::new("good", "no").await;
+    let pinned = rig.probe(&["--tls-ca", &rig.file("ca.crt"), "--tls-verify", "pinned"]);
+    told(&pinned, "not one of those in ca_file");
+    let rig = Rig::new("expired", "no").await;
+    told(&rig.probe(&["--tls-ca", &rig.file("expired.crt")]), "xpired");
+    let rig = Rig::new("version1", "no").await;
+    told(
+        &rig.probe(&["--tls-ca", &rig.file("ca.crt")]),
+        "make one of version 3, with a subjectAltName",
+    );
+}
+
 #[tokio::test]
 async fn an_agent_watches_through_tls_and_takes_renewed_files() {
     let rig = Rig::new("good", "yes").await;
     let a = rig.sandbox.collector("a", None).await;
     let text = format!(
         "[probe]\ninterval = '100ms'\nhang_after = '1s'\n[[instances]]\naddress = '{}'\n\
-         tls = {{ ca_file = '{}', cert_file = '{}', key_file = '{}' }}\n",
+         tls = {{ ca_file = '{}', cert_file = '{}', key_file = '{}', verify = 'ca' }}\n",
         rig.tls,
         rig.file("ca.crt"),
         rig.file("good.crt"),

@@ -271,6 +271,7 @@ fn tls_of(raw: RawTls, address: &str, wrong: &mut impl FnMut(&str, String)) -> O
             .zip(raw.key_file)
             .map(|(cert, key)| (cert.into(), key.into())),
         server_name: raw.server_name,
+        verify: raw.verify,
     };
     if let Err(e) = tls.name(address) {
         wrong("tls", e);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use redkeeper_runtime::daemon::Log;
 use serde::Deserialize;
 
-use crate::{discovery::PROCESS_NAMES, owner::DEFAULT_OWNERS};
+use crate::{discovery::PROCESS_NAMES, owner::DEFAULT_OWNERS, tls::Verify};
 
 #[derive(Deserialize, Debug)]
 #[serde(default, deny_unknown_fields)]
@@ -156,4 +156,6 @@ pub(super) struct RawTls {
     pub(super) cert_file: Option<String>,
     pub(super) key_file: Option<String>,
     pub(super) server_name: Option<String>,
+    #[serde(default)]
+    pub(super) verify: Verify,
 }
