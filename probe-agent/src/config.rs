@@ -254,6 +254,13 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
     );
     let mut seen = BTreeMap::new();
     let (mut instances, mut files) = (Vec::new(), rules.files.clone());
+    for (n, pattern) in raw.discovery.config_files.iter().enumerate() {
+        let key = format!("discovery.config_files.{n}");
+        match glob::Pattern::new(pattern) {
+            Ok(_) => files.add_pattern(key, pattern.clone()),
+            Err(e) => wrong(&key, format!("{pattern:?} is no pattern: {e}")),
+        }
+    }
     for (n, entry) in list.into_iter().enumerate() {
         let mut wrong_here = |key: &str, text| wrong(&format!("instances.{n}.{key}"), text);
         let Some(config) = rules.instance(entry, &mut wrong_here) else {

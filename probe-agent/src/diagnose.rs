@@ -174,8 +174,12 @@ impl Session {
         }
         self.timings
             .insert("total", millis(self.clock.now().since(start)));
+        let mut verdict = prober.verdict().clone();
+        if let Some(credentials) = &self.target.credentials {
+            credentials.explain(&mut verdict);
+        }
         Diagnosis {
-            verdict: prober.verdict().clone(),
+            verdict,
             info: prober.info().clone(),
             process: self
                 .process

@@ -23,7 +23,11 @@ use redkeeper_core::agent::{
     reply::{self, Meaning, Reply},
     resp::{Decoded, Decoder},
 };
-use redkeeper_core::time::WallMs;
+use redkeeper_core::{
+    limits::EVIDENCE_BYTES_MAX,
+    status::{Reason, Verdict, cut},
+    time::WallMs,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::UnixStream,
@@ -59,6 +63,19 @@ pub struct Credentials {
 const PASSWORD_FILE_BYTES_MAX: u64 = 4096;
 
 impl Credentials {
+    /// Adds to the evidence of a refused password whose it is, and where it stands. No secret is told.
+    pub fn explain(&self, verdict: &mut Verdict) {
+        if verdict.reason == Reason::AuthFailed {
+            let user = self.user.as_deref().unwrap_or("default");
+            let text = format!(
+                "{}; user {user:?}, password of {}",
+                verdict.evidence,
+                self.password_file.display()
+            );
+            verdict.evidence = cut(&text, EVIDENCE_BYTES_MAX).into();
+        }
+    }
+
     /// The password as it stands in the file now.
     ///
     /// # Errors

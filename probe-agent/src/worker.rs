@@ -320,7 +320,10 @@ impl Worker {
             Effect::Paused(late) => {
                 tracing::debug!(instance = %self.config.identity.id, ?late, "the agent was asleep; deadlines extended");
             }
-            Effect::Verdict(verdict) => {
+            Effect::Verdict(mut verdict) => {
+                if let Some(credentials) = &self.config.target.credentials {
+                    credentials.explain(&mut verdict);
+                }
                 let line = VERDICT_LINES
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)

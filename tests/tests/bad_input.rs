@@ -165,6 +165,22 @@ async fn garbage_and_broken_agents_are_refused_and_counted() {
         "bad message: sequence 6 after 6 on the same stream"
     );
 
+    // Numbers that no agent reaches.
+    let ended = send(&a, vec![message(u64::MAX, hello("db03", 1)), message(1, beat())]).await;
+    assert!(
+        ended
+            .message()
+            .starts_with("bad Hello: sequence 18446744073709551615"),
+        "{ended:?}"
+    );
+    let ended = send(&a, vec![message(1, hello("db03", 1)), message(u64::MAX, beat())]).await;
+    assert!(
+        ended
+            .message()
+            .starts_with("bad message: sequence 18446744073709551615"),
+        "{ended:?}"
+    );
+
     // A newer boot retires the older one for good.
     let ended = send(&a, vec![message(1, hello("db02", 2)), message(1, beat())]).await;
     assert_eq!(ended.code(), Code::InvalidArgument);

@@ -1,7 +1,12 @@
 //! Situation -> state, reason, stage, reads, writes: provoked on real servers, judged by `redkeeper-agent probe`.
 #![allow(clippy::unwrap_used)]
 
-use std::{io::Write, net::TcpStream, process::Command, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    process::Command,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use redkeeper_tests::{
@@ -198,13 +203,21 @@ impl Bench {
         let locked = ["UNKNOWN", "AUTH_REQUIRED", "AUTH", "unknown", "unknown"];
         self.expect("no password", &redis, &[], locked).await;
         let failed = ["UNKNOWN", "AUTH_FAILED", "AUTH", "unknown", "unknown"];
-        self.expect("wrong password", &redis, &["--password-file", &wrong], failed)
+        let told = |json: &Value, user: &str, file: &str| {
+            let hint = format!("user \"{user}\", password of {file}");
+            assert!(json["evidence"].as_str().unwrap().ends_with(&hint), "{json}");
+        };
+        let json = self
+            .expect("wrong password", &redis, &["--password-file", &wrong], failed)
             .await;
+        told(&json, "default", &wrong);
         self.expect("right password", &redis, &["--password-file", &right], UP)
             .await;
         let stranger = ["--user", "stranger", "--password-file", &right];
-        self.expect("a user that nobody made", &redis, &stranger, failed)
+        let json = self
+            .expect("a user that nobody made", &redis, &stranger, failed)
             .await;
+        told(&json, "stranger", &right);
         Self::ask(&redis, "AUTH secret\r\nACL SETUSER pinger on >secret -@all +ping");
         let pinger = ["--user", "pinger", "--password-file", &right];
         let json = self
@@ -218,6 +231,24 @@ impl Bench {
             .await;
         Self::ask(&redis, "AUTH secret\r\nACL SETUSER default off");
         self.expect("the default user is off", &redis, &[], locked).await;
+
+        // A password is bytes: here one in Latin-1.
+        let redis = self.server(&[]).await;
+        let mut client = TcpStream::connect(Self::address(&redis)).unwrap();
+        client.write_all(b"CONFIG SET requirepass gr\xfcn\r\n").unwrap();
+        let mut answer = [0; 5];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"+OK\r\n");
+        let file = self.sandbox.path("latin");
+        std::fs::write(&file, b"gr\xfcn\n").unwrap();
+        let latin = file.display().to_string();
+        self.expect(
+            "a password that is no UTF-8",
+            &redis,
+            &["--password-file", &latin],
+            UP,
+        )
+        .await;
     }
 
     async fn replication(&self) {

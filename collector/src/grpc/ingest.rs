@@ -135,6 +135,14 @@ fn answer(message: Answer) -> Result<Box<ReportStatusResponse>, Status> {
     }))
 }
 
+/// An agent counts its messages from 1 on; beyond this, one each microsecond for 290,000 years, sums could overflow.
+const SEQUENCE_MAX: u64 = 1 << 63;
+
+fn in_range(sequence: u64) -> Result<(), String> {
+    let text = || format!("sequence {sequence} is beyond {SEQUENCE_MAX}");
+    (sequence <= SEQUENCE_MAX).then_some(()).ok_or_else(text)
+}
+
 /// What an agent is told when the aggregator ends its stream; `None`: the aggregator has ended itself.
 fn failure(why: Option<End>, agent: &str) -> Failure {
     match why {
@@ -183,6 +191,7 @@ impl Ingest {
         let Some(report_status_request::Message::Hello(hello)) = first.message else {
             return Err(bad("the first message must be a Hello".to_owned()));
         };
+        in_range(first.sequence).map_err(bad)?;
         let greeting = convert::greeting_from_wire(&hello).map_err(|e| bad(e.to_string()))?;
         Ok((first.sequence, greeting))
     }
@@ -338,6 +347,7 @@ impl Ingest {
                     if seq <= last {
                         return Err(self.bad(format!("sequence {seq} after {last} on the same stream")));
                     }
+                    in_range(seq).map_err(|text| self.bad(text))?;
                     last = seq;
                     let content = message
                         .message

@@ -1,4 +1,4 @@
-//! Files that instances need: passwords, certificates, keys. One that is missing is no mistake of form: its instance is
+//! Files that instances need: passwords, certificates, keys; and patterns of files that discovery reads. One that is missing is no mistake of form: its instance is
 //! UNKNOWN and says why, all others are probed, and it heals when the file appears, because each connection reads it anew.
 //! What is wrong with them now is said by `--check-config`, and once at a start and a reload.
 
@@ -16,6 +16,8 @@ pub(super) enum Needed {
     Password(Credentials),
     /// Authorities, and perhaps a certificate and its key.
     Tls(Tls),
+    /// At least one configuration file of a server that matches.
+    Match(String),
 }
 
 impl Needed {
@@ -30,6 +32,10 @@ impl Needed {
                 .load()
                 .err()
                 .map(|e| format!("{e}; make it a PEM file that the agent's user can read")),
+            Self::Match(pattern) => {
+                let found = glob::glob(pattern).is_ok_and(|mut paths| paths.next().is_some());
+                (!found).then(|| format!("{pattern}: matches no file now"))
+            }
         }
     }
 }
@@ -50,6 +56,11 @@ impl NeededFiles {
         if let Some(tls) = &target.tls {
             self.0.push((format!("{key}.tls"), Needed::Tls(tls.clone())));
         }
+    }
+
+    /// Adds a pattern of `discovery.config_files`, named at `key`.
+    pub(super) fn add_pattern(&mut self, key: String, pattern: String) {
+        self.0.push((key, Needed::Match(pattern)));
     }
 
     /// Keeps each once, and says by `place` where it is named.
@@ -93,6 +104,17 @@ mod tests {
             faults[0].starts_with("agent.toml:3:1: instances.0.password_file: "),
             "{faults:?}"
         );
+        let pattern = folder.path().join("*.conf").display().to_string();
+        let mut patterns = NeededFiles::default();
+        patterns.add_pattern("discovery.config_files.0".to_owned(), pattern);
+        assert!(
+            patterns.faults()[0].ends_with("*.conf: matches no file now"),
+            "{:?}",
+            patterns.faults()
+        );
+        std::fs::write(folder.path().join("redis.conf"), "").unwrap();
+        assert_eq!(patterns.faults(), Vec::<String>::new());
+
         std::fs::write(folder.path().join("password"), "secret\n").unwrap();
         assert_eq!(needed.faults(), [""; 0]);
     }

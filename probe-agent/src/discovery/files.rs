@@ -10,8 +10,8 @@ use redkeeper_core::agent::server_conf::{Endpoint, ServerConf};
 
 use super::{Candidate, SENTINEL};
 
-/// Includes that are followed below one file.
-const INCLUDES_MAX: usize = 32;
+/// Includes that are followed below one file: those of a folder of drop-ins, and more.
+const INCLUDES_MAX: usize = 256;
 /// Largest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -49,8 +49,15 @@ pub(super) fn candidates(patterns: &[String]) -> Vec<Candidate> {
 fn by_file(path: &Path) -> Candidate {
     let source = format!("file {}", path.display());
     let mut conf = ServerConf::default();
-    if let Err(e) = read_conf(path, &mut conf, &mut 0) {
+    let mut includes = 0;
+    if let Err(e) = read_conf(path, &mut conf, &mut includes) {
         return Candidate::nowhere(source).left(format!("cannot be read: {e}"));
+    }
+    if includes > INCLUDES_MAX {
+        // The last one wins, so what the others say may be wrong.
+        return Candidate::nowhere(source).left(format!(
+            "includes {includes} files, of which {INCLUDES_MAX} are followed: name its address under [[instances]]"
+        ));
     }
     if conf.sentinel {
         return Candidate::nowhere(source).left(SENTINEL);
