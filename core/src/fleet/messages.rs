@@ -79,13 +79,13 @@ pub struct Rival {
 }
 
 impl Rival {
-    /// Whether it tries still: an agent that is refused comes back within [`RIVAL_AGE_MAX`].
+    /// Whether it tries still: an agent that is refused comes back within 15 s.
     pub fn is_present(&self, now: Mono) -> bool {
         now.since(self.last) < RIVAL_AGE_MAX
     }
 }
 
-/// Agents try again after 5 s at the latest; three attempts may be lost.
+/// Agents try again after 5 s at the latest, so two attempts may be lost.
 const RIVAL_AGE_MAX: Duration = Duration::from_secs(15);
 
 /// What the shell brings.
