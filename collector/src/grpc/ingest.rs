@@ -217,24 +217,24 @@ impl Ingest {
             self.talk(&mut messages, first, (name, stream), feedback, &answers)
                 .await
         };
-        let why = match talk.await {
-            Ok(why) => why,
-            Err(failure) => {
-                let text = failure.to_string();
-                self.refused(&who, &failure);
-                // The last place of the queue is never taken by acknowledgements, so this does not wait long.
-                let told = answers.send(Err(failure.into()));
-                if tokio::time::timeout(self.silent_after, told).await.is_err() {
-                    tracing::debug!(agent, stream, "the agent did not take the reason");
-                }
-                text
-            }
+        let ended = talk.await;
+        // Before the agent is told: when it comes again, its id is free. During shutdown the aggregator may be gone.
+        drop(self.commands.send(Command::Bye(stream)).await);
+        let why = match &ended {
+            Ok(why) => why.clone(),
+            Err(failure) => failure.to_string(),
         };
         if opened {
             tracing::info!(agent, stream, "agent's stream ended: {why}");
         }
-        // During shutdown the aggregator may be gone already.
-        drop(self.commands.send(Command::Bye(stream)).await);
+        if let Err(failure) = ended {
+            self.refused(&who, &failure);
+            // The last place of the queue is never taken by acknowledgements, so this does not wait long.
+            let told = answers.send(Err(failure.into()));
+            if tokio::time::timeout(self.silent_after, told).await.is_err() {
+                tracing::debug!(agent, stream, "the agent did not take the reason");
+            }
+        }
     }
 
     /// Asks the aggregator whether the agent may report.
