@@ -114,7 +114,7 @@ async fn start(
     let alarms = common.alarms.clone().run(supervisor.stop().clone());
     let _owned_by_supervisor = supervisor.spawn_critical(ALARMS, "", alarms);
     let (reloads, receiver) = mpsc::channel(1);
-    let reloader = Reloader::new(config.clone(), load, reloads, metrics.clone(), Arc::clone(board));
+    let reloader = Reloader::new(config.clone(), load, reloads, metrics.clone(), Arc::clone(board)).await;
     let first_look = reloader.first_look();
     let overseer = Overseer::start(common, reloader.all(), receiver);
     let _owned_by_supervisor = supervisor.spawn_critical("overseer", "", overseer.run());

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     blocking::Bounded,
     board::Board,
-    config::{Config, InstanceConfig},
+    config::{Config, DiscoveryConfig, InstanceConfig},
     discovery::{self, Known},
     metrics::Metrics,
     roster::{self, Roster},
@@ -32,6 +32,8 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long reading or writing a file may take: it may stand on a file system that hangs.
 const FILE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a start waits for the state file.
+const RECALL_TIMEOUT: Duration = Duration::from_secs(2);
 static FILES: Bounded = Bounded::new(2);
 /// Of its own, so that a file that hangs there stops no reload.
 static CHECKS: Bounded = Bounded::new(1);
@@ -50,6 +52,8 @@ pub struct Reloader {
     metrics: Metrics,
     roster: Roster,
     board: Arc<Board>,
+    /// Instances beyond what an agent may have, as last told.
+    left_out: usize,
     /// When a reload was refused, and what would be left after it.
     refused: Option<(Instant, BTreeSet<InstanceId>)>,
     /// Done when discovery has looked for the first time, or has nothing to find out first.
@@ -57,21 +61,18 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Goes on from the configuration in force.
-    pub fn new(
+    /// Goes on from the configuration in force, and from what the state file remembers.
+    pub async fn new(
         present: Config,
         load: Load,
         reloads: mpsc::Sender<Vec<InstanceConfig>>,
         metrics: Metrics,
         board: Arc<Board>,
     ) -> Self {
-        let mut roster = Roster::default();
-        if let Some(discovery) = &present.discovery
-            && let Some(file) = &discovery.state_file
-            && let Err(e) = roster.recall(discovery, file, Instant::now())
-        {
-            tracing::warn!(file = %file.display(), "what was discovered before is not remembered: {e}");
-        }
+        let roster = match &present.discovery {
+            Some(discovery) => recall(discovery.clone()).await,
+            None => Roster::default(),
+        };
         Self {
             present,
             load,
@@ -79,6 +80,7 @@ impl Reloader {
             metrics,
             roster,
             board,
+            left_out: 0,
             refused: None,
             looked: CancellationToken::new(),
         }
@@ -106,7 +108,7 @@ impl Reloader {
             .await
             .unwrap_or_else(late);
         for fault in faults.iter().take(FAULTS_LOGGED) {
-            tracing::warn!("{fault}; its instances are UNKNOWN until then");
+            tracing::warn!("{fault}");
         }
         if faults.len() > FAULTS_LOGGED {
             tracing::warn!(
@@ -164,7 +166,20 @@ impl Reloader {
         all
     }
 
-    async fn hand_over(&self) {
+    /// Says once how many instances are too many.
+    fn tell_left_out(&mut self) {
+        let all = self.present.instances.len() + self.roster.instances(&self.present.instances).len();
+        let left_out = all.saturating_sub(AGENT_INSTANCES_MAX);
+        if left_out != std::mem::replace(&mut self.left_out, left_out) && left_out > 0 {
+            tracing::error!(
+                "{all} instances are configured and found, of which an agent probes {AGENT_INSTANCES_MAX}: {left_out} of \
+                 those found are left out; leave others with discovery.ignore, or run a second agent"
+            );
+        }
+    }
+
+    async fn hand_over(&mut self) {
+        self.tell_left_out();
         // The overseer takes it at once; if it is gone, the agent is stopping.
         drop(self.reloads.send(self.all()).await);
     }
@@ -277,6 +292,28 @@ impl Reloader {
         self.hand_over().await;
         "ok"
     }
+}
+
+/// What the state file remembers, as far as it can be read in time: configured instances wait for it.
+async fn recall(discovery: DiscoveryConfig) -> Roster {
+    let Some(file) = discovery.state_file.clone() else {
+        return Roster::default();
+    };
+    let name = file.display().to_string();
+    let read = move || {
+        let mut roster = Roster::default();
+        let read = roster.recall(&discovery, &file, Instant::now());
+        read.map(|()| roster).map_err(|e| e.to_string())
+    };
+    let late = || Err(format!("not read within {RECALL_TIMEOUT:?}"));
+    FILES
+        .run(RECALL_TIMEOUT, read)
+        .await
+        .unwrap_or_else(late)
+        .unwrap_or_else(|e| {
+            tracing::warn!(file = name, "what was discovered before is not remembered: {e}");
+            Roster::default()
+        })
 }
 
 fn ids(instances: &[InstanceConfig]) -> BTreeSet<InstanceId> {

@@ -232,6 +232,34 @@ async fn a_slow_first_look_holds_up_neither_probes_nor_the_end() {
     drop(silent);
 }
 
+/// A state file whose reading never ends, as on a file system that hangs.
+#[tokio::test]
+async fn a_state_file_that_hangs_holds_up_no_probe() {
+    let sandbox = Sandbox::new();
+    let redis = sandbox.redis().await;
+    let a = sandbox.collector("a", None).await;
+    let pipe = sandbox.path("state.json");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let text = format!(
+        "[probe]\ninterval = '100ms'\nhang_after = '1s'\n[discovery]\nconfig_files = ['{}/*.conf']\nstate_file = '{}'\n\
+         [[instances]]\naddress = '127.0.0.1:{}'\n",
+        sandbox.path("").display(),
+        pipe.display(),
+        redis.port.number
+    );
+    let collectors = [format!("'127.0.0.1:{}'", a.grpc.number)];
+    let mut agent = sandbox.agent_with("db01", &collectors, &text).await;
+    let id = format!("db01:{}", redis.port.number);
+    eventually("it is probed and reported", || a.state(&id), |s| s == UP).await;
+    let log = agent.process.log();
+    assert!(
+        log.contains("what was discovered before is not remembered: not read within 2s"),
+        "{log}"
+    );
+    agent.process.signal(Signal::SIGTERM);
+    assert_eq!(agent.process.ends_within(Duration::from_secs(5)).code(), Some(0));
+}
+
 #[tokio::test]
 async fn discovery_that_is_switched_on_looks_at_once() {
     let sandbox = Sandbox::new();

@@ -20,6 +20,8 @@ pub(super) enum Needed {
     Match(String),
 }
 
+const UNKNOWN: &str = "its instances are UNKNOWN";
+
 impl Needed {
     /// What is wrong with them, and what to do.
     fn fault(&self) -> Option<String> {
@@ -27,11 +29,10 @@ impl Needed {
             Self::Password(credentials) => credentials
                 .password()
                 .err()
-                .map(|e| format!("{e}; make it readable for the agent's user")),
-            Self::Tls(tls) => tls
-                .load()
-                .err()
-                .map(|e| format!("{e}; make it a PEM file that the agent's user can read")),
+                .map(|e| format!("{e}; make it readable for the agent's user, until then {UNKNOWN}")),
+            Self::Tls(tls) => tls.load().err().map(|e| {
+                format!("{e}; make it a PEM file that the agent's user can read, until then {UNKNOWN}")
+            }),
             Self::Match(pattern) => {
                 let found = glob::glob(pattern).is_ok_and(|mut paths| paths.next().is_some());
                 (!found).then(|| format!("{pattern}: matches no file now"))
