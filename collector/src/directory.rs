@@ -149,7 +149,7 @@ pub(crate) async fn look<T: Session>(
         .filter_map(|(name, node)| Some((name, node.filter(is_owned)?)))
         .collect();
     let registered = members.iter().find(|(name, _)| **name == own.id);
-    let foreign = registered.is_some_and(|(_, node)| node.owner != session.id());
+    let foreign = registered.is_some_and(|(_, node)| is_anothers(node, session.id()));
     if registered.is_none() {
         register(session, layout, own).await?;
     }
@@ -176,6 +176,11 @@ pub(crate) async fn look<T: Session>(
 /// it.
 fn is_owned(node: &Node) -> bool {
     node.owner != 0 || !node.readable
+}
+
+/// Owned by another session, as far as that can be read.
+fn is_anothers(node: &Node, session: i64) -> bool {
+    node.readable && node.owner != 0 && node.owner != session
 }
 
 /// Whose membership stands after [`register`].
@@ -225,4 +230,23 @@ pub(crate) async fn register<T: Session>(
 pub(crate) fn read<T: serde::de::DeserializeOwned + Default>(node: Option<Node>) -> T {
     node.and_then(|node| serde_json::from_slice(&node.data).ok())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_another_session_surely_owns_is_anothers() {
+        let node = |owner, readable| Node {
+            data: Vec::new(),
+            version: 0,
+            owner,
+            readable,
+        };
+        // Whose a node is that must not be read is not known: it may be the own one.
+        let nodes = [(7, true), (8, true), (0, true), (0, false), (8, false)];
+        let found = nodes.map(|(owner, readable)| is_anothers(&node(owner, readable), 7));
+        assert_eq!(found, [false, true, false, false, false]);
+    }
 }

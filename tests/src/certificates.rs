@@ -76,38 +76,8 @@ pub fn self_signed(folder: &Path, name: &str, names: &str) {
 /// # Panics
 /// When openssl fails.
 pub fn version_1(folder: &Path, name: &str, authority: &str) {
-    let (key, request, certificate) = (
-        format!("{name}.key"),
-        format!("{name}.csr"),
-        format!("{name}.crt"),
-    );
-    let (ca, ca_key) = (format!("{authority}.crt"), format!("{authority}.key"));
-    let new = [
-        "req",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-subj",
-        "/CN=localhost",
-    ];
-    openssl(folder, &[&new[..], &["-keyout", &key, "-out", &request]].concat());
-    let sign = [
-        "x509",
-        "-req",
-        "-in",
-        &request,
-        "-CA",
-        &ca,
-        "-CAkey",
-        &ca_key,
-        "-CAcreateserial",
-    ];
-    openssl(
-        folder,
-        &[&sign[..], &["-days", "2", "-out", &certificate]].concat(),
-    );
+    request(folder, name, "/CN=localhost");
+    sign(folder, name, authority, 2, &[]);
 }
 
 /// Makes `NAME.crt`, `NAME.key` for 127.0.0.1 and localhost, signed by an authority, valid for so many days; a
@@ -116,12 +86,16 @@ pub fn version_1(folder: &Path, name: &str, authority: &str) {
 /// # Panics
 /// When openssl fails.
 pub fn certificate(folder: &Path, name: &str, authority: &str, days: i32) {
-    let (key, request, certificate) = (
-        format!("{name}.key"),
-        format!("{name}.csr"),
-        format!("{name}.crt"),
-    );
-    let subject = format!("/CN={name}");
+    request(folder, name, &format!("/CN={name}"));
+    let extensions = format!("{name}.ext");
+    let names = "subjectAltName=IP:127.0.0.1,DNS:localhost\n";
+    std::fs::write(folder.join(&extensions), names).expect("written");
+    sign(folder, name, authority, days, &["-extfile", &extensions]);
+}
+
+/// Makes a key, and a request to sign it.
+fn request(folder: &Path, name: &str, subject: &str) {
+    let (key, request) = (format!("{name}.key"), format!("{name}.csr"));
     let new = [
         "req",
         "-newkey",
@@ -130,33 +104,19 @@ pub fn certificate(folder: &Path, name: &str, authority: &str, days: i32) {
         "ec_paramgen_curve:prime256v1",
         "-nodes",
     ];
-    openssl(
-        folder,
-        &[&new[..], &["-subj", &subject, "-keyout", &key, "-out", &request]].concat(),
-    );
-    let extensions = folder.join(format!("{name}.ext"));
-    std::fs::write(extensions, "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("written");
-    let (ca, ca_key, ext, days) = (
+    let rest = ["-subj", subject, "-keyout", &key, "-out", &request];
+    openssl(folder, &[&new[..], &rest].concat());
+}
+
+/// Signs a request.
+fn sign(folder: &Path, name: &str, authority: &str, days: i32, more: &[&str]) {
+    let (request, certificate) = (format!("{name}.csr"), format!("{name}.crt"));
+    let (ca, ca_key, days) = (
         format!("{authority}.crt"),
         format!("{authority}.key"),
-        format!("{name}.ext"),
         days.to_string(),
     );
-    let sign = [
-        "x509",
-        "-req",
-        "-in",
-        &request,
-        "-CA",
-        &ca,
-        "-CAkey",
-        &ca_key,
-        "-CAcreateserial",
-        "-extfile",
-        &ext,
-    ];
-    openssl(
-        folder,
-        &[&sign[..], &["-days", &days, "-out", &certificate]].concat(),
-    );
+    let by = ["x509", "-req", "-in", &request, "-CA", &ca, "-CAkey", &ca_key];
+    let rest = ["-CAcreateserial", "-days", &days, "-out", &certificate];
+    openssl(folder, &[&by[..], &rest, more].concat());
 }
