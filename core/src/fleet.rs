@@ -231,3 +231,7 @@ fn is_collectors_own(reason: Reason) -> bool {
 mod tests;
 #[cfg(test)]
 mod tests_shared_id;
+#[cfg(test)]
+mod tests_take_over;
+#[cfg(test)]
+mod tests_times;

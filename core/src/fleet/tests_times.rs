@@ -1,0 +1,111 @@
+//! Since when a state lasts, over restarts and with clocks that are off.
+
+use super::{
+    tests::{World, agent, boot, id, published, report},
+    *,
+};
+use crate::ids::{Handle, Seq};
+
+fn told(since: u64, bound: bool, run_id: &str, restarts: u32) -> Report {
+    let mut report = report(1, Reason::Ok);
+    report.verdict.since = WallMs(since);
+    report.verdict.since_is_bound = bound;
+    report.verdict.run_id = crate::run_id::RunId::new(run_id);
+    report.verdict.restarts = restarts;
+    report
+}
+
+/// Since when, and how many restarts, as the status in force says.
+fn remembered(w: &World) -> (u64, u32) {
+    let status = &w.fleet.instance(&id(1)).unwrap().status;
+    (status.verdict.since.0, status.verdict.restarts)
+}
+
+/// The server and its state go on while its agent is restarted, again and again.
+#[test]
+fn a_restart_of_the_agent_moves_no_time_and_is_no_change() {
+    let mut w = World::new();
+    w.hello(1, 1);
+    w.message(1, 1, Message::Snapshot(vec![told(100, false, "r1", 2)], true));
+    assert_eq!(remembered(&w), (100, 2));
+    for n in 2..5 {
+        w.step(Input::Bye(n - 1));
+        w.hello(n, n);
+        let blank = Report {
+            probe_age: None,
+            ..report(1, Reason::NotProbed)
+        };
+        w.message(n, 1, Message::Snapshot(vec![blank], true));
+        w.out.clear();
+        w.message(n, 2, Message::Changes(vec![told(500 * n, true, "r1", 0)]));
+        w.message(n, 3, Message::Changes(vec![told(500 * n, true, "r1", 0)]));
+        assert_eq!(remembered(&w), (100, 2));
+        assert!(!w.out.contains(&Effect::Changed(id(1))), "{:?}", w.out);
+    }
+    // Restarts of the server are counted on, those while the agent was away too.
+    w.message(4, 4, Message::Changes(vec![told(2_000, true, "r2", 1)]));
+    w.message(4, 5, Message::Changes(vec![told(2_000, true, "r4", 2)]));
+    assert_eq!(remembered(&w), (100, 4));
+    w.step(Input::Bye(4));
+    w.hello(5, 5);
+    w.message(5, 1, Message::Snapshot(vec![told(9_000, true, "r5", 0)], true));
+    assert_eq!(remembered(&w), (100, 5));
+    // A change that the agent saw itself has its own time.
+    w.message(5, 2, Message::Changes(vec![told(9_500, false, "r5", 0)]));
+    assert_eq!(remembered(&w), (9_500, 5));
+}
+
+/// A collector that was restarted learns from ZooKeeper since when a state lasts, of which the agent's new boot does not
+/// know either.
+#[test]
+fn what_is_published_is_remembered() {
+    let mut w = World::new();
+    w.hello(1, 2);
+    w.message(1, 1, Message::Snapshot(vec![told(500, true, "r1", 0)], true));
+    let origin = Origin {
+        boot: boot(1).tag(),
+        seq: Seq(7),
+    };
+    w.step(Input::Adopt(vec![(published(1, Reason::Ok), origin)], true));
+    assert_eq!(remembered(&w).0, 1);
+    w.message(1, 2, Message::Changes(vec![told(500, true, "r1", 0)]));
+    assert_eq!(remembered(&w).0, 1);
+    // Another state is no earlier beginning of this one.
+    w.message(1, 3, Message::Changes(vec![report(1, Reason::Loading)]));
+    w.step(Input::Adopt(vec![(published(1, Reason::Ok), origin)], true));
+    assert_eq!(w.reason(1), Reason::Loading);
+}
+
+#[test]
+fn times_of_an_agent_whose_clock_is_off_are_corrected() {
+    // The collector's clock says 7 in these tests; this one is an hour ahead.
+    let hour = 3_600_000;
+    let mut w = World::new();
+    let greeting = Greeting {
+        agent: agent(),
+        boot: boot(1),
+        version: String::new(),
+        host: String::new(),
+        address: String::new(),
+        clock: WallMs(hour + 7),
+    };
+    w.step(Input::Hello(1, greeting));
+    w.message(
+        1,
+        1,
+        Message::Snapshot(vec![told(hour + 3, false, "r1", 0)], true),
+    );
+    assert_eq!(remembered(&w).0, 3);
+    assert_eq!(
+        w.fleet.agents().get(&agent()).unwrap().clock.ahead_ms(),
+        3_600_000
+    );
+    // Its clock is set right: the same moment, told by the same boot, stays where it was.
+    w.message(
+        1,
+        2,
+        Message::Heartbeat(vec![(Handle(1), Duration::ZERO)], WallMs(8)),
+    );
+    assert_eq!(w.fleet.agents().get(&agent()).unwrap().clock.ahead_ms(), 0);
+    assert_eq!(w.reason(1), Reason::Ok);
+}
