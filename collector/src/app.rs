@@ -238,7 +238,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     }
     let (failing, grpc_stop) = (supervisor.clone(), stop.clone());
     let _owned_by_supervisor = supervisor.spawn_critical("grpc", "", async move {
-        if let Err(e) = grpc::serve(grpc_listener, services, grpc_stop).await {
+        if let Err(e) = grpc::serve(grpc::incoming::connections(grpc_listener), services, grpc_stop).await {
             failing.fail(format!("gRPC server: {e}"));
         }
     });

@@ -22,7 +22,7 @@ use crate::{
     metrics::Metrics,
     overseer::{self, Overseer},
     reload::{Load, Reloader},
-    uplink::{UPLINK, Uplink},
+    uplink::{Network, UPLINK, Uplink},
 };
 
 /// Runs the agent until it is asked to stop.
@@ -131,6 +131,7 @@ async fn start(
     for collector in &config.collectors {
         let uplink = Uplink {
             collector: collector.clone(),
+            dial: Arc::new(Network),
             agent: config.id.clone(),
             boot: Arc::clone(&boot),
             host: config.host.clone(),

@@ -19,7 +19,7 @@ use redkeeper_core::{
 };
 use redkeeper_proto::{convert, v1};
 use redkeeper_runtime::clock::Clock;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// When an instance's worker last completed a round. Written by the worker, read by all.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +78,7 @@ struct Table {
 /// The table.
 pub struct Board {
     table: Mutex<Table>,
-    generation: watch::Sender<u64>,
+    changed: Notify,
     clock: Clock,
 }
 
@@ -87,7 +87,7 @@ impl Board {
     pub fn new(clock: Clock) -> Self {
         Self {
             table: Mutex::default(),
-            generation: watch::Sender::new(0),
+            changed: Notify::new(),
             clock,
         }
     }
@@ -133,9 +133,8 @@ impl Board {
         let mut table = self.table();
         table.generation += 1;
         let result = change(&mut table);
-        let generation = table.generation;
         drop(table);
-        self.generation.send_replace(generation);
+        self.changed.notify_waiters();
         result
     }
 
@@ -167,9 +166,17 @@ impl Board {
         });
     }
 
-    /// Tells of changes, by the generation.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.generation.subscribe()
+    /// Waits until something changes after `generation`. Wakes in the order of waiting, which keeps a simulation
+    /// repeatable. Safe to cancel.
+    pub async fn changed_after(&self, generation: u64) {
+        loop {
+            // Made before the look, so that no change is missed.
+            let changed = self.changed.notified();
+            if self.table().generation > generation {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// What changed after `generation`.

@@ -47,6 +47,13 @@ pub struct Metrics {
     pub messages: Counter,
 }
 
+impl Default for Metrics {
+    /// Counters that no page shows.
+    fn default() -> Self {
+        Self::new(&mut Registry::default())
+    }
+}
+
 impl Metrics {
     /// Registers everything.
     pub fn new(registry: &mut Registry) -> Self {

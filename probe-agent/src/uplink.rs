@@ -1,7 +1,7 @@
 //! One task for each collector: keeps a stream open and sends what `core::agent::outbox` says. A slow or
 //! dead collector delays only its own stream.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use redkeeper_core::{
     agent::outbox::Outbox,
@@ -18,7 +18,7 @@ use redkeeper_runtime::clock::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{board::Board, boot::Boot, metrics::Metrics};
 
@@ -38,15 +38,42 @@ const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// A stream that a collector refuses earlier counts as another failed attempt: else one that is refused again and again
 /// after its Welcome would come back at once each time.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+/// Between attempts, at first and at last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A collector that is back, and leads at once, calls an agent silent `silent_after` after its start: agents must be
+/// back well before. This is its share of that time between two attempts; the rest is for the connection, whose first
+/// packet may have to be sent again after 1 s.
+const RETRY_SHARE: u32 = 3;
+/// The default of collectors, until one says what it uses.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// What a collector may ask for; anything else is a mistake of its configuration.
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(20)..=Duration::from_secs(60);
+
+/// A connection that is being made.
+pub type Dialing = Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send>>;
+
+/// How a collector is reached.
+pub trait Dial: Send + Sync {
+    /// Connects as `endpoint` says, which bounds the time.
+    fn dial(&self, endpoint: Endpoint) -> Dialing;
+}
+
+/// The network.
+pub struct Network;
+
+impl Dial for Network {
+    fn dial(&self, endpoint: Endpoint) -> Dialing {
+        Box::pin(async move { endpoint.connect().await })
+    }
+}
 
 /// A stream to one collector.
 pub struct Uplink {
     /// `host:port`.
     pub collector: String,
+    /// How it is reached.
+    pub dial: Arc<dyn Dial>,
     /// Who we are.
     pub agent: AgentId,
     /// Which life of the agent this is.
@@ -115,14 +142,21 @@ impl Uplink {
             .refused
             .get_or_create_owned(&[("collector", self.collector.clone())]);
         let stop = self.stop.clone();
-        let (mut attempt, mut last_told) = (0u32, None);
+        let (mut attempt, mut last_told, mut silent_after) = (0u32, None, SILENT_AFTER);
         while !stop.is_cancelled() {
             connected.set(0);
             let mut opened = None;
             let boot = self.boot.subscribe().borrow().clone();
+            let welcomed = |told| {
+                silent_after = told;
+                opened = Some(self.clock.now());
+                connected.set(1);
+                refused.set(0);
+            };
             let ended = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
-                ended = self.stream(&boot, || { opened = Some(self.clock.now()); connected.set(1); refused.set(0); }) => ended,
+                ended = self.stream(&boot, welcomed) => ended,
             };
             connected.set(0);
             self.metrics.reconnects.inc();
@@ -139,33 +173,37 @@ impl Uplink {
                 tracing::warn!(collector = self.collector, "stream ended: {text}");
                 last_told = Some(text);
             }
-            let delay = match ended {
-                Ended::Drained(_, delay) => delay,
-                _ => BACKOFF.delay(attempt, fastrand::f64()),
+            let delay = match &ended {
+                Ended::Drained(_, delay) => *delay,
+                // A refusal is an answer: nobody waits for the agent.
+                _ if ended.is_refusal() => retry(RETRY.1).delay(attempt, fastrand::f64()),
+                _ => retry(silent_after / RETRY_SHARE).delay(attempt, fastrand::f64()),
             };
             attempt = attempt.saturating_add(1);
-            tokio::select! { () = tokio::time::sleep(delay) => (), () = stop.cancelled() => () }
+            tokio::select! { biased; () = stop.cancelled() => (), () = tokio::time::sleep(delay) => () }
         }
     }
 
-    async fn stream(&self, boot: &BootId, opened: impl FnOnce()) -> Ended {
-        match self.talk(boot, opened).await {
+    async fn stream(&self, boot: &BootId, welcomed: impl FnOnce(Duration)) -> Ended {
+        match self.talk(boot, welcomed).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         }
     }
 
-    async fn talk(&self, boot: &BootId, opened: impl FnOnce()) -> Result<std::convert::Infallible, Ended> {
+    async fn talk(
+        &self,
+        boot: &BootId,
+        welcomed: impl FnOnce(Duration),
+    ) -> Result<std::convert::Infallible, Ended> {
         let mut boots = self.boot.subscribe();
         let endpoint = Endpoint::from_shared(format!("http://{}", self.collector)).map_err(Ended::Connect)?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .connect()
-            .await
-            .map_err(Ended::Connect)?;
+            .keep_alive_timeout(Duration::from_secs(5));
+        let channel = self.dial.dial(endpoint).await.map_err(Ended::Connect)?;
         // One place for each message that may be unacknowledged, and the Hello: sending never waits.
         let (sender, receiver) = mpsc::channel(UNACKED_MESSAGES_MAX + 1);
         let hello = v1::Hello {
@@ -203,16 +241,16 @@ impl Uplink {
         let (mut answers, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, call)
             .await
             .map_err(|_| Ended::NoWelcome)??;
-        let (heartbeat, mute_after) = intervals(&welcome)?;
+        let (heartbeat, silent_after) = intervals(&welcome)?;
+        let mute_after = silent_after * MUTE_AFTER;
         tracing::info!(
             collector = self.collector,
             id = welcome.collector_id,
             "stream open"
         );
-        opened();
+        welcomed(silent_after);
 
-        let mut changes = self.board.subscribe();
-        let mut seen = *changes.borrow_and_update();
+        let mut seen = self.board.changed_since(0).generation;
         let mut known: BTreeSet<_> = self.board.entries().into_keys().collect();
         let mut outbox = Outbox::new(self.clock.now(), heartbeat, known.iter().copied());
         loop {
@@ -245,6 +283,7 @@ impl Uplink {
                 .min()
                 .unwrap_or(now + mute_after);
             tokio::select! {
+                biased;
                 answer = answers.message() => match answer.map_err(Ended::Refused)?.and_then(|a| a.message) {
                     Some(report_status_response::Message::Ack(ack)) => outbox.acked(Seq(ack.sequence)),
                     Some(report_status_response::Message::Drain(drain)) => return Err(drained(drain)),
@@ -252,11 +291,15 @@ impl Uplink {
                     None => return Err(Ended::Closed),
                 },
                 () = another(&mut boots, boot) => return Err(Ended::Renewed),
-                changed = changes.changed() => if changed.is_err() { return Err(Ended::Closed) },
+                () = self.board.changed_after(seen) => (),
                 () = tokio::time::sleep_until(self.clock.instant(deadline)) => (),
             }
         }
     }
+}
+
+fn retry(longest: Duration) -> Backoff {
+    Backoff::new(RETRY.0, longest.min(RETRY.1))
 }
 
 /// Waits until another boot than this one is in force.
@@ -309,5 +352,5 @@ fn intervals(welcome: &v1::Welcome) -> Result<(Duration, Duration), Ended> {
             "heartbeat_interval {heartbeat:?}, silent_after {silent_after:?}"
         )));
     }
-    Ok((heartbeat, silent_after * MUTE_AFTER))
+    Ok((heartbeat, silent_after))
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -13,17 +14,68 @@ use crate::history::{Op, Txn, status_writes};
 /// What was wrong.
 pub type Violation = String;
 
-/// When something was so, in milliseconds: end excluded.
-pub type Intervals = Vec<Range<u64>>;
+/// When something was so, in milliseconds, in order. The last one may have no end yet.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Intervals(Vec<Range<u64>>);
+
+impl Intervals {
+    /// It is so from `at` on, unless it was so already.
+    pub fn begin(&mut self, at: u64) {
+        match self.0.last_mut().filter(|last| last.end > at) {
+            Some(last) => last.end = u64::MAX,
+            None => self.0.push(at..u64::MAX),
+        }
+    }
+
+    /// Whatever was so before `at` no longer counts; it is so anew from then on.
+    pub fn begin_anew(&mut self, at: u64) {
+        if let Some(last) = self.0.last_mut() {
+            last.end = last.end.min(at);
+        }
+        self.begin(at);
+    }
+
+    /// It is so no longer than until `at`.
+    pub fn end(&mut self, at: u64) {
+        if let Some(last) = self.0.last_mut().filter(|last| last.end == u64::MAX) {
+            last.end = at;
+        }
+    }
+
+    /// Whether it was so at some time from `from` on, and at `until`, which is taken `lag` milliseconds wide.
+    fn lasts(&self, from: u64, until: u64, lag: u64) -> bool {
+        let lasts = |one: &Range<u64>| one.start <= from && until < one.end.saturating_add(lag);
+        self.0.iter().any(lasts)
+    }
+}
 
 /// What was true of each instance: the state that a perfect observer would publish, from when on, in order.
 pub type Truth = BTreeMap<String, Vec<(u64, String)>>;
 
-/// When each agent died, or lost its way to a collector, in order.
-pub type Lost = BTreeMap<String, Vec<u64>>;
+/// When each agent was dead, or cut off from some collector.
+pub type Lost = BTreeMap<String, Intervals>;
 
-/// Longest time between two messages of an agent that is heard, in milliseconds.
-const HEARTBEAT_MAX: u64 = 1_000;
+/// When a collector could not hear an agent, by agent and collector.
+pub type Deaf = BTreeMap<(String, String), Intervals>;
+
+/// When an agent counts as silent, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Silence {
+    /// `silent_after` of the collectors.
+    pub after: u64,
+    /// Longest time between two messages of an agent that is heard: so much earlier than `after` the verdict may come
+    /// after the loss.
+    pub heartbeat: u64,
+    /// How old a status may be when it is written.
+    pub lag: u64,
+}
+
+impl Silence {
+    /// An agent that is called silent at `at` must have been lost by then.
+    fn lost_by(&self, at: u64) -> u64 {
+        (at + self.heartbeat).saturating_sub(self.after)
+    }
+}
 
 /// I1: epochs grow, one session writes in each, and nobody writes statuses with another epoch than the newest.
 /// Sessions in `others` are other hands of the test, which may write what they like.
@@ -101,7 +153,26 @@ pub fn no_stale_overwrite(txns: &[Txn], others: &BTreeSet<i64>) -> Result<(), Vi
     Ok(())
 }
 
-/// I3: whatever was true for at least `bound`, is published by then, within `time`.
+/// Now, as the servers of an end-to-end test stamp their transactions: milliseconds since 1970.
+pub fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long a state may last until it is published, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Of an instance that seldom changes.
+    pub calm: u64,
+    /// Of one that is flapping: at most one write a second (`core::publish::pace`).
+    pub flapping: u64,
+}
+
+/// So many writes within so many milliseconds are more than are free (`core::publish::pace`): each counts for a second
+/// and then for 10 s of quiet, so that the window is generous.
+const FLAPPING: (usize, u64) = (4, 60_000);
+
+/// I3: whatever was true for at least its bound, is published by then, within `time`.
 ///
 /// # Errors
 /// The first violation.
@@ -109,20 +180,25 @@ pub fn published_in_time(
     txns: &[Txn],
     truth: &Truth,
     time: &Range<u64>,
-    bound: u64,
+    bounds: Bounds,
 ) -> Result<(), Violation> {
     let published = published(txns);
     for (id, states) in truth {
+        let list = published.get(id.as_str()).map_or(&[][..], Vec::as_slice);
         let ends = states.iter().skip(1).map(|(at, _)| *at).chain([time.end]);
         for ((from, state), end) in states.iter().zip(ends) {
             let (from, end) = ((*from).max(time.start), end.min(time.end));
+            let of_late = from.saturating_sub(FLAPPING.1)..from + bounds.calm;
+            let writes = list.iter().filter(|(at, _)| of_late.contains(at)).count();
+            let bound = if writes < FLAPPING.0 {
+                bounds.calm
+            } else {
+                bounds.flapping
+            };
             if end < from + bound {
                 continue;
             }
-            let seen = published
-                .get(id.as_str())
-                .is_some_and(|list| held_in(list, from..from + bound).any(|held| held == Some(state)));
-            if !seen {
+            if !held_in(list, from..from + bound).any(|held| held == Some(state)) {
                 return Err(format!(
                     "{id} was {state} from {from} to {end}; not published by {}",
                     from + bound
@@ -178,28 +254,36 @@ pub fn neutral(txns: &[Txn], time: &Range<u64>) -> Result<(), Violation> {
     Ok(())
 }
 
-/// I6: an agent is published as silent only where nobody could hear it: `deaf` are the times in which no collector
-/// could, by agent.
+/// I6: an agent is published as silent only by a collector that could not hear it (`deaf`) for all of the
+/// time that `silence` asks for.
 ///
 /// # Errors
 /// The first violation.
-pub fn silence_is_real(txns: &[Txn], deaf: &BTreeMap<String, Intervals>, lag: u64) -> Result<(), Violation> {
-    for (txn, id, op) in status_writes(txns) {
-        let json = op.json();
-        if json["reason"] != "AGENT_SILENT" {
-            continue;
-        }
-        let agent = json["agent"].as_str().unwrap_or_default();
-        let span = txn.at.saturating_sub(lag)..txn.at + 1;
-        let real = deaf.get(agent).is_some_and(|list| {
-            list.iter()
-                .any(|deaf| deaf.start < span.end && span.start < deaf.end)
-        });
-        if !real {
-            return Err(format!(
-                "{id}: silence of {agent} was written at {}, and it could be heard",
-                txn.at
-            ));
+pub fn silence_is_real(
+    txns: &[Txn],
+    deaf: &Deaf,
+    others: &BTreeSet<i64>,
+    silence: Silence,
+) -> Result<(), Violation> {
+    let mut holder = String::new();
+    for txn in txns.iter().filter(|txn| !others.contains(&txn.session)) {
+        for op in txn.ops.iter().filter(|op| op.is_write()) {
+            let json = op.json();
+            let text = |key: &str| json[key].as_str().unwrap_or_default().to_owned();
+            if op.path().ends_with("/epoch") && json["holder"] != "" {
+                holder = text("holder");
+            }
+            let Some(id) = op.instance().filter(|_| json["reason"] == "AGENT_SILENT") else {
+                continue;
+            };
+            let agent = text("agent");
+            let spells = deaf.get(&(agent.clone(), holder.clone()));
+            if !spells.is_some_and(|spells| spells.lasts(silence.lost_by(txn.at), txn.at, silence.lag)) {
+                return Err(format!(
+                    "{id}: silence of {agent} was written at {} by {holder}, which could hear it: {spells:?}",
+                    txn.at
+                ));
+            }
         }
     }
     Ok(())
@@ -272,7 +356,7 @@ fn is_collectors_own(reason: &Value) -> bool {
 ///
 /// # Errors
 /// The first violation.
-pub fn no_hasty_silence(txns: &[Txn], lost: &Lost, silent_after: u64) -> Result<(), Violation> {
+pub fn no_hasty_silence(txns: &[Txn], lost: &Lost, silence: Silence) -> Result<(), Violation> {
     // By instance: in the term that was claimed then, a status of its agent was written.
     let (mut claimed, mut held) = (0, BTreeMap::<&str, Option<u64>>::new());
     // One that leads again after itself knows all that it published.
@@ -290,11 +374,9 @@ pub fn no_hasty_silence(txns: &[Txn], lost: &Lost, silent_after: u64) -> Result<
             let kept = !matches!(op, Op::Delete(_)) && !is_collectors_own(&json["reason"]);
             let before = held.insert(id, kept.then_some(claimed)).flatten();
             let taken_over = !again && before.is_some_and(|term| term != claimed);
-            // One heartbeat less than `silent_after` passes between the loss and the verdict.
-            let due = (txn.at + HEARTBEAT_MAX).saturating_sub(silent_after);
-            let losses = id.split(':').next().and_then(|agent| lost.get(agent));
-            let is_lost = losses.is_some_and(|losses| losses.first().is_some_and(|at| *at <= due));
-            let hasty = !is_lost && txn.at < claimed + silent_after;
+            let losses = json["agent"].as_str().and_then(|agent| lost.get(agent));
+            let is_lost = losses.is_some_and(|losses| losses.lasts(silence.lost_by(txn.at), txn.at, 0));
+            let hasty = !is_lost && txn.at < claimed + silence.after;
             if json["reason"] == "AGENT_SILENT" && taken_over && hasty {
                 return Err(format!(
                     "{id} was called silent at {}, claimed was at {claimed}",

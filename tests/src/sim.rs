@@ -1,7 +1,8 @@
-//! Deterministic simulation: collectors (the product's own code) and agents (the product's own board and outbox)
-//! in virtual time, with faults drawn from one seed. The same seed gives the same run.
+//! Deterministic simulation in virtual time, with faults drawn from one seed. The same seed gives the same run.
 //!
-//! First faults, then all is healed and must converge. [`crate::check`] judges what was written.
+//! [`agent`]s and [`collector`]s are the product's own code, and gRPC between them is too; simulated are the
+//! [`network`], ZooKeeper ([`ensemble`]), and what the probes see. First faults happen; then all is healed and must
+//! converge; at last only instances change. [`crate::check`] judges what was written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +20,7 @@ pub use flag::Flag;
 
 use self::{agent::Agent, collector::Collector, ensemble::Ensemble};
 use crate::{
-    check::{self, Lost, Truth},
+    check::{self, Bounds, Deaf, Lost, Silence, Truth},
     history::Txn,
     servers::status_path,
 };
@@ -28,6 +29,7 @@ pub mod agent;
 pub mod collector;
 pub mod ensemble;
 mod flag;
+pub mod network;
 
 /// All collectors.
 pub type Fleet = agent::Shared;
@@ -37,8 +39,15 @@ const FAULTS: Duration = Duration::from_secs(30);
 /// I8: session, tick and 1 s until somebody leads; as long as agents need to come back and to be heard; the
 /// publishing of the rest.
 const CONVERGED: Duration = Duration::from_secs(8);
-/// After this nothing may change any more.
-const REST: Duration = Duration::from_secs(10);
+/// Then nothing may change.
+const REST: Duration = Duration::from_secs(2);
+/// Then only instances change, and each change is published within the latter.
+const CHANGES: (Duration, Duration) = (Duration::from_secs(8), Duration::from_millis(100));
+/// An agent that can reach a collector is heard again within this time: a SYN that is sent again after 1 s, and the
+/// longest back-off.
+const ATTACHED: Duration = Duration::from_secs(2);
+/// A status may be this old when it is written.
+const WRITE_LAG: Duration = Duration::from_millis(500);
 /// A DOWN may be written this long after it was true: by a collector that does not hear the agent any more.
 const LAG: Duration = Duration::from_secs(9);
 /// How often the world is looked at.
@@ -61,6 +70,10 @@ pub struct Outcome {
     pub violation: Option<check::Violation>,
 }
 
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 struct World {
     ensemble: Ensemble,
     clock: Clock,
@@ -69,6 +82,7 @@ struct World {
     agents: Vec<Agent>,
     truth: Truth,
     lost: Lost,
+    deaf: Deaf,
     others: BTreeSet<i64>,
     journal: Vec<String>,
 }
@@ -102,6 +116,7 @@ impl World {
             agents,
             truth: Truth::new(),
             lost: Lost::new(),
+            deaf: Deaf::new(),
             others: BTreeSet::new(),
             journal: Vec::new(),
         }
@@ -111,9 +126,36 @@ impl World {
         self.collectors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lose(&mut self, agent: usize) {
-        let (now, agent) = (self.ensemble.now(), self.agents[agent].id.to_string());
-        self.lost.entry(agent).or_default().push(now);
+    /// Notes which collectors can hear which agents from now on. `started` has just begun to listen.
+    fn note_hearing(&mut self, started: Option<usize>) {
+        let now = self.ensemble.now();
+        let attached = now + ms(ATTACHED);
+        let fleet = Arc::clone(&self.collectors);
+        let fleet = fleet.lock().unwrap_or_else(PoisonError::into_inner);
+        for agent in &self.agents {
+            let name = agent.id.to_string();
+            let reached = |n: usize| agent.process.is_some() && agent.links[n].get();
+            let lost = self.lost.entry(name.clone()).or_default();
+            if (0..fleet.len()).all(reached) {
+                lost.end(attached);
+            } else {
+                lost.begin(now);
+            }
+            for (n, collector) in fleet.iter().enumerate() {
+                let deaf = self
+                    .deaf
+                    .entry((name.clone(), collector.id.to_string()))
+                    .or_default();
+                if started == Some(n) {
+                    deaf.begin_anew(now);
+                }
+                if reached(n) && collector.process.is_some() {
+                    deaf.end(attached);
+                } else {
+                    deaf.begin(now);
+                }
+            }
+        }
     }
 
     fn note(&mut self, what: String) {
@@ -141,6 +183,7 @@ impl World {
                 self.tell(n, i);
             }
         }
+        (0..3).for_each(|n| self.note_hearing(Some(n)));
         let end = Instant::now() + FAULTS;
         while Instant::now() < end {
             let pause = Duration::from_millis(self.rng.u64(20..1_500));
@@ -149,8 +192,17 @@ impl World {
         }
         self.heal();
         let healed = self.ensemble.now();
-        self.pass(REST).await?;
-        self.judge(healed)
+        self.pass(CONVERGED + REST).await?;
+        let rested = self.ensemble.now();
+        let end = Instant::now() + CHANGES.0;
+        while Instant::now() < end {
+            let pause = Duration::from_millis(self.rng.u64(20..600));
+            self.pass(pause).await?;
+            let agent = self.rng.usize(..self.agents.len());
+            self.change(agent);
+        }
+        self.pass(CHANGES.1).await?;
+        self.judge(healed, rested)
     }
 
     /// Time passes. At no instant two collectors say that they lead (Z4).
@@ -184,19 +236,7 @@ impl World {
     async fn fault(&mut self) {
         let (agent, collector) = (self.rng.usize(..self.agents.len()), self.rng.usize(..3));
         match self.rng.u8(..13) {
-            0..=3 => {
-                let n = self.rng.usize(..self.agents[agent].truth().len());
-                let reasons = [
-                    Reason::Ok,
-                    Reason::ConnectionRefused,
-                    Reason::Loading,
-                    Reason::ReplyTimeout,
-                ];
-                let reason = reasons[self.rng.usize(..reasons.len())];
-                self.note(format!("{} is {reason}", self.agents[agent].instance(n)));
-                self.agents[agent].set(n, reason);
-                self.tell(agent, n);
-            }
+            0..=3 => self.change(agent),
             4 => {
                 let runs = self.agents[agent].process.take().is_some();
                 self.note(format!(
@@ -204,9 +244,7 @@ impl World {
                     self.agents[agent].id,
                     if runs { "dies" } else { "starts" }
                 ));
-                if runs {
-                    self.lose(agent);
-                } else {
+                if !runs {
                     let (mut rng, fleet) = (self.rng.fork(), Arc::clone(&self.collectors));
                     self.agents[agent].start(&fleet, self.clock, &mut rng);
                 }
@@ -214,9 +252,6 @@ impl World {
             5 | 6 => {
                 let link = Arc::clone(&self.agents[agent].links[collector]);
                 link.set(!link.get());
-                if !link.get() {
-                    self.lose(agent);
-                }
                 let word = if link.get() { "whole" } else { "cut" };
                 self.note(format!(
                     "{} to collector {collector}: {word}",
@@ -226,10 +261,12 @@ impl World {
             7 => {
                 self.note(format!("collector {collector} killed or started"));
                 let (ensemble, clock) = (self.ensemble.clone(), self.clock);
-                let collector = &mut self.collectors()[collector];
-                match collector.process {
-                    Some(_) => collector.kill(),
-                    None => collector.start(&ensemble, clock),
+                let starts = self.collectors()[collector].process.is_none();
+                if starts {
+                    self.collectors()[collector].start(&ensemble, clock);
+                    self.note_hearing(Some(collector));
+                } else {
+                    self.collectors()[collector].kill();
                 }
             }
             8 => {
@@ -249,6 +286,22 @@ impl World {
             }
             _ => self.meddle(agent).await,
         }
+        self.note_hearing(None);
+    }
+
+    /// Something happens to an instance.
+    fn change(&mut self, agent: usize) {
+        let n = self.rng.usize(..self.agents[agent].truth().len());
+        let reasons = [
+            Reason::Ok,
+            Reason::ConnectionRefused,
+            Reason::Loading,
+            Reason::ReplyTimeout,
+        ];
+        let reason = reasons[self.rng.usize(..reasons.len())];
+        self.note(format!("{} is {reason}", self.agents[agent].instance(n)));
+        self.agents[agent].set(n, reason);
+        self.tell(agent, n);
     }
 
     /// Somebody deletes or edits a status by hand.
@@ -269,10 +322,11 @@ impl World {
         self.note("healed".to_owned());
         self.ensemble.lose(0);
         let (ensemble, clock, fleet) = (self.ensemble.clone(), self.clock, Arc::clone(&self.collectors));
-        for collector in self.collectors().iter_mut() {
-            collector.zookeeper.set(true);
-            if collector.process.is_none() {
-                collector.start(&ensemble, clock);
+        for n in 0..3 {
+            self.collectors()[n].zookeeper.set(true);
+            if self.collectors()[n].process.is_none() {
+                self.collectors()[n].start(&ensemble, clock);
+                self.note_hearing(Some(n));
             }
         }
         for agent in &mut self.agents {
@@ -281,18 +335,30 @@ impl World {
                 agent.start(&fleet, clock, &mut self.rng);
             }
         }
+        self.note_hearing(None);
     }
 
-    fn judge(&self, healed: u64) -> Result<(), check::Violation> {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    fn judge(&self, healed: u64, rested: u64) -> Result<(), check::Violation> {
         let history = self.ensemble.history();
         check::sole_writer(&history, &self.others)?;
         check::no_stale_overwrite(&history, &self.others)?;
         check::no_false_down(&history, &self.truth, &self.others, ms(LAG))?;
-        check::no_hasty_silence(&history, &self.lost, ms(collector::SILENT_AFTER))?;
+        let silence = Silence {
+            after: ms(collector::SILENT_AFTER),
+            heartbeat: ms(collector::HEARTBEAT),
+            lag: ms(WRITE_LAG),
+        };
+        check::no_hasty_silence(&history, &self.lost, silence)?;
         check::live_again(&history, &self.truth, healed, ms(CONVERGED))?;
-        let rest = healed + ms(CONVERGED)..u64::MAX;
-        check::neutral(&history, &rest)?;
+        check::silence_is_real(&history, &self.deaf, &self.others, silence)?;
+        check::neutral(&history, &(healed + ms(CONVERGED)..rested))?;
+        let changes = rested..self.ensemble.now();
+        let bounds = Bounds {
+            calm: ms(CHANGES.1),
+            // The free writes are paid for first.
+            flapping: 4_000 + ms(CHANGES.1),
+        };
+        check::published_in_time(&history, &self.truth, &changes, bounds)?;
         for agent in &self.agents {
             for (n, reason) in agent.truth().iter().enumerate() {
                 let id = agent.instance(n);

@@ -8,7 +8,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 use redkeeper_tests::{
-    Sandbox, check,
+    Sandbox,
+    check::{self, Bounds, Deaf, Silence},
     daemons::{Agent, Collector},
     eventually,
     history::Txn,
@@ -67,8 +68,16 @@ async fn leader(zookeeper: &ZooKeeper, reader: &Client) -> Option<(String, u64)>
     ))
 }
 
-/// I1, I2: whoever wrote, held the epoch, and nothing older follows.
+/// I1, I2, I6: whoever wrote, held the epoch, nothing older follows, and no agent was called silent: each could be
+/// heard by all collectors at all times.
 fn judge(txns: &[Txn]) {
+    let none = BTreeSet::new();
+    let silence = Silence {
+        after: 1_000,
+        heartbeat: 200,
+        lag: 500,
+    };
+    assert_eq!(check::silence_is_real(txns, &Deaf::new(), &none, silence), Ok(()));
     assert_eq!(check::sole_writer(txns, &BTreeSet::new()), Ok(()));
     assert_eq!(check::no_stale_overwrite(txns, &BTreeSet::new()), Ok(()));
 }
@@ -93,6 +102,7 @@ async fn a_killed_leader_is_followed_without_any_status_changing() {
     )
     .await;
     // And the new one publishes.
+    let killed = check::wall_clock();
     rig.redis.process.kill();
     eventually(
         "DOWN",
@@ -102,6 +112,13 @@ async fn a_killed_leader_is_followed_without_any_status_changing() {
     .await;
     let txns = txnlog::read(&rig.zookeeper.data);
     judge(&txns);
+    let truth = [(rig.id.clone(), vec![(killed, "DOWN".to_owned())])].into();
+    let bounds = Bounds {
+        calm: 2_000,
+        flapping: 6_000,
+    };
+    let time = killed..killed + bounds.calm;
+    assert_eq!(check::published_in_time(&txns, &truth, &time, bounds), Ok(()));
 }
 
 #[tokio::test]

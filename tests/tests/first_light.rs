@@ -7,9 +7,24 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use redkeeper_tests::{Sandbox, check, eventually, holds_for, txnlog};
+use redkeeper_tests::{
+    Sandbox,
+    check::{self, Bounds, Deaf, Intervals, Silence, Truth},
+    eventually, holds_for, txnlog,
+};
 
 const UP: &str = "UP/OK";
+/// As the collectors of [`Sandbox`] are set.
+const SILENCE: Silence = Silence {
+    after: 1_000,
+    heartbeat: 200,
+    lag: 500,
+};
+/// A state is in ZooKeeper this long after it began, in milliseconds: `hang_after` and a busy machine.
+const BOUNDS: Bounds = Bounds {
+    calm: 3_000,
+    flapping: 7_000,
+};
 
 #[tokio::test]
 async fn crash_restart_and_hang_reach_zookeeper_and_both_collectors() {
@@ -42,6 +57,18 @@ async fn crash_restart_and_hang_reach_zookeeper_and_both_collectors() {
         (&"master".into(), &"yes".into(), &"db01".into())
     );
 
+    let began = check::wall_clock();
+    let mut truth: Truth = ids
+        .iter()
+        .map(|id| (id.clone(), vec![(began, "UP".to_owned())]))
+        .collect();
+    let mut now = |id: &String, state: &str| {
+        truth
+            .entry(id.clone())
+            .or_default()
+            .push((check::wall_clock(), state.to_owned()));
+    };
+    now(&ids[0], "DOWN");
     first.process.kill();
     eventually(
         "killed: DOWN in ZooKeeper",
@@ -57,6 +84,7 @@ async fn crash_restart_and_hang_reach_zookeeper_and_both_collectors() {
     .await;
 
     sandbox.restart(&mut first).await;
+    now(&ids[0], "UP");
     let id = first.run_id();
     eventually(
         "restarted: UP with the new run_id",
@@ -71,6 +99,7 @@ async fn crash_restart_and_hang_reach_zookeeper_and_both_collectors() {
     // Stopped: DOWN after hang_after (1 s) since the last reply, and not before. The last reply came at most
     // one interval (100 ms) before the stop.
     let stopped = Instant::now();
+    now(&ids[1], "DOWN");
     second.process.signal(Signal::SIGSTOP);
     holds_for(
         "not before hang_after",
@@ -91,11 +120,22 @@ async fn crash_restart_and_hang_reach_zookeeper_and_both_collectors() {
         stopped.elapsed()
     );
     second.process.signal(Signal::SIGCONT);
+    now(&ids[1], "UP");
     eventually("continued: UP", || zookeeper.state(&reader, &ids[1]), |s| s == UP).await;
     assert_eq!(
         zookeeper.state(&reader, &ids[2]).await,
         UP,
         "the third was never touched"
+    );
+    // What has just begun is judged by the waits above.
+    let txns = txnlog::read(&zookeeper.data);
+    let time = began..check::wall_clock();
+    assert_eq!(check::published_in_time(&txns, &truth, &time, BOUNDS), Ok(()));
+    let none = BTreeSet::new();
+    assert_eq!(check::no_false_down(&txns, &truth, &none, BOUNDS.calm), Ok(()));
+    assert_eq!(
+        check::silence_is_real(&txns, &Deaf::new(), &none, SILENCE),
+        Ok(())
     );
 }
 
@@ -110,6 +150,8 @@ async fn a_dead_agent_is_unknown_never_down() {
     let id = format!("db01:{}", redis.port.number);
     eventually("UP", || zookeeper.state(&reader, &id), |s| s == UP).await;
 
+    let mut deaf = Intervals::default();
+    deaf.begin(check::wall_clock());
     agent.process.kill();
     eventually(
         "UNKNOWN",
@@ -119,12 +161,18 @@ async fn a_dead_agent_is_unknown_never_down() {
     .await;
     sandbox.restart_agent(&mut agent);
     eventually("UP again", || zookeeper.state(&reader, &id), |s| s == UP).await;
+    deaf.end(check::wall_clock());
     let txns = txnlog::read(&zookeeper.data);
     let truth = [(id, vec![(0, "UP".to_owned())])].into();
     assert_eq!(
         check::no_false_down(&txns, &truth, &BTreeSet::new(), 0),
         Ok(()),
         "silence was written as DOWN"
+    );
+    let deaf = [(("db01".to_owned(), "a".to_owned()), deaf)].into();
+    assert_eq!(
+        check::silence_is_real(&txns, &deaf, &BTreeSet::new(), SILENCE),
+        Ok(())
     );
     assert_eq!(check::no_stale_overwrite(&txns, &BTreeSet::new()), Ok(()));
 }

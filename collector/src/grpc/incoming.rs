@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Connections for as long as they are asked for. Never fails: the listener goes on after errors by itself.
-pub(super) fn connections(listener: net::Listener) -> impl Stream<Item = Result<Connection, Infallible>> {
+pub fn connections(listener: net::Listener) -> impl Stream<Item = Result<Connection, Infallible>> {
     stream::unfold(listener, async |mut listener| {
         let (connection, _) = listener.next().await;
         Some((Ok(Connection(connection)), listener))
@@ -21,7 +21,7 @@ pub(super) fn connections(listener: net::Listener) -> impl Stream<Item = Result<
 }
 
 /// A connection whose peer the handlers can ask for.
-pub(super) struct Connection(net::Connection);
+pub struct Connection(net::Connection);
 
 impl Connected for Connection {
     type ConnectInfo = TcpConnectInfo;

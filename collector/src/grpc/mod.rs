@@ -1,7 +1,9 @@
 //! The gRPC server: [`ingest`] takes agents' streams, [`status_service`] and [`watch_stream`] answer tools,
 //! [`peer`] is for later, [`errors`] is the one place where failures become gRPC codes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
+
+use futures_util::Stream;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use redkeeper_core::limits::AGENT_MESSAGE_BYTES_MAX;
@@ -12,11 +14,12 @@ use redkeeper_proto::{
         status_service_server::StatusServiceServer,
     },
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::Connected};
 use tonic_health::ServingStatus;
 
-use redkeeper_runtime::{clock::Clock, net};
+use redkeeper_runtime::clock::Clock;
 
 use crate::directory;
 
@@ -24,7 +27,7 @@ mod answer_stream;
 mod answers;
 mod aside;
 pub mod errors;
-mod incoming;
+pub mod incoming;
 pub mod ingest;
 mod pages;
 pub mod peer;
@@ -78,15 +81,18 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 /// The health of the leader is looked at this often at least: a machine that slept wakes after the end of its lease.
 const LEADER_HEALTH_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
 
-/// Serves until `stop`. Streams end themselves on it; the caller bounds the time.
+/// Serves `connections` until `stop`. Streams end themselves on it; the caller bounds the time.
 ///
 /// # Errors
 /// When the transport or reflection fails.
-pub async fn serve(
-    listener: net::Listener,
+pub async fn serve<C>(
+    connections: impl Stream<Item = Result<C, Infallible>>,
     services: Services,
     stop: CancellationToken,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (health, health_service) = tonic_health::server::health_reporter();
     // The library starts as serving. An empty name stands for the whole process.
     for name in [
@@ -112,7 +118,6 @@ pub async fn serve(
     let agents = AgentServiceServer::new(services.ingest).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
     let tools = StatusServiceServer::new(services.queries).max_decoding_message_size(TOOL_MESSAGE_BYTES_MAX);
     let peers = PeerServiceServer::new(peer::Peers).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
-    let incoming = incoming::connections(listener);
     let server = Server::builder()
         .accept_http1(false)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -125,7 +130,7 @@ pub async fn serve(
         .add_service(agents)
         .add_service(tools)
         .add_service(peers)
-        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let (mut directory, clock, close_grace) = (services.directory, services.clock, services.close_grace);
     // Streams have been drained and ended by then; who still holds a connection is stuck.
     let closed = async {

@@ -33,6 +33,21 @@ fn down(at: u64) -> Txn {
     status(at, 1, "DOWN", "CONNECTION_REFUSED", 1, ("a", 2))
 }
 
+fn silence(after: u64) -> Silence {
+    Silence {
+        after,
+        heartbeat: 1_000,
+        lag: 100,
+    }
+}
+
+fn intervals(spell: Range<u64>) -> Intervals {
+    let mut intervals = Intervals::default();
+    intervals.begin(spell.start);
+    intervals.end(spell.end);
+    intervals
+}
+
 fn truth(states: &[(u64, &str)]) -> Truth {
     let list = states
         .iter()
@@ -87,13 +102,20 @@ fn i2_an_older_message_after_a_newer_is_seen() {
 fn i3_a_transition_that_is_not_published_is_seen() {
     let truth = truth(&[(0, "UP"), (100, "DOWN"), (110, "UP"), (500, "DOWN")]);
     let good = [up(5, 1, 1, ("a", 1)), down(520)];
+    let judge =
+        |txns: &[Txn], calm| published_in_time(txns, &truth, &(0..1_000), Bounds { calm, flapping: 450 });
     // The 10 ms of DOWN are shorter than the bound.
-    assert_eq!(published_in_time(&good, &truth, &(0..1_000), 50), Ok(()));
-    assert!(published_in_time(&good[..1], &truth, &(0..1_000), 50).is_err());
-    assert!(
-        published_in_time(&good, &truth, &(0..1_000), 10).is_err(),
-        "too late"
-    );
+    assert_eq!(judge(&good, 50), Ok(()));
+    assert!(judge(&good[..1], 50).is_err());
+    assert!(judge(&good, 10).is_err(), "too late");
+    // After many writes it may take longer, and not for ever.
+    let flaps = |last| {
+        let mut txns: Vec<_> = (0..4).map(|n| up(n, 1, 1, ("a", 1))).collect();
+        txns.push(down(last));
+        txns
+    };
+    assert_eq!(judge(&flaps(900), 50), Ok(()));
+    assert!(judge(&flaps(960), 50).is_err());
 }
 
 #[test]
@@ -129,29 +151,39 @@ fn i5_a_hasty_silence_after_a_claim_is_seen() {
     let silent = |at| status(at, 2, "UNKNOWN", "AGENT_SILENT", 2, ("a", 1));
     let good = [up(5, 1, 1, ("a", 1)), claim(50, 2, 2), silent(80)];
     let mut lost = Lost::new();
-    assert_eq!(no_hasty_silence(&good, &lost, 30), Ok(()));
-    assert!(no_hasty_silence(&good, &lost, 31).is_err());
-    // Its agent was lost long enough before; or not.
-    let agent = "i".to_owned();
-    let at = [(5_000, 2_000, true), (5_000, 3_500, false)];
-    for (silent_at, lost_at, is_right) in at {
-        let txns = [up(5, 1, 1, ("a", 1)), claim(4_000, 2, 2), silent(silent_at)];
-        lost.insert(agent.clone(), vec![lost_at]);
+    assert_eq!(no_hasty_silence(&good, &lost, silence(30)), Ok(()));
+    assert!(no_hasty_silence(&good, &lost, silence(31)).is_err());
+    // Its agent was lost long enough before, and still is; or not.
+    let spells = [
+        (2_000..u64::MAX, true),
+        (3_500..u64::MAX, false),
+        (2_000..4_500, false),
+    ];
+    for (spell, is_right) in spells {
+        let txns = [up(5, 1, 1, ("a", 1)), claim(4_000, 2, 2), silent(5_000)];
+        lost.insert("db".to_owned(), intervals(spell.clone()));
         assert_eq!(
-            no_hasty_silence(&txns, &lost, 3_000).is_ok(),
+            no_hasty_silence(&txns, &lost, silence(3_000)).is_ok(),
             is_right,
-            "{lost_at}"
+            "{spell:?}"
         );
     }
 }
 
 #[test]
 fn i6_silence_of_an_agent_that_could_be_heard_is_seen() {
-    let silent = [status(5_000, 1, "UNKNOWN", "AGENT_SILENT", 1, ("a", 1))];
-    let deaf = |range: Range<u64>| [("db".to_owned(), vec![range])].into();
-    assert_eq!(silence_is_real(&silent, &deaf(1_000..6_000), 100), Ok(()));
-    assert!(silence_is_real(&silent, &deaf(1_000..4_000), 100).is_err());
-    assert!(silence_is_real(&silent, &BTreeMap::new(), 100).is_err());
+    let silent = [
+        claim(0, 1, 1),
+        status(5_000, 1, "UNKNOWN", "AGENT_SILENT", 1, ("a", 1)),
+    ];
+    let deaf = |collector: &str, spell| [(("db".to_owned(), collector.to_owned()), intervals(spell))].into();
+    let judge = |deaf| silence_is_real(&silent, &deaf, &BTreeSet::new(), silence(3_000));
+    assert_eq!(judge(deaf("c1", 1_000..6_000)), Ok(()));
+    assert_eq!(judge(deaf("c1", 3_000..4_950)), Ok(()), "just so long");
+    assert!(judge(deaf("c1", 1_000..4_000)).is_err(), "it was back");
+    assert!(judge(deaf("c1", 3_500..6_000)).is_err(), "too early");
+    assert!(judge(deaf("c2", 1_000..6_000)).is_err(), "another collector");
+    assert!(judge(Deaf::new()).is_err());
 }
 
 #[test]

@@ -1,28 +1,27 @@
-//! An agent in the simulation: the product's own board and outbox; the probes are replaced by the truth, and the
-//! gRPC stream by a pipe that delays, breaks, and may deliver what was under way after the next stream began.
+//! An agent in the simulation: the product's own board, outbox and uplinks. Only the probes are replaced, by the truth.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use redkeeper_agent::board::Board;
-use redkeeper_collector::{aggregator::Command, feedback};
+use redkeeper_agent::{
+    board::Board,
+    boot::Boot,
+    metrics::Metrics,
+    uplink::{Dial, Uplink},
+};
 use redkeeper_core::{
-    agent::outbox::Outbox,
-    fleet::Greeting,
-    ids::{AgentId, BootId, InstanceId},
+    ids::{AgentId, InstanceId},
     status::{Identity, Reason, Stage, Verdict},
     time::WallMs,
 };
-use redkeeper_proto::convert;
 use redkeeper_runtime::clock::Clock;
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use super::{Flag, Fleet, run_in_background};
+use super::{Flag, Fleet, network::Route};
 
-/// How often an agent proves that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often each instance is probed.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -72,7 +71,7 @@ impl Agent {
     /// # Panics
     /// When a name is none.
     pub fn start(&mut self, fleet: &Fleet, clock: Clock, rng: &mut fastrand::Rng) {
-        let boot = BootId::new(&format!("{:032x}", rng.u128(1 << 120..))).expect("hex digits");
+        let boot = Arc::new(Boot::new().expect("a boot id"));
         let identity = |n| Identity {
             id: InstanceId::new(&self.instance(n)).expect("a name"),
             cluster: None,
@@ -86,16 +85,22 @@ impl Agent {
         }
         let mut tasks = JoinSet::new();
         for (number, link) in self.links.iter().enumerate() {
-            let uplink = Uplink {
-                agent: self.id.clone(),
-                boot: boot.clone(),
-                board: Arc::clone(&board),
+            let route = Route {
                 link: Arc::clone(link),
-                fleet: fleet.clone(),
+                fleet: Arc::clone(fleet),
                 number,
+                rng: Arc::new(Mutex::new(rng.fork())),
+            };
+            let uplink = Uplink {
+                collector: format!("collector-{number}:7400"),
+                dial: Arc::new(route) as Arc<dyn Dial>,
+                agent: self.id.clone(),
+                boot: Arc::clone(&boot),
+                host: String::new(),
+                board: Arc::clone(&board),
                 clock,
-                rng: rng.fork(),
-                changed: Arc::new(tokio::sync::Notify::new()),
+                metrics: Metrics::default(),
+                stop: CancellationToken::new(),
             };
             tasks.spawn(uplink.run());
         }
@@ -128,126 +133,6 @@ impl Agent {
                 .board
                 .set(handle, Verdict::blank(reason, Stage::Reply, "", WallMs(0)));
         }
-    }
-}
-
-/// One stream after the other to one collector.
-struct Uplink {
-    agent: AgentId,
-    boot: BootId,
-    board: Arc<Board>,
-    link: Arc<Flag>,
-    fleet: Fleet,
-    number: usize,
-    clock: Clock,
-    rng: fastrand::Rng,
-    changed: Arc<tokio::sync::Notify>,
-}
-
-impl Uplink {
-    async fn run(mut self) {
-        loop {
-            self.link.is(true).await;
-            if let Some((commands, stream)) = self.dial() {
-                self.stream(commands, stream).await;
-            }
-            let delay = self.rng.u64(50..400);
-            tokio::time::sleep(Duration::from_millis(delay)).await;
-        }
-    }
-
-    fn dial(&self) -> Option<(mpsc::Sender<Command>, u64)> {
-        let fleet = self.fleet.lock().unwrap_or_else(PoisonError::into_inner);
-        let collector = &fleet[self.number];
-        let commands = collector.process.as_ref()?.commands.clone();
-        Some((commands, collector.next_stream.fetch_add(1, Ordering::Relaxed)))
-    }
-
-    async fn stream(&mut self, commands: mpsc::Sender<Command>, stream: u64) {
-        let (pipe, receiver) = mpsc::channel(1_024);
-        let lingers = self.rng.u8(0..4) == 0;
-        let carried = carry(
-            receiver,
-            commands.clone(),
-            Arc::clone(&self.link),
-            self.rng.fork(),
-            lingers,
-        );
-        run_in_background(carried);
-        let (sender, mut feedback) = feedback::channel();
-        let greeting = Greeting {
-            agent: self.agent.clone(),
-            boot: self.boot.clone(),
-            version: String::new(),
-            host: String::new(),
-            address: String::new(),
-            clock: Default::default(),
-        };
-        self.board.hello_seq();
-        let mut generation = self.board.changed_since(0).generation;
-        let mut outbox = Outbox::new(self.clock.now(), HEARTBEAT, self.board.entries().into_keys());
-        if pipe.send(Command::Hello(stream, greeting, sender)).await.is_err() {
-            return;
-        }
-        loop {
-            outbox.acked(feedback.applied.get());
-            let changed = self.board.changed_since(generation);
-            generation = changed.generation;
-            outbox.mark(changed.handles);
-            while let Some(next) = outbox.next(self.clock.now()) {
-                let (seq, request) = self.board.compose(&next);
-                outbox.sent(self.clock.now(), seq);
-                let content = request.message.expect("a message");
-                let message =
-                    convert::message_from_wire(content, &self.agent).expect("what an agent sends is valid");
-                let command = Command::Message(stream, seq, message);
-                if pipe.send(command).await.is_err() {
-                    return;
-                }
-            }
-            // Looked at often instead of waited for: several streams woken at once would run in a random order.
-            tokio::select! {
-                biased;
-                () = self.link.is(false) => return,
-                _ = &mut feedback.end => return,
-                () = self.changed.notified() => {}
-                () = tokio::time::sleep(Duration::from_millis(5)) => {}
-            }
-        }
-    }
-}
-
-/// Carries a stream's messages in order. Where the link is cut they are lost, unless they linger: then they arrive
-/// later, beside those of the next stream.
-async fn carry(
-    mut pipe: mpsc::Receiver<Command>,
-    commands: mpsc::Sender<Command>,
-    link: Arc<Flag>,
-    mut rng: fastrand::Rng,
-    lingers: bool,
-) {
-    let mut stream = None;
-    while let Some(command) = pipe.recv().await {
-        if let Command::Hello(number, ..) = &command {
-            stream = Some(*number);
-        }
-        tokio::time::sleep(Duration::from_micros(rng.u64(50..5_000))).await;
-        if !link.get() {
-            if !lingers {
-                break;
-            }
-            link.is(true).await;
-            tokio::time::sleep(Duration::from_millis(rng.u64(1..500))).await;
-        }
-        if commands.send(command).await.is_err() {
-            return;
-        }
-    }
-    // The collector sees the end of the stream at once, or, where the path is dead, when nothing came for long.
-    let end = Instant::now() + super::collector::SILENT_AFTER * 2;
-    drop(tokio::time::timeout_at(end, link.is(true)).await);
-    if let Some(stream) = stream {
-        drop(commands.send(Command::Bye(stream)).await);
     }
 }
 

@@ -1,32 +1,43 @@
-//! A collector in the simulation: the product's own aggregator, coordinator and publisher. Only the gRPC server
-//! and ZooKeeper's client are replaced.
+//! A collector in the simulation: the product's own gRPC server, aggregator, coordinator and publisher. Only the
+//! network and ZooKeeper's client are replaced.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use redkeeper_collector::{
-    aggregator::{Aggregator, COMMANDS_MAX, Command},
+    aggregator::{Aggregator, COMMANDS_MAX},
+    beats::Beats,
     coordinator::Coordinator,
     directory::Directory,
+    grpc::{self, Services, ingest::Ingest, status_service::Queries},
     layout::Layout,
     metrics::Metrics,
+    peers::Peers,
     publisher::AUDIT_INTERVAL,
     view::{self, Shared},
 };
 use redkeeper_core::{fleet::Fleet, ids::CollectorId, status::State};
-use redkeeper_runtime::clock::Clock;
+use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Flag, ensemble::Ensemble};
+use super::{Flag, ensemble::Ensemble, network::Socket};
 
 /// Silence after which an agent's instances are UNKNOWN.
 pub const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// How often an agent proves that it lives.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a process may take to stop.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// Connections that wait to be accepted.
+const BACKLOG: usize = 128;
 
 /// One collector's place in the world; the process in it comes and goes.
 pub struct Collector {
@@ -36,20 +47,33 @@ pub struct Collector {
     pub zookeeper: Arc<Flag>,
     /// The process.
     pub process: Option<Process>,
-    /// Numbers streams, never twice.
-    pub next_stream: AtomicU64,
 }
 
 /// A running collector.
 pub struct Process {
-    /// To the aggregator.
-    pub commands: mpsc::Sender<Command>,
+    /// Takes connections of agents.
+    pub entrance: mpsc::Sender<Result<Socket, Infallible>>,
+    /// Cancelled when it has ended.
+    pub dead: CancellationToken,
     /// What it knows.
     pub view: Shared,
     /// What it says of itself.
     pub directory: watch::Receiver<Directory>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    server: JoinSet<()>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.dead.cancel();
+        // The server's own end would tell its connections to close, at the same instant as they are reset.
+        let server = std::mem::take(&mut self.server);
+        super::run_in_background(async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            drop(server);
+        });
+    }
 }
 
 impl Collector {
@@ -62,34 +86,65 @@ impl Collector {
             id: CollectorId::new(name).expect("a name"),
             zookeeper: Arc::new(Flag::new(true)),
             process: None,
-            next_stream: AtomicU64::new(1),
         }
     }
 
     /// Starts the process.
+    ///
+    /// # Panics
+    /// When the server cannot be built.
     pub fn start(&mut self, ensemble: &Ensemble, clock: Clock) {
         let (replacer, view) = view::channel();
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (directory, reader) = watch::channel(Directory::default());
         let stop = CancellationToken::new();
         let metrics = Metrics::default();
-        let fleet = Fleet::new(clock.now(), SILENT_AFTER);
+        let (beats, fleet) = (Arc::new(Beats::default()), Fleet::new(clock.now(), SILENT_AFTER));
         let aggregator = Aggregator::new(
             fleet,
             replacer,
             receiver,
-            Arc::default(),
+            Arc::clone(&beats),
             clock,
             metrics.clone(),
             CancellationToken::new(),
         );
+        let supervisor = Supervisor::new(stop.clone());
+        let services = Services {
+            ingest: Ingest {
+                id: self.id.to_string(),
+                heartbeat_interval: HEARTBEAT,
+                silent_after: SILENT_AFTER,
+                commands: commands.clone(),
+                beats,
+                clock,
+                supervisor: supervisor.clone(),
+                metrics: metrics.clone(),
+                next_stream: Arc::new(AtomicU64::new(1)),
+                refusals: Arc::default(),
+            },
+            queries: Queries {
+                id: self.id.to_string(),
+                boot: "1".to_owned(),
+                view: view.clone(),
+                directory: reader.clone(),
+                peers: watch::channel(Peers::default()).1,
+                standalone: false,
+                clock,
+                supervisor,
+                metrics: metrics.clone(),
+            },
+            directory: reader.clone(),
+            clock,
+            close_grace: SHUTDOWN_GRACE / 2,
+        };
         let coordinator = Coordinator {
             store: ensemble.client(Arc::clone(&self.zookeeper)),
             layout: Layout::new("/redkeeper"),
             id: self.id.clone(),
             address: format!("{}:7400", self.id),
             view: view.clone(),
-            commands: commands.clone(),
+            commands,
             directory,
             clock,
             orphans_max_percent: 10,
@@ -100,8 +155,14 @@ impl Collector {
         let mut tasks = JoinSet::new();
         tasks.spawn(aggregator.run());
         tasks.spawn(coordinator.run());
+        let (entrance, accepted) = mpsc::channel(BACKLOG);
+        let served = grpc::serve(ReceiverStream::new(accepted), services, stop.clone());
+        let mut server = JoinSet::new();
+        server.spawn(async { served.await.expect("the server") });
         self.process = Some(Process {
-            commands,
+            entrance,
+            dead: CancellationToken::new(),
+            server,
             view,
             directory: reader,
             stop,
@@ -119,8 +180,13 @@ impl Collector {
         if let Some(mut process) = self.process.take() {
             process.stop.cancel();
             super::run_in_background(async move {
-                // The aggregator runs until the coordinator has handed over; then the process exits.
-                process.tasks.join_next().await;
+                // The aggregator runs until the server has ended and the coordinator has handed over.
+                let ended = async {
+                    process.server.join_next().await;
+                    process.tasks.join_next().await;
+                };
+                // Else it is killed.
+                tokio::time::timeout(SHUTDOWN_GRACE, ended).await.ok();
             });
         }
     }
