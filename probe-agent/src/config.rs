@@ -29,6 +29,7 @@ mod raw;
 
 pub use files::NeededFiles;
 
+use address_pattern::Placed;
 use instance::Rules;
 use raw::{Instance, Probe, Raw};
 
@@ -115,6 +116,8 @@ pub struct Config {
     pub notes: Vec<String>,
     /// Files that instances need.
     pub files: NeededFiles,
+    /// Globs of addresses, which should match something.
+    patterns: Vec<Placed>,
     /// What to probe.
     pub instances: Vec<InstanceConfig>,
     /// Where to look for more.
@@ -151,7 +154,15 @@ impl Configuration for Config {
     }
 
     fn faults(&self) -> Vec<String> {
-        self.files.faults()
+        let mut faults = self.files.faults();
+        if !self.patterns.is_empty() {
+            let configured = self.instances.iter().map(|one| one.target.address.clone());
+            let settings = self.discovery.as_ref().map(|discovery| &discovery.settings);
+            let found = settings.map(discovery::addresses).unwrap_or_default();
+            let addresses: Vec<_> = configured.chain(found).collect();
+            faults.extend(address_pattern::unmatched(&self.patterns, &addresses));
+        }
+        faults
     }
 }
 
@@ -181,10 +192,15 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     let raw: Raw = sources.extract()?;
     let mut problems = Vec::new();
     let config = validate(raw, folders, &mut problems);
+    let placed = |one: &Placed| Placed {
+        place: sources.place_of(&one.place),
+        ..one.clone()
+    };
     match config {
         Some(config) if problems.is_empty() => Ok(Config {
             notes: sources.notes(),
             files: config.files.clone().placed(|key| sources.place_of(key)),
+            patterns: config.patterns.iter().map(placed).collect(),
             ..config
         }),
         _ => Err(sources.error(problems)),
@@ -288,14 +304,19 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
             );
         }
     }
-    let mut ignore = Vec::new();
+    let (mut ignore, mut patterns) = (Vec::new(), rules.patterns.clone());
     for (n, text) in raw.discovery.ignore.iter().enumerate() {
+        let place = format!("discovery.ignore.{n}");
         match address_pattern::address_pattern(text) {
-            Ok(pattern) => ignore.push(pattern),
-            Err(e) => wrong(
-                &format!("discovery.ignore.{n}"),
-                format!("{text:?} is no pattern: {e}"),
-            ),
+            Ok(pattern) => {
+                ignore.push(pattern.clone());
+                patterns.push(Placed {
+                    place,
+                    pattern,
+                    text: text.clone(),
+                });
+            }
+            Err(e) => wrong(&place, format!("{text:?} is no pattern: {e}")),
         }
     }
     let names = if raw.discovery.processes {
@@ -326,6 +347,7 @@ fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<C
         log: raw.log,
         notes: Vec::new(),
         files,
+        patterns,
         instances,
     })
 }
@@ -454,6 +476,13 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} not in {error}");
         }
+        // Not for each instance that it matches again.
+        let everywhere = format!(
+            "{}[[instances]]\naddress = '127.0.0.1:1'\n",
+            twice.replace("'['", "'*'")
+        );
+        let error = check(&everywhere).unwrap_err();
+        assert_eq!(error.lines().len(), 1, "{error}");
     }
 
     #[test]

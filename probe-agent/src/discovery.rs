@@ -157,6 +157,18 @@ struct Told {
     role: Option<Role>,
 }
 
+/// Addresses of everything that is found, whether it is wanted or not. Reads files and `/proc`, speaks to nobody.
+pub fn addresses(settings: &Settings) -> Vec<String> {
+    let found = look(settings).into_iter().map(|candidate| candidate.address);
+    found.filter(|address| !address.is_empty()).collect()
+}
+
+fn look(settings: &Settings) -> Vec<Candidate> {
+    let mut found = files::candidates(&settings.config_files);
+    found.extend(processes::candidates(&settings.process_names));
+    found
+}
+
 /// Everything that is found, each confirmed by speaking to it in the way that `target` says; `None` where the look
 /// itself failed.
 pub async fn find(
@@ -165,12 +177,7 @@ pub async fn find(
     target: impl Fn(&str) -> Result<Arc<Target>, String>,
 ) -> Option<Vec<Candidate>> {
     let ignore = settings.ignore.clone();
-    let look = move || {
-        let mut found = files::candidates(&settings.config_files);
-        found.extend(processes::candidates(&settings.process_names));
-        found
-    };
-    let Some(mut found) = LOOKS.run(LOOK_TIMEOUT, look).await else {
+    let Some(mut found) = LOOKS.run(LOOK_TIMEOUT, move || look(&settings)).await else {
         // Its end is seen; the next look comes all the same.
         tracing::error!("discovery failed, or took longer than {LOOK_TIMEOUT:?}");
         return None;

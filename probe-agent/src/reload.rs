@@ -240,7 +240,13 @@ impl Reloader {
         let config = match loaded {
             Ok(config) => config,
             Err(error) => {
-                tracing::error!("the configuration is wrong; the former one stays in force: {error}");
+                for line in error.lines() {
+                    tracing::error!("configuration: {line}");
+                }
+                tracing::error!(
+                    mistakes = error.lines().len(),
+                    "the configuration is wrong; the former one stays in force"
+                );
                 return "invalid";
             }
         };

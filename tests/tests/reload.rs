@@ -184,12 +184,46 @@ async fn a_file_that_is_missing_stops_its_own_instance_only() {
     // It heals when the file is there. A mistake of form is refused all the same.
     std::fs::write(&password, "secret\n").unwrap();
     eventually("UP", || a.state(&ids[0]), |s| s == UP).await;
-    agent.write_config("[[instances]]\naddress = 'nowhere'\npassword_file = '/no/such'\n");
+    let wrong = "[[instances]]\naddress = 'nowhere'\npassword_file = '/no/such'\n";
+    reload(&agent, wrong, "invalid").await;
     let (code, text) = check(&sandbox, &agent);
     assert!(
         code == Some(78) && text.contains("\"nowhere\" is no"),
         "{code:?} {text}"
     );
+    let log = agent.process.log();
+    assert_eq!(log.matches("\"nowhere\" is no").count(), 1, "{log}");
+    assert!(!log.contains("nothing was started"), "{log}");
+}
+
+#[tokio::test]
+async fn globs_that_match_nothing_are_told_by_a_check() {
+    let sandbox = Sandbox::new();
+    let redis = sandbox.redis().await;
+    let found = sandbox.write(
+        "found.conf",
+        &format!("bind 127.0.0.1\nport {}\n", redis.port.number),
+    );
+    let port = redis.port.number;
+    let text = format!(
+        "[discovery]\nconfig_files = ['{}']\nignore = ['127.0.0.1:1', '*:{port}']\n\
+         [[access]]\naddresses = ['[::1]:*', '127.0.0.1:{port}', '/run/*']\nuser = 'u'\npassword_file = '{}'\n\
+         [[instances]]\naddress = '/run/redis.sock'\nname = 'socket'\n",
+        found.display(),
+        found.display(),
+    );
+    let a = sandbox.collector("a", None).await;
+    let collectors = [format!("'127.0.0.1:{}'", a.grpc.number)];
+    let agent = sandbox.agent_with("db01", &collectors, &text).await;
+    let (code, text) = check(&sandbox, &agent);
+    assert_eq!(code, Some(0));
+    let told: Vec<_> = text.lines().filter(|line| line.contains("matches no")).collect();
+    assert_eq!(told.len(), 2, "{text}");
+    assert!(
+        told[0].contains("access.0.addresses.0: \"[::1]:*\" matches no address"),
+        "{text}"
+    );
+    assert!(told[1].contains("discovery.ignore.0: \"127.0.0.1:1\""), "{text}");
 }
 
 /// Candidates that take the connection and say nothing keep discovery busy for seconds.

@@ -20,9 +20,47 @@ pub(super) fn address_pattern(text: &str) -> Result<Pattern, PatternError> {
     }
 }
 
+/// A glob of addresses, and where it stands in the configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    /// Its key, such as `access.0.addresses.1`; with file and line once these are known.
+    pub(super) place: String,
+    /// What it matches.
+    pub(super) pattern: Pattern,
+    /// As it is written.
+    pub(super) text: String,
+}
+
+/// Says which globs match none of the addresses, one line each.
+pub(super) fn unmatched(patterns: &[Placed], addresses: &[String]) -> Vec<String> {
+    let useless = |one: &&Placed| !addresses.iter().any(|address| one.pattern.matches(address));
+    let line = |one: &Placed| {
+        let Placed { place, text, .. } = one;
+        format!("{place}: {text:?} matches no address that is configured or found now")
+    };
+    patterns.iter().filter(useless).map(line).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_glob_that_matches_nothing_is_told() {
+        let placed = |place: &str, text: &str| Placed {
+            place: place.to_owned(),
+            pattern: address_pattern(text).unwrap(),
+            text: text.to_owned(),
+        };
+        let patterns = [placed("a", "10.0.0.*:*"), placed("b", "[::1]:63??")];
+        let addresses = ["10.0.0.7:6379".to_owned()];
+        let told = unmatched(&patterns, &addresses);
+        assert_eq!(
+            told,
+            ["b: \"[::1]:63??\" matches no address that is configured or found now"]
+        );
+        assert_eq!(unmatched(&patterns, &[]).len(), 2);
+    }
 
     #[test]
     fn brackets_of_addresses_are_no_sets() {

@@ -11,7 +11,7 @@ use redkeeper_proto::convert;
 
 use super::{
     InstanceConfig,
-    address_pattern::address_pattern,
+    address_pattern::{Placed, address_pattern},
     files::NeededFiles,
     host_port,
     raw::{Access, Instance, Probe, RawTls},
@@ -37,6 +37,8 @@ pub(super) struct Rules {
     password_users: TrustedOwners,
     /// Files that rules name, for instances that are discovered.
     pub(super) files: NeededFiles,
+    /// The globs of `access`.
+    pub(super) patterns: Vec<Placed>,
 }
 
 impl Rules {
@@ -56,6 +58,7 @@ impl Rules {
             credentials_directory,
             password_users: TrustedOwners::new(password_users),
             files: NeededFiles::default(),
+            patterns: Vec::new(),
         };
         for (n, entry) in access.into_iter().enumerate() {
             let at = |key: &str| format!("access.{n}.{key}");
@@ -67,20 +70,35 @@ impl Rules {
             }
             let mut patterns = Vec::new();
             for (m, text) in entry.addresses.iter().enumerate() {
+                let place = at(&format!("addresses.{m}"));
                 match address_pattern(text) {
-                    Ok(pattern) => patterns.push(pattern),
-                    Err(e) => wrong(
-                        &at(&format!("addresses.{m}")),
-                        format!("{text:?} is no pattern: {e}"),
-                    ),
+                    Ok(pattern) => {
+                        patterns.push(pattern.clone());
+                        rules.patterns.push(Placed {
+                            place,
+                            pattern,
+                            text: text.clone(),
+                        });
+                    }
+                    Err(e) => wrong(&place, format!("{text:?} is no pattern: {e}")),
                 }
             }
+            let mut is_right = true;
+            let mut wrong_here = |key: &str, text| {
+                is_right = false;
+                wrong(&at(key), text);
+            };
             let said = (&entry.user, &entry.password_file, &entry.password_credential);
-            let credentials = rules.credentials(said, &mut |key: &str, text| wrong(&at(key), text));
+            let credentials = rules.credentials(said, &mut wrong_here);
             // Names are checked with the address of each instance.
             let address = "localhost:1".to_owned();
             let tls = entry.tls.clone();
-            let tls = tls.and_then(|raw| tls_of(raw, &address, &mut |key: &str, text| wrong(&at(key), text)));
+            let tls = tls.and_then(|raw| tls_of(raw, &address, &mut wrong_here));
+            if !is_right {
+                // Told here, and not for each instance again.
+                rules.access.push((patterns, Access::default()));
+                continue;
+            }
             let target = Target {
                 owners: None,
                 address,

@@ -139,7 +139,7 @@ impl Instance {
 }
 
 /// How to reach instances whose address matches, where they do not say it themselves.
-#[derive(Deserialize, Debug, Clone)]
+#[derive(Deserialize, Debug, Clone, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Access {
     pub(super) addresses: Vec<String>,
