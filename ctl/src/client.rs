@@ -34,7 +34,7 @@ pub(crate) async fn first<T>(
         let others = u32::try_from(endpoints.len() - n).unwrap_or(u32::MAX);
         let share = timeout.saturating_sub(start.elapsed()) / others;
         let connected = Cell::new(false);
-        let words = match tokio::time::timeout(share, ask(address, &connected, &call)).await {
+        let words = match tokio::time::timeout(share, ask(address, share, &connected, &call)).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(Failed::Refused(status))) => return Err(Error::Refused(status)),
             Ok(Err(Failed::NoCollector(words))) => words,
@@ -58,6 +58,7 @@ enum Failed {
 
 async fn ask<T>(
     address: &HostPort,
+    time: Duration,
     connected: &Cell<bool>,
     call: impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
 ) -> Result<(Client, T), Failed> {
@@ -65,6 +66,8 @@ async fn ask<T>(
         .map_err(|e| Failed::NoCollector(format!("is no address: {e}")))?;
     let channel = endpoint
         .tcp_nodelay(true)
+        // Each address of a name gets its share of this.
+        .connect_timeout(time)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .connect()

@@ -79,3 +79,33 @@ fn a_name_that_moved_is_judged_at_its_new_address() {
         "{output:?}\n{log}"
     );
 }
+
+/// The first address of the collectors' name takes no connection and refuses none, as a host that is off.
+#[test]
+fn the_command_tries_all_addresses_of_a_name() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "collector.toml",
+        "id = 'a'\nstandalone = true\ngrpc_listen = '127.0.0.9:7400'\n",
+    );
+    let script = "ip link set lo up || exit 77
+        printf '127.0.0.1 many\\n127.0.0.9 many\\n' > $DIR/hosts
+        mount --bind $DIR/hosts /etc/hosts || exit 77
+        $BIN/redkeeper-collector --config $DIR/collector.toml > $DIR/collector.log 2>&1 &
+        redis-server --bind 127.0.0.1 --port 7400 --tcp-backlog 1 --save '' --dir $DIR > $DIR/redis.log &
+        full=$!
+        for n in $(seq 100); do redis-cli -h 127.0.0.1 -p 7400 ping >/dev/null 2>&1 && break; sleep 0.1; done
+        kill -STOP $full
+        for n in 1 2 3 4 5 6; do redis-cli -h 127.0.0.1 -p 7400 ping > /dev/null 2>&1 & done
+        for n in $(seq 100); do
+          $BIN/redkeeper --endpoints 127.0.0.9:7400 agents >/dev/null 2>&1 && break; sleep 0.1
+        done
+        $BIN/redkeeper --endpoints 127.0.0.1:7400 --timeout 1s agents 2>&1
+        $BIN/redkeeper --endpoints many:7400 --timeout 4s agents 2>&1; echo exit $?";
+    let Some(output) = netns::run(&sandbox, script, &[]) else {
+        return;
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("127.0.0.1:7400 does not answer: no connection"), "{text}");
+    assert!(text.ends_with("exit 0\n"), "{text}");
+}
