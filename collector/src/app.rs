@@ -19,19 +19,23 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    aggregator::{Aggregator, COMMANDS_MAX},
-    beats::Beats,
     config::Config,
-    coordinator::Coordinator,
-    directory::Directory,
-    grpc::{self, Services, ingest::Ingest, status_service::Queries},
-    layout::Layout,
+    fleet::{
+        aggregator::{Aggregator, COMMANDS_MAX},
+        heartbeats::Beats,
+        view,
+    },
+    grpc::{
+        agent::Ingest,
+        incoming,
+        server::{self, Services},
+        status::Queries,
+    },
+    leader::{Coordinator, leadership::Directory},
     metrics::{Metrics, Standing},
-    peers::{Peers, Watchman},
-    publisher::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
-    store::{Connection, Store, memory::Memory, zk::ZooKeeper},
-    view,
-    warnings::warnings,
+    peers::{Peers, Watchman, warnings::warnings},
+    publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
+    store::{Connection, Store, layout::Layout, memory::Memory, zookeeper::ZooKeeper},
 };
 
 /// Threads of the main runtime: half of the CPUs, 1 to 4. A message passes four tasks, and on more threads each step
@@ -74,7 +78,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 
 async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let bound = |what, address| move |e| DaemonError::Bind(what, address, e);
-    let grpc_listener = grpc::bind(config.grpc_listen).map_err(bound("grpc_listen", config.grpc_listen))?;
+    let grpc_listener = server::bind(config.grpc_listen).map_err(bound("grpc_listen", config.grpc_listen))?;
     let http = admin::bind(config.http_listen).map_err(bound("http_listen", config.http_listen))?;
     let admin_listener =
         admin::bind(config.admin_listen).map_err(bound("admin_listen", config.admin_listen))?;
@@ -238,7 +242,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     }
     let (failing, grpc_stop) = (supervisor.clone(), stop.clone());
     let _owned_by_supervisor = supervisor.spawn_critical("grpc", "", async move {
-        if let Err(e) = grpc::serve(grpc::incoming::connections(grpc_listener), services, grpc_stop).await {
+        if let Err(e) = server::serve(incoming::connections(grpc_listener), services, grpc_stop).await {
             failing.fail(format!("gRPC server: {e}"));
         }
     });

@@ -1,38 +1,26 @@
 //! The collector. Data flows one way:
 //!
 //! ```text
-//! grpc::ingest -> (commands) -> aggregator -> (view) -> publisher -> store
-//!                                              |           ^
-//!                                              v           | leadership
-//!                                   grpc::status_service  coordinator
+//! grpc::agent -> (commands) -> fleet::aggregator -> (view) -> publish -> store
+//!                                                     |         ^
+//!                                                     v         | leadership
+//!                                               grpc::status   leader
 //! ```
 //!
 //! * [`config`], [`cli`], [`app`]: what to run, and how it starts and stops.
-//! * [`aggregator`]: owns the fleet state, and tells streams by [`feedback`], while heartbeats wait in [`beats`]; [`view`]: the immutable picture that everybody reads, with its [`counts`].
-//! * [`peers`]: asks the other collectors; [`warnings`]: what is wrong with the cluster, for all who tell it.
-//! * [`grpc`]: streams from agents, queries from tools.
-//! * [`coordinator`]: session and election, with `candidacy` for its requests and [`directory`] for what it tells; [`publisher`]: the leader's writing, with `published`
-//!   for what it reads and `commits` for what it sends; [`layout`], [`znode`]: where
-//!   and what; [`store`]: ZooKeeper behind a small trait.
+//! * [`fleet`]: what is known of all instances; [`grpc`]: agents' streams and tools' queries.
+//! * [`leader`]: the ZooKeeper session and the election; [`publish`]: what the leader writes; [`store`]: ZooKeeper behind a
+//!   small trait, with the paths and records in it.
+//! * [`peers`]: asks the other collectors, and says what is wrong with the cluster.
+//! * [`metrics`]: what `/metrics` shows.
 
-pub mod aggregator;
 pub mod app;
-pub mod beats;
-mod candidacy;
 pub mod cli;
-mod commits;
 pub mod config;
-pub mod coordinator;
-pub mod counts;
-pub mod directory;
-pub mod feedback;
+pub mod fleet;
 pub mod grpc;
-pub mod layout;
+pub mod leader;
 pub mod metrics;
 pub mod peers;
-mod published;
-pub mod publisher;
+pub mod publish;
 pub mod store;
-pub mod view;
-pub mod warnings;
-pub mod znode;

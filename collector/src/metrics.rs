@@ -12,10 +12,13 @@ use prometheus_client::{
 use redkeeper_runtime::clock::Clock;
 
 use crate::{
-    directory, peers,
+    fleet::view::Shared,
+    leader::leadership,
+    peers::{
+        self,
+        warnings::{CODES, warnings},
+    },
     store::Connection,
-    view::Shared,
-    warnings::{CODES, warnings},
 };
 
 type Labels = [(&'static str, &'static str); 1];
@@ -160,7 +163,7 @@ impl Collector for Fleet {
 #[derive(Clone)]
 pub struct Standing {
     /// Own standing.
-    pub directory: directory::Reader,
+    pub directory: leadership::Reader,
     /// What other collectors answer.
     pub peers: peers::Reader,
     /// Time.

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use redkeeper_collector::znode::{self, CollectorJson, EpochJson, MetaJson, PublisherJson};
+use redkeeper_collector::store::records::{self, CollectorJson, EpochJson, MetaJson, PublisherJson};
 use redkeeper_core::{
     ids::InstanceId,
     publish::Held,
@@ -45,7 +45,7 @@ fn statuses_of_version_0_1_0_are_read_for_ever() {
             (Ability::Unknown, Ability::Unknown),
         ),
     ] {
-        let held = znode::read_status(&InstanceId::new(id).unwrap(), &kept(name));
+        let held = records::read_status(&InstanceId::new(id).unwrap(), &kept(name));
         let Held::Record(record) = held else {
             panic!("{name}: {held:?}")
         };
@@ -64,7 +64,7 @@ fn statuses_of_version_0_1_0_are_read_for_ever() {
         );
         assert_eq!(verdict.since.0, 1_763_878_282_103, "{name}");
         // Whatever else this version writes, what consumers rely on stays.
-        let now: serde_json::Value = serde_json::from_slice(&znode::status(&record)).unwrap();
+        let now: serde_json::Value = serde_json::from_slice(&records::status(&record)).unwrap();
         let then: serde_json::Value = serde_json::from_slice(&kept(name)).unwrap();
         for (key, value) in then.as_object().unwrap() {
             assert_eq!(&now[key], value, "{name}: {key}");
@@ -76,7 +76,7 @@ fn statuses_of_version_0_1_0_are_read_for_ever() {
 #[test]
 fn statuses_of_a_newer_version_are_read_and_left_as_they_are() {
     let id = InstanceId::new("db01:6379").unwrap();
-    let held = znode::read_status(&id, &kept("status-newer.json"));
+    let held = records::read_status(&id, &kept("status-newer.json"));
     let Held::Record(record) = held else {
         panic!("{held:?}")
     };
@@ -86,7 +86,7 @@ fn statuses_of_a_newer_version_are_read_and_left_as_they_are() {
 
 #[test]
 fn the_other_znodes_of_version_0_1_0_are_read_for_ever() {
-    let bucket = znode::read_bucket(&kept("bucket.json"));
+    let bucket = records::read_bucket(&kept("bucket.json"));
     assert_eq!((bucket.generation, bucket.count), (9, 3));
     let epoch: EpochJson = serde_json::from_slice(&kept("epoch.json")).unwrap();
     assert_eq!(

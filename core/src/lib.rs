@@ -11,25 +11,23 @@
 //!
 //! wait for an input or for the deadline, call `step`, carry out the effects in order.
 //!
-//! * [`agent`]: one instance's prober, reply classification, schedule, outbox.
-//! * [`fleet`]: what a collector knows of all instances, with [`dedupe`] and time-outs.
+//! * [`probe`]: the judge of one instance; [`redis`]: what a server's answers mean.
+//! * [`outbox`]: what an agent sends to one collector next.
+//! * [`fleet`]: what a collector knows of all instances: order of messages, time-outs, take-over, conflicts.
 //! * [`election`]: who may write to ZooKeeper.
-//! * [`hearing`]: which agents the leader does not hear.
 //! * [`publish`]: what to write, in which batches.
 //! * [`status`], [`ids`], [`id_map`], [`time`], [`limits`], [`backoff`], [`hosts`]: the words that they share.
 
-pub mod agent;
 pub mod backoff;
-pub mod dedupe;
 pub mod election;
 pub mod fleet;
-pub mod hearing;
 pub mod hosts;
 pub mod id_map;
 pub mod ids;
-pub mod lease;
 pub mod limits;
+pub mod outbox;
+pub mod probe;
 pub mod publish;
-pub mod run_id;
+pub mod redis;
 pub mod status;
 pub mod time;

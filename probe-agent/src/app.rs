@@ -15,14 +15,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    alarm::{ALARMS, Alarms},
-    board::Board,
-    boot::Boot,
     config::Config,
+    instances::Board,
     metrics::Metrics,
-    overseer::{self, Overseer},
+    probe::{
+        self, Overseer,
+        timer::{ALARMS, Alarms},
+    },
     reload::{Load, Reloader},
-    uplink::{Network, UPLINK, Uplink},
+    report::{Network, UPLINK, Uplink, boot::Boot},
 };
 
 /// Runs the agent until it is asked to stop.
@@ -65,7 +66,7 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
         }
     };
     let page_board = Arc::clone(&board);
-    let page = move || overseer::progress_page(&page_board, clock.now());
+    let page = move || probe::progress_page(&page_board, clock.now());
     let title = format!("redkeeper-agent {} v{}", config.id, env!("CARGO_PKG_VERSION"));
     let admin = Admin::new(
         title,
@@ -104,7 +105,7 @@ async fn start(
     clock: Clock,
     metrics: &Metrics,
 ) -> std::io::Result<()> {
-    let common = overseer::Common {
+    let common = probe::Common {
         supervisor: supervisor.clone(),
         board: Arc::clone(board),
         alarms: Alarms::new(clock),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::tls::Verify;
+use crate::redis::tls::Verify;
 
 /// Probes the local Redis instances and reports to every collector.
 #[derive(clap::Parser, Debug, Default)]

@@ -4,9 +4,10 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use redkeeper_agent::{
-    acl, app,
+    app,
     cli::{Cli, Command},
-    config, diagnose, discover,
+    commands::{acl, discover, probe},
+    config,
 };
 use redkeeper_runtime::{config::environment, daemon};
 
@@ -16,7 +17,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     drop(error.print());
     match error.exit_code() {
         0 => ExitCode::SUCCESS,
-        _ if std::env::args_os().any(|word| word == "probe") => diagnose::USAGE.into(),
+        _ if std::env::args_os().any(|word| word == "probe") => probe::USAGE.into(),
         _ => ExitCode::from(2),
     }
 }
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     match &cli.command {
-        Some(Command::Probe(probe)) => diagnose::main(probe),
+        Some(Command::Probe(args)) => probe::main(args),
         Some(Command::Acl { user }) => acl::main(user),
         Some(Command::Discover { explain }) => discover::main(config::load(&cli, environment()), *explain),
         None => {

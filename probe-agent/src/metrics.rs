@@ -9,10 +9,7 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use redkeeper_core::{
-    agent::{prober::ConnectFailure, reply::Meaning},
-    status::Reason,
-};
+use redkeeper_core::{probe::ConnectFailure, redis::reply::Meaning, status::Reason};
 
 type Labels = [(&'static str, &'static str); 1];
 

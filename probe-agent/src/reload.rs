@@ -17,11 +17,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     blocking::Bounded,
-    board::Board,
     config::{Config, DiscoveryConfig, InstanceConfig},
-    discovery::{self, Known},
+    discovery::{
+        self, Known,
+        registry::{self, Roster},
+    },
+    instances::Board,
     metrics::Metrics,
-    roster::{self, Roster},
 };
 
 /// Reads and validates the configuration as at the start.
@@ -130,7 +132,8 @@ impl Reloader {
         let changed = self.roster.update(&discovery, &found, &taken, Instant::now());
         if changed && let Some(file) = discovery.state_file {
             let memory = self.roster.memory();
-            let write = move || roster::write(&file, &memory).map_err(|e| format!("{}: {e}", file.display()));
+            let write =
+                move || registry::write(&file, &memory).map_err(|e| format!("{}: {e}", file.display()));
             let late = || Err(format!("not written within {FILE_TIMEOUT:?}"));
             if let Err(e) = FILES.run(FILE_TIMEOUT, write).await.unwrap_or_else(late) {
                 tracing::warn!("what is discovered will be forgotten with this agent: {e}");

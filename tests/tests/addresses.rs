@@ -106,6 +106,9 @@ fn the_command_tries_all_addresses_of_a_name() {
         return;
     };
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("127.0.0.1:7400 does not answer: no connection"), "{text}");
+    assert!(
+        text.contains("127.0.0.1:7400 does not answer: no connection"),
+        "{text}"
+    );
     assert!(text.ends_with("exit 0\n"), "{text}");
 }

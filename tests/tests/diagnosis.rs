@@ -168,22 +168,22 @@ async fn other_flavours_are_known_by_what_they_say() {
     let sandbox = Sandbox::new();
     for (info, server, version) in [
         (
-            include_str!("../../core/src/agent/flavours/dragonfly.txt"),
+            include_str!("../../core/src/redis/flavours/dragonfly.txt"),
             "dragonfly",
             "df-v2.0.0",
         ),
         (
-            include_str!("../../core/src/agent/flavours/keydb.txt"),
+            include_str!("../../core/src/redis/flavours/keydb.txt"),
             "keydb",
             "6.3.4",
         ),
         (
-            include_str!("../../core/src/agent/flavours/kvrocks.txt"),
+            include_str!("../../core/src/redis/flavours/kvrocks.txt"),
             "kvrocks",
             "2.17.0",
         ),
         (
-            include_str!("../../core/src/agent/flavours/garnet.txt"),
+            include_str!("../../core/src/redis/flavours/garnet.txt"),
             "garnet",
             "2.2.0",
         ),

@@ -1,7 +1,7 @@
 //! The process that holds a socket, as the kernel shows it.
 #![allow(clippy::unwrap_used)]
 
-use redkeeper_agent::process::{Place, Process};
+use redkeeper_agent::host::process::{Place, Process};
 use redkeeper_tests::Sandbox;
 
 #[test]

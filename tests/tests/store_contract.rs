@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redkeeper_collector::store::{Connection, Session, Store, StoreError, suite, zk::ZooKeeper};
+use redkeeper_collector::store::{Connection, Session, Store, StoreError, contract, zookeeper::ZooKeeper};
 use redkeeper_tests::Sandbox;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -17,7 +17,7 @@ async fn zookeeper_passes_the_suite() {
     let server = sandbox.zookeeper().await;
     let servers = format!("127.0.0.1:{}", server.port.number);
     let store = ZooKeeper::new(&servers, Duration::from_secs(4));
-    suite::run(&store, "/suite").await;
+    contract::run(&store, "/suite").await;
 }
 
 /// Dead addresses of the name `many`, beside the live 127.0.0.1.

@@ -340,7 +340,7 @@ impl Session for MemorySession {
 mod tests {
     #[tokio::test]
     async fn passes_the_suite() {
-        super::super::suite::run(&super::Memory::default(), "/suite").await;
+        super::super::contract::run(&super::Memory::default(), "/suite").await;
     }
 
     #[tokio::test]

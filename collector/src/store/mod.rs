@@ -1,13 +1,15 @@
-//! What the collector needs of ZooKeeper, as a small trait. [`zk`] is the real one, [`memory`] its twin for
-//! `--standalone` and tests; both pass the same [`suite`].
+//! What the collector needs of ZooKeeper, as a small trait. [`zookeeper`] is the real one, [`memory`] the one for
+//! `--standalone` and tests; both pass the same [`contract`].
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-pub mod memory;
-pub mod servers;
 #[cfg(any(test, feature = "test-support"))]
-pub mod suite;
-pub mod zk;
+pub mod contract;
+pub mod layout;
+pub mod memory;
+pub mod records;
+pub mod servers;
+pub mod zookeeper;
 
 /// A znode.
 #[derive(Clone, PartialEq, Eq, Debug)]

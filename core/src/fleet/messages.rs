@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::Place;
 use crate::{
-    dedupe::{Arrival, Origin},
+    fleet::message_order::{Arrival, Origin},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
     status::{Identity, Status, Verdict},
     time::{Mono, WallMs},

@@ -10,7 +10,7 @@ fn told(since: u64, bound: bool, run_id: &str, restarts: u32) -> Report {
     let mut report = report(1, Reason::Ok);
     report.verdict.since = WallMs(since);
     report.verdict.since_is_bound = bound;
-    report.verdict.run_id = crate::run_id::RunId::new(run_id);
+    report.verdict.run_id = crate::status::run_id::RunId::new(run_id);
     report.verdict.restarts = restarts;
     report
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    dedupe::Origin,
+    fleet::message_order::Origin,
     ids::{Bucket, Epoch, InstanceId},
     status::{Reason, Status},
 };

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
-    dedupe::Origin,
+    fleet::message_order::Origin,
     ids::AgentId,
     status::{Identity, Reason, Role, Stage, Status, Verdict},
     time::WallMs,

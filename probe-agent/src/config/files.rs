@@ -4,10 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{
-    redis::{Credentials, Target},
-    tls::Tls,
-};
+use crate::redis::{Credentials, Target, tls::Tls};
 
 /// Files that belong together.
 #[derive(Clone, Debug)]

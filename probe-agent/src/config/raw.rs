@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use redkeeper_runtime::daemon::Log;
 use serde::Deserialize;
 
-use crate::{discovery::PROCESS_NAMES, owner::DEFAULT_OWNERS, tls::Verify};
+use crate::{discovery::PROCESS_NAMES, host::owner::DEFAULT_OWNERS, redis::tls::Verify};
 
 #[derive(Deserialize, Debug)]
 #[serde(default, deny_unknown_fields)]

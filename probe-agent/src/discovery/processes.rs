@@ -9,10 +9,10 @@ use std::{
 };
 
 use glob::Pattern;
-use redkeeper_core::agent::server_conf::{Endpoint, ServerConf};
+use redkeeper_core::redis::server_conf::{Endpoint, ServerConf};
 
 use super::{Candidate, SENTINEL};
-use crate::process::listeners;
+use crate::host::process::listeners;
 
 /// A cluster node listens for its peers this much higher.
 const BUS_OFFSET: u16 = 10_000;

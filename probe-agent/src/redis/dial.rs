@@ -11,7 +11,7 @@ use nix::{
     errno::Errno,
     sys::socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage},
 };
-use redkeeper_core::agent::prober::ConnectFailure;
+use redkeeper_core::probe::ConnectFailure;
 use tokio::net::TcpStream;
 
 use super::Steps;

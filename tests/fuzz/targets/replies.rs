@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use redkeeper_core::{
-    agent::{
-        health, info,
-        prober::{Effect, Input, ProbeConfig, Prober},
+    limits::{ADDRESS_BYTES_MAX, EVIDENCE_BYTES_MAX, RUN_ID_BYTES_MAX, VERSION_BYTES_MAX},
+    probe::{Effect, Input, ProbeConfig, Prober},
+    redis::{
+        info,
         reply::Reply,
         resp::{Decoded, Decoder},
+        restrictions,
     },
-    limits::{ADDRESS_BYTES_MAX, EVIDENCE_BYTES_MAX, RUN_ID_BYTES_MAX, VERSION_BYTES_MAX},
     time::{Mono, WallMs},
 };
 
@@ -34,7 +35,9 @@ fn config(authenticate: bool) -> ProbeConfig {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((first, rest)) = bytes.split_first() else { return };
+    let Some((first, rest)) = bytes.split_first() else {
+        return;
+    };
     let (mut now, mut out) = (Mono(1_000_000), Vec::new());
     let mut prober = Prober::new(now, WallMs(0), config(first & 1 == 1));
     let mut step = |input: Input, now: Mono| {
@@ -59,7 +62,7 @@ fuzz_target!(|bytes: &[u8]| {
         match decoder.next(came) {
             Decoded::Reply(reply) => {
                 if let Reply::Text(text) = &reply {
-                    health::judge(&info::parse(text), Some(text), Default::default());
+                    restrictions::judge(&info::parse(text), Some(text), Default::default());
                 }
                 now = now + Duration::from_millis(7 * n);
                 let next = step(Input::Replied(reply), now);

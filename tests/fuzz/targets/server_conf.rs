@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use redkeeper_core::agent::server_conf::{Endpoint, ServerConf};
+use redkeeper_core::redis::server_conf::{Endpoint, ServerConf};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut conf = ServerConf::default();
@@ -10,7 +10,9 @@ fuzz_target!(|bytes: &[u8]| {
     match conf.endpoint() {
         Some(Endpoint::Unix(path)) => assert!(path.starts_with('/')),
         Some(Endpoint::Plain(address) | Endpoint::Tls(address)) => {
-            let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            let port = address
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse::<u16>().ok());
             assert!(port.is_some_and(|port| port > 0), "{address}");
         }
         None => {}

@@ -6,10 +6,9 @@ use std::{
 };
 
 use redkeeper_agent::{
-    board::Board,
-    boot::Boot,
+    instances::Board,
     metrics::Metrics,
-    uplink::{Dial, Uplink},
+    report::{Dial, Uplink, boot::Boot},
 };
 use redkeeper_core::{
     ids::{AgentId, InstanceId},

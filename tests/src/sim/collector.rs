@@ -8,16 +8,21 @@ use std::{
 };
 
 use redkeeper_collector::{
-    aggregator::{Aggregator, COMMANDS_MAX},
-    beats::Beats,
-    coordinator::Coordinator,
-    directory::Directory,
-    grpc::{self, Services, ingest::Ingest, status_service::Queries},
-    layout::Layout,
+    fleet::{
+        aggregator::{Aggregator, COMMANDS_MAX},
+        heartbeats::Beats,
+        view::{self, Shared},
+    },
+    grpc::{
+        agent::Ingest,
+        server::{self, Services},
+        status::Queries,
+    },
+    leader::{Coordinator, leadership::Directory},
     metrics::Metrics,
     peers::Peers,
-    publisher::AUDIT_INTERVAL,
-    view::{self, Shared},
+    publish::AUDIT_INTERVAL,
+    store::layout::Layout,
 };
 use redkeeper_core::{fleet::Fleet, ids::CollectorId, status::State};
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
@@ -156,7 +161,7 @@ impl Collector {
         tasks.spawn(aggregator.run());
         tasks.spawn(coordinator.run());
         let (entrance, accepted) = mpsc::channel(BACKLOG);
-        let served = grpc::serve(ReceiverStream::new(accepted), services, stop.clone());
+        let served = server::serve(ReceiverStream::new(accepted), services, stop.clone());
         let mut server = JoinSet::new();
         server.spawn(async { served.await.expect("the server") });
         self.process = Some(Process {

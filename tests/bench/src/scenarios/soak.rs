@@ -24,7 +24,7 @@ use crate::{
     rig::{answers, endpoint, runtime},
     stats::Samples,
 };
-use redkeeper_collector::view;
+use redkeeper_collector::fleet::view;
 
 /// Instances whose changes fill the history.
 const HISTORIC: u32 = 500;

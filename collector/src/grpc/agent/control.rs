@@ -1,0 +1,174 @@
+//! What the task of a stream waits for beside messages: the request to stop, the aggregator's reason to end, and a
+//! timer. Each is looked at when it wakes, and not with each message, of which there are many more.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{Instant, Sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::progress::End;
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Event {
+    /// The collector stops.
+    Stop,
+    /// The stream must end; `None` when the aggregator is gone.
+    End(Option<End>),
+    /// The timer fired. It must be set again.
+    Timer,
+}
+
+/// Wakes the stream's task, and tells that it was one of these.
+#[derive(Default)]
+struct Bell {
+    rung: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl Bell {
+    fn answer_to(&self, task: &Waker) {
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.clone());
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = &*task {
+            task.wake_by_ref();
+        }
+    }
+}
+
+/// All three.
+pub(super) struct Aside {
+    bell: Arc<Bell>,
+    /// What the bell wakes.
+    task: Option<Waker>,
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+    end: oneshot::Receiver<End>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Aside {
+    /// The timer is set to `first`.
+    pub(super) fn new(stop: CancellationToken, end: oneshot::Receiver<End>, first: Instant) -> Self {
+        let bell = Arc::new(Bell::default());
+        // Everything is looked at once.
+        bell.rung.store(true, Ordering::Release);
+        Self {
+            bell,
+            task: None,
+            stop: Box::pin(stop.cancelled_owned()),
+            end,
+            timer: Box::pin(tokio::time::sleep_until(first)),
+        }
+    }
+
+    /// Sets the timer.
+    pub(super) fn reset(&mut self, at: Instant) {
+        self.timer.as_mut().reset(at);
+        self.bell.rung.store(true, Ordering::Release);
+    }
+
+    /// What happened first. Not to be asked again after the first two.
+    pub(super) fn poll(&mut self, context: &Context<'_>) -> Poll<Event> {
+        let task = context.waker();
+        if !self.task.as_ref().is_some_and(|known| known.will_wake(task)) {
+            self.bell.answer_to(task);
+            self.task = Some(task.clone());
+        }
+        if !self.bell.rung.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        // Before they are looked at: what happens from now on rings again. A swap, not a store: who rang in this very moment
+        // would else be silenced before what it did can be seen here.
+        self.bell.rung.swap(false, Ordering::AcqRel);
+        let waker = Waker::from(Arc::clone(&self.bell));
+        let context = &mut Context::from_waker(&waker);
+        if self.stop.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Event::Stop);
+        }
+        if let Poll::Ready(end) = Pin::new(&mut self.end).poll(context) {
+            return Poll::Ready(Event::End(end.ok()));
+        }
+        self.timer.as_mut().poll(context).map(|()| Event::Timer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn aside(seconds: u64) -> (Aside, CancellationToken, oneshot::Sender<End>) {
+        let (stop, (end, receiver)) = (CancellationToken::new(), oneshot::channel());
+        let first = Instant::now() + Duration::from_secs(seconds);
+        (Aside::new(stop.clone(), receiver, first), stop, end)
+    }
+
+    async fn next(aside: &mut Aside) -> Event {
+        poll_fn(|context| aside.poll(context)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_wakes_at_any_time() {
+        let (mut one, stop, _end) = aside(900);
+        assert_eq!(next(&mut one).now_or_never(), None);
+        stop.cancel();
+        assert_eq!(next(&mut one).await, Event::Stop);
+
+        let (mut one, _stop, end) = aside(900);
+        assert_eq!(next(&mut one).now_or_never(), None);
+        end.send(End::Resend).unwrap();
+        assert_eq!(next(&mut one).await, Event::End(Some(End::Resend)));
+
+        let (mut one, _stop, end) = aside(900);
+        drop(end);
+        assert_eq!(next(&mut one).await, Event::End(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_timer_fires_as_often_as_it_is_set() {
+        let (mut one, _stop, _end) = aside(1);
+        for seconds in [5, 1, 3] {
+            assert_eq!(next(&mut one).await, Event::Timer);
+            assert_eq!(next(&mut one).now_or_never(), None, "it is set once");
+            let start = Instant::now();
+            one.reset(start + Duration::from_secs(900));
+            assert_eq!(next(&mut one).now_or_never(), None);
+            one.reset(start + Duration::from_secs(seconds));
+            assert_eq!(next(&mut one).await, Event::Timer);
+            assert_eq!(start.elapsed().as_secs(), seconds);
+            one.reset(Instant::now());
+        }
+    }
+
+    #[allow(clippy::disallowed_methods)] // The test owns its tasks.
+    #[tokio::test]
+    async fn it_wakes_the_task_that_asked_last() {
+        let (mut one, stop, _end) = aside(900);
+        assert_eq!(next(&mut one).now_or_never(), None);
+        let waiting = tokio::spawn(async move { next(&mut one).await });
+        tokio::task::yield_now().await;
+        stop.cancel();
+        let woken = tokio::time::timeout(Duration::from_secs(5), waiting).await;
+        assert_eq!(woken.unwrap().unwrap(), Event::Stop);
+    }
+}

@@ -1,0 +1,286 @@
+//! The answers to one watcher: a snapshot from a task, then every change once and in order, then, now and then, that it
+//! misses nothing. A change is looked up when the connection has room for it, so a watcher costs no task and no queue once
+//! it has its snapshot, and a slow one keeps nothing alive but the number of the last change it was told.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use redkeeper_core::ids::Revision;
+use redkeeper_proto::v1::{self, watch_instances_response::Event};
+use tokio::{
+    sync::{mpsc::error::TrySendError, oneshot},
+    time::{Interval, MissedTickBehavior},
+};
+use tokio_stream::{Stream, wrappers};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
+
+use super::{
+    Queries,
+    paging::LOOKED_AT_ONCE,
+    wire::{Filter, Now, Seen, count, entry, transition},
+};
+use crate::{
+    fleet::view::{Compacted, View},
+    grpc::{
+        errors::Failure,
+        responses::{self, AnswerStream, Answers},
+    },
+    metrics::Metrics,
+};
+
+/// Kind of the tasks that tell a watcher what there is.
+pub const SNAPSHOT: &str = "watch-snapshot";
+
+/// Answers of a snapshot under way to one watcher.
+const SNAPSHOT_QUEUE_MAX: usize = 64;
+/// A watcher that takes nothing of its snapshot for so long is stuck: a whole view is kept for it meanwhile.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// How often an idle watcher is told that it misses nothing.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+type Response = v1::WatchInstancesResponse;
+
+/// One watcher.
+pub struct WatchStream {
+    queries: Queries,
+    filter: Arc<Filter>,
+    /// Until it is told.
+    snapshot: Option<Snapshot>,
+    /// The last change that was looked at.
+    seen: Revision,
+    /// There may be changes after it.
+    behind: bool,
+    revisions: wrappers::WatchStream<Revision>,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    progress: Interval,
+    ended: bool,
+    _counted: Counted,
+}
+
+/// A snapshot under way, and the revision that it shows, once it was told to the end.
+struct Snapshot {
+    answers: AnswerStream<Response>,
+    revision: oneshot::Receiver<Revision>,
+}
+
+/// A watcher in the metrics.
+struct Counted(Metrics);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.watchers.dec();
+    }
+}
+
+impl WatchStream {
+    /// `from`: what it has seen; without it, it begins with a snapshot. `peer`: its address, for people.
+    pub(super) fn new(queries: &Queries, filter: Filter, from: Option<Revision>, peer: String) -> Self {
+        let filter = Arc::new(filter);
+        let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
+        // A reader that did not read for long is told once.
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        progress.reset();
+        queries.metrics.watchers.inc();
+        Self {
+            snapshot: from.is_none().then(|| snapshot(queries, &filter, peer)),
+            seen: from.unwrap_or_default(),
+            behind: true,
+            revisions: wrappers::WatchStream::from_changes(queries.view.revisions()),
+            stopped: Box::pin(queries.supervisor.stop().clone().cancelled_owned()),
+            progress,
+            ended: false,
+            _counted: Counted(queries.metrics.clone()),
+            queries: queries.clone(),
+            filter,
+        }
+    }
+
+    /// The next change that the filter lets through, if there is one by now.
+    fn next_change(&mut self) -> Result<Option<Response>, Failure> {
+        let view = self.queries.view.get();
+        let changes = view.changes_after(self.seen);
+        for change in changes.map_err(|Compacted| Failure::RevisionCompacted)? {
+            self.seen = change.revision;
+            // A change out of the filter is told too: what was shown must not stay shown.
+            if let Some(seen) = self.filter.concerns(change) {
+                self.behind = self.seen < view.revision;
+                let mut told = transition(&view, change, Now::of(&self.queries.clock));
+                told.left_filter = seen == Seen::Left && !change.removed;
+                return Ok(Some(Response {
+                    event: Some(Event::Change(told)),
+                    resume_token: self.queries.token(self.seen),
+                }));
+            }
+        }
+        self.behind = false;
+        Ok(None)
+    }
+
+    fn fail(&mut self, failure: Failure) -> Poll<Option<Result<Response, Status>>> {
+        self.ended = true;
+        if failure == Failure::RevisionCompacted {
+            self.queries.metrics.watch_lagged.inc();
+        }
+        Poll::Ready(Some(Err(failure.into())))
+    }
+}
+
+impl Stream for WatchStream {
+    type Item = Result<Response, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        if let Some(snapshot) = &mut this.snapshot {
+            if let Some(answer) = ready!(Pin::new(&mut snapshot.answers).poll_next(context)) {
+                return Poll::Ready(Some(answer));
+            }
+            match snapshot.revision.try_recv() {
+                Ok(revision) => this.seen = revision,
+                Err(_) => {
+                    this.ended = true;
+                    return Poll::Ready(None);
+                }
+            }
+            this.snapshot = None;
+        }
+        if this.stopped.as_mut().poll(context).is_ready() {
+            return this.fail(Failure::ShuttingDown);
+        }
+        // To the end, so that it wakes this stream: what is new by then is looked up below.
+        while let Poll::Ready(changed) = Pin::new(&mut this.revisions).poll_next(context) {
+            if changed.is_none() {
+                return this.fail(Failure::ShuttingDown);
+            }
+            this.behind = true;
+        }
+        if this.behind {
+            match this.next_change() {
+                Ok(Some(change)) => return Poll::Ready(Some(Ok(change))),
+                Ok(None) => {}
+                Err(failure) => return this.fail(failure),
+            }
+        }
+        ready!(this.progress.poll_tick(context));
+        let header = this.queries.header(&this.queries.view.get());
+        Poll::Ready(Some(Ok(Response {
+            event: Some(Event::Progress(v1::Progress { header: Some(header) })),
+            resume_token: this.queries.token(this.seen),
+        })))
+    }
+}
+
+/// Starts the task that tells what there is.
+fn snapshot(queries: &Queries, filter: &Arc<Filter>, peer: String) -> Snapshot {
+    // One place is kept for the reason of the end, however slowly the reader reads.
+    let (sender, answers) = responses::channel(SNAPSHOT_QUEUE_MAX + 1);
+    let last_word = sender.clone().try_reserve_owned();
+    let (told, revision) = oneshot::channel();
+    let (queries, filter) = (queries.clone(), Arc::clone(filter));
+    let supervisor = queries.supervisor.clone();
+    let _owned_by_supervisor = supervisor.spawn(SNAPSHOT, peer, async move {
+        let view = queries.view.get();
+        match tell_all(&queries, &filter, &view, &sender).await {
+            // Nobody listens if the reader is gone.
+            Ok(()) => drop(told.send(view.revision)),
+            Err(failure) => {
+                if failure == Failure::RevisionCompacted {
+                    queries.metrics.watch_lagged.inc();
+                }
+                // A new queue has room; if the reader is gone, nobody is told.
+                if let Ok(permit) = last_word {
+                    drop(permit.send(Err(failure.into())));
+                }
+            }
+        }
+    });
+    Snapshot { answers, revision }
+}
+
+async fn tell_all(
+    queries: &Queries,
+    filter: &Filter,
+    view: &View,
+    answers: &Answers<Response>,
+) -> Result<(), Failure> {
+    let (now, stop) = (Now::of(&queries.clock), queries.supervisor.stop());
+    let mut sent = 0;
+    for (n, found) in view.instances.values().enumerate() {
+        // However few of them match, nobody waits for the rest to be looked at.
+        if (n + 1).is_multiple_of(LOOKED_AT_ONCE) {
+            tokio::task::yield_now().await;
+        }
+        if filter.matches(&found.status) {
+            let event = Event::Instance(entry(view, found, now));
+            tell(stop, answers, event, String::new()).await?;
+            sent += 1;
+        }
+    }
+    let end = v1::SnapshotEnd {
+        header: Some(queries.header(view)),
+        count: count(sent),
+    };
+    tell(
+        stop,
+        answers,
+        Event::SnapshotEnd(end),
+        queries.token(view.revision),
+    )
+    .await
+}
+
+/// Waits while the reader is slow.
+async fn tell(
+    stop: &CancellationToken,
+    answers: &Answers<Response>,
+    event: Event,
+    resume_token: String,
+) -> Result<(), Failure> {
+    let message = Response {
+        event: Some(event),
+        resume_token,
+    };
+    let message = match answers.try_send(Ok(Box::new(message))) {
+        Ok(()) => return Ok(()),
+        Err(TrySendError::Closed(_)) => return Err(Failure::ShuttingDown),
+        Err(TrySendError::Full(message)) => message,
+    };
+    tokio::select! {
+        // Where the reader is gone, the reason goes nowhere.
+        sent = answers.send(message) => sent.map_err(|_| Failure::ShuttingDown),
+        () = stop.cancelled() => Err(Failure::ShuttingDown),
+        // What it has not read by now is not kept.
+        () = tokio::time::sleep(STUCK_AFTER) => Err(Failure::RevisionCompacted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_waits_for_its_reader_but_not_for_ever() {
+        let stop = CancellationToken::new();
+        let event = || Event::Progress(v1::Progress::default());
+        let (answers, mut reader) = responses::channel(1);
+        assert_eq!(tell(&stop, &answers, event(), String::new()).await, Ok(()));
+        let stuck = tell(&stop, &answers, event(), String::new()).await;
+        assert_eq!(stuck, Err(Failure::RevisionCompacted));
+        let waits = tell(&stop, &answers, event(), String::new());
+        let (told, read) = tokio::join!(waits, futures_util::StreamExt::next(&mut reader));
+        assert_eq!((told, read.is_some_and(|answer| answer.is_ok())), (Ok(()), true));
+        stop.cancel();
+        let stopped = tell(&stop, &answers, event(), String::new()).await;
+        assert_eq!(stopped, Err(Failure::ShuttingDown));
+        drop(reader);
+        let gone = tell(&stop, &answers, event(), String::new()).await;
+        assert_eq!(gone, Err(Failure::ShuttingDown));
+    }
+}

@@ -1,0 +1,173 @@
+//! The operations of one candidate, each a few requests: list, watch, claim, settle, verify. Their order is
+//! decided by `core::election`.
+
+use std::time::Duration;
+
+use redkeeper_core::{
+    election::{Candidate, Input, Term, plausible},
+    ids::{CollectorId, Epoch},
+};
+
+use crate::{
+    leader::leadership::read,
+    store::{
+        CommitError, Session, StoreError, Write,
+        layout::Layout,
+        records::{EpochJson, PublisherJson},
+    },
+};
+
+/// Candidates look again this often, in case an event was lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Delay after a refused claim, times 0.5 to 1.5.
+const REFUSED_DELAY: Duration = Duration::from_millis(100);
+
+/// Waits until the candidate ahead changes, or it is time to look again.
+pub(crate) async fn watch_candidate<T: Session>(
+    session: &T,
+    layout: &Layout,
+    other: &str,
+) -> Result<Input, StoreError> {
+    if let Some(watch) = session.watch(&layout.candidate(other)).await? {
+        tokio::select! { biased; () = watch => (), () = tokio::time::sleep(LOOK_AGAIN) => () }
+    }
+    Ok(Input::LookAgain)
+}
+
+/// One multi that advances the epoch on condition that nobody else did and the own node still stands.
+pub(crate) async fn claim<T: Session>(
+    session: &T,
+    layout: &Layout,
+    node: &str,
+    id: &CollectorId,
+    newest: Epoch,
+) -> Result<Input, StoreError> {
+    let paths = [layout.candidate(node), layout.epoch(), layout.publisher()];
+    let mut nodes = session.get(&paths).await?.into_iter();
+    let (own, epoch, publisher) = (
+        nodes.next().flatten(),
+        nodes.next().flatten(),
+        nodes.next().flatten(),
+    );
+    // A layout that was deleted under us is made again by the next session.
+    let epoch = epoch.ok_or_else(|| StoreError::Lost(format!("{} is gone", layout.epoch())))?;
+    let Some(own) = own.filter(|own| own.owner == session.id()) else {
+        return refused().await;
+    };
+    let version = epoch.version;
+    let former: EpochJson = read(Some(epoch));
+    // Never below what this process has held or seen, even where ZooKeeper was wiped or restored.
+    let former = plausible(Epoch(former.epoch));
+    let number = former.max(newest).0.saturating_add(1);
+    let next = EpochJson {
+        epoch: number,
+        holder: id.to_string(),
+        node: node.to_owned(),
+        // The node's name is unique, and one node claims an epoch number once at most.
+        claim: format!("{node}/{number}"),
+    };
+    let json = PublisherJson {
+        epoch: next.epoch,
+        holder: next.holder.clone(),
+        phase: "reconciling".to_owned(),
+    };
+    let mut writes = Vec::with_capacity(3);
+    if publisher.is_some() {
+        writes.push(Write::Delete(layout.publisher()));
+    }
+    writes.push(Write::Create(
+        layout.publisher(),
+        serde_json::to_vec(&json).unwrap_or_default(),
+        true,
+    ));
+    writes.push(Write::Set(
+        layout.epoch(),
+        serde_json::to_vec(&next).unwrap_or_default(),
+        Some(version),
+    ));
+    // The last write is the one of the epoch: that it is refused means that the epoch moved on.
+    let epoch_write = writes.len() - 1;
+    match session.commit((&paths[0], own.version), writes).await {
+        Err(CommitError::Operation(index, error @ StoreError::Refused(_))) if index < epoch_write => {
+            Err(error)
+        }
+        Ok(()) => Ok(Input::Claimed(Term {
+            epoch: Epoch(next.epoch),
+            token: version + 1,
+        })),
+        Err(CommitError::Request(error)) => Err(error),
+        Err(CommitError::Fenced | CommitError::Operation(..)) => refused().await,
+    }
+}
+
+/// Somebody else was faster, or the server that was asked lags behind: not again at once.
+async fn refused() -> Result<Input, StoreError> {
+    tokio::time::sleep(REFUSED_DELAY.mul_f64(0.5 + fastrand::f64())).await;
+    Ok(Input::ClaimRefused)
+}
+
+/// Owner of a candidate about which nothing can be found out: it counts.
+const OWNER_UNKNOWN: i64 = -1;
+
+/// All candidates, with the sessions that own them. One that went away meanwhile is left out.
+pub(crate) async fn list<T: Session>(session: &T, layout: &Layout) -> Result<Input, StoreError> {
+    let names = match session.children(&layout.election()).await {
+        Err(StoreError::Missing) => {
+            return Err(StoreError::Lost(format!("{} is gone", layout.election())));
+        }
+        other => other?,
+    };
+    let paths: Vec<_> = names.iter().map(|name| layout.candidate(name)).collect();
+    let nodes = session.get(&paths).await?;
+    let mut candidates = Vec::with_capacity(names.len());
+    for ((name, path), node) in names.into_iter().zip(&paths).zip(nodes) {
+        let Some(node) = node else { continue };
+        let owner = if node.readable {
+            Some(node.owner)
+        } else {
+            match session.stat(path).await {
+                Ok(stat) => stat.map(|stat| stat.owner),
+                Err(StoreError::Refused(_)) => Some(OWNER_UNKNOWN),
+                Err(e) => return Err(e),
+            }
+        };
+        candidates.extend(owner.map(|owner| Candidate { name, owner }));
+    }
+    Ok(Input::Listed(candidates))
+}
+
+/// Whether a claim with unknown outcome was applied.
+pub(crate) async fn settle<T: Session>(
+    session: &T,
+    layout: &Layout,
+    node: &str,
+) -> Result<Input, StoreError> {
+    session.sync(&layout.epoch()).await?;
+    let found = session.get(&[layout.epoch()]).await?.remove(0);
+    let Some(found) = found else {
+        return Ok(Input::Settled(None));
+    };
+    let version = found.version;
+    let epoch: EpochJson = read(Some(found));
+    let own = epoch.claim == format!("{node}/{}", epoch.epoch);
+    Ok(Input::Settled(own.then_some(Term {
+        epoch: Epoch(epoch.epoch),
+        token: version,
+    })))
+}
+
+pub(crate) async fn verify<T: Session>(
+    session: &T,
+    layout: &Layout,
+    node: &str,
+    term: Option<Term>,
+) -> Result<Input, StoreError> {
+    session.sync(&layout.epoch()).await?;
+    let paths = [layout.candidate(node), layout.epoch(), layout.publisher()];
+    let nodes = session.get(&paths).await?;
+    // Without the publisher's znode consumers believe that statuses are frozen: it is part of leading.
+    let own = [&nodes[0], &nodes[2]].map(|node| node.as_ref().is_some_and(|node| node.owner == session.id()));
+    let own = own == [true, true];
+    let epoch = nodes[1].as_ref().map(|node| node.version) == term.map(|term| term.token);
+    Ok(Input::Verified(own && epoch))
+}

@@ -1,0 +1,151 @@
+//! The coordinator with ZooKeeper's twin, in virtual time.
+
+use redkeeper_core::fleet::Fleet;
+use redkeeper_runtime::supervise::{Supervisor, Task};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use super::*;
+use crate::{
+    fleet::{
+        aggregator::{Aggregator, COMMANDS_MAX},
+        view,
+    },
+    leader::leadership::Directory,
+    publish::AUDIT_INTERVAL,
+    store::{Kind, memory::Memory},
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A collector without gRPC.
+struct Rig {
+    directory: leadership::Reader,
+    metrics: Metrics,
+    stop: CancellationToken,
+    running: Task,
+}
+
+impl Rig {
+    fn start(ensemble: &Memory, id: &str) -> Self {
+        let clock = Clock::simulated();
+        let (replacer, view) = view::channel();
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (directory, reader) = watch::channel(Directory::default());
+        let (stop, metrics) = (CancellationToken::new(), Metrics::default());
+        let aggregator = Aggregator::new(
+            Fleet::new(clock.now(), Duration::from_secs(1)),
+            replacer,
+            receiver,
+            Arc::default(),
+            clock,
+            metrics.clone(),
+            CancellationToken::new(),
+        );
+        let coordinator = Coordinator {
+            store: ensemble.clone(),
+            layout: Layout::new("/redkeeper"),
+            id: CollectorId::new(id).unwrap(),
+            address: format!("{id}:7400"),
+            view,
+            commands,
+            directory,
+            clock,
+            orphans_max_percent: 10,
+            audit_interval: AUDIT_INTERVAL,
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+        };
+        let supervisor = Supervisor::new(CancellationToken::new());
+        let running = supervisor.spawn("collector", "", async move {
+            tokio::select! { () = aggregator.run() => (), () = coordinator.run() => () }
+        });
+        Self {
+            directory: reader,
+            metrics,
+            stop,
+            running,
+        }
+    }
+
+    async fn until(&mut self, what: &str, reached: impl FnMut(&Directory) -> bool) {
+        let waiting = timeout(LIMIT, self.directory.wait_for(reached));
+        assert!(matches!(waiting.await, Ok(Ok(_))), "not reached: {what}");
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        let exit = timeout(LIMIT, self.running.join()).await;
+        assert!(exit.is_ok(), "does not stop");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_it_leads_is_told_at_once_and_that_it_no_longer_does() {
+    let ensemble = Memory::default();
+    let start = Instant::now();
+    let mut a = Rig::start(&ensemble, "a");
+    a.until("a leads", |d| d.phase == "leader").await;
+    let took = start.elapsed();
+    assert!(took < Duration::from_millis(50), "took {took:?}");
+    assert_eq!(a.metrics.pending.get(), 0);
+
+    let start = Instant::now();
+    ensemble.expire(1);
+    a.until("a has lost its session", |d| d.phase != "leader").await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert!(a.directory.borrow().lease.is_none());
+    a.until("a leads again", |d| d.phase == "leader").await;
+    a.end().await;
+}
+
+/// Somebody deletes everything while only a follower lives that had seen the fourth term.
+#[tokio::test(start_paused = true)]
+async fn a_wiped_zookeeper_does_not_begin_again_with_the_first_term() {
+    let ensemble = Memory::default();
+    let hand = ensemble.connect().await.unwrap();
+    let layout = Layout::new("/redkeeper");
+    layout.ensure(&hand).await.unwrap();
+    let epoch = br#"{"epoch":4,"holder":"gone"}"#;
+    let write = Write::Set(layout.epoch(), epoch.to_vec(), None);
+    hand.commit((&layout.epoch(), 0), vec![write]).await.unwrap();
+    // A leader that lives: a follows.
+    let candidate = layout.candidate("_c_x-n-");
+    hand.create(&candidate, b"", Kind::EphemeralSequential)
+        .await
+        .unwrap();
+    let mut a = Rig::start(&ensemble, "a");
+    a.until("a has seen the fourth term", |d| {
+        d.epoch == 4 && d.phase == "follower"
+    })
+    .await;
+
+    ensemble.wipe(hand.id());
+    a.until("a leads the fifth", |d| d.phase == "leader").await;
+    assert_eq!(a.directory.borrow().epoch, 5);
+    let published = hand.get(&[layout.epoch()]).await.unwrap().remove(0).unwrap();
+    assert!(published.data.starts_with(br#"{"epoch":5,"#), "{published:?}");
+    a.end().await;
+}
+
+/// A number that no election counts to leaves room for the next terms.
+#[tokio::test(start_paused = true)]
+async fn an_epoch_written_by_a_vandal_is_no_end_of_all_terms() {
+    let ensemble = Memory::default();
+    let hand = ensemble.connect().await.unwrap();
+    let layout = Layout::new("/redkeeper");
+    layout.ensure(&hand).await.unwrap();
+    let epoch = format!("{{\"epoch\":{},\"holder\":\"vandal\"}}", u64::MAX);
+    let write = Write::Set(layout.epoch(), epoch.into_bytes(), None);
+    hand.commit((&layout.epoch(), 0), vec![write]).await.unwrap();
+    let mut a = Rig::start(&ensemble, "a");
+    for term in 1..=2 {
+        a.until("a leads", |d| d.phase == "leader" && d.epoch == term)
+            .await;
+        let session = ensemble.sessions().last().copied().unwrap();
+        ensemble.expire(session);
+    }
+    a.end().await;
+}

@@ -1,0 +1,355 @@
+//! What is wrong with the cluster as far as this collector knows, in words for people. One list, which `cluster`,
+//! `/readyz`, the metrics and the log tell.
+
+use std::{collections::BTreeMap, time::UNIX_EPOCH};
+
+use redkeeper_core::time::{Mono, WallMs};
+
+use crate::{
+    leader::leadership::Directory,
+    peers::{Peer, Peers},
+};
+
+/// Kinds of them, as tools see them.
+pub const CODES: [&str; 7] = [
+    ZOOKEEPER_AWAY,
+    COLLECTOR_SILENT,
+    COLLECTOR_MISTAKEN,
+    COLLECTOR_ID_SHARED,
+    AGENT_UNHEARD,
+    AGENT_ID_SHARED,
+    WRITES_REFUSED,
+];
+/// No session with ZooKeeper.
+pub const ZOOKEEPER_AWAY: &str = "ZOOKEEPER_AWAY";
+/// A registered collector does not answer.
+pub const COLLECTOR_SILENT: &str = "COLLECTOR_SILENT";
+/// Somebody else answers at the address of a collector.
+pub const COLLECTOR_MISTAKEN: &str = "COLLECTOR_MISTAKEN";
+/// Another collector has the id of this one.
+pub const COLLECTOR_ID_SHARED: &str = "COLLECTOR_ID_SHARED";
+/// An agent that the leader does not hear.
+pub const AGENT_UNHEARD: &str = "AGENT_UNHEARD";
+
+/// Two agents claim one id.
+pub const AGENT_ID_SHARED: &str = "AGENT_ID_SHARED";
+
+/// ZooKeeper refuses for good to let statuses be written.
+pub const WRITES_REFUSED: &str = "WRITES_REFUSED";
+
+/// Agents named in one text.
+const NAMED_MAX: usize = 5;
+/// The loss of ZooKeeper is logged as an error when it has lasted for so many looks, one a second: sessions break and
+/// come back.
+const AWAY_LOOKS: u32 = 3;
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Kind, one of [`CODES`].
+    pub code: &'static str,
+    /// Whom it is about, where there can be several of a kind.
+    pub subject: String,
+    /// What happened, where, and what to do.
+    pub text: String,
+    /// Since when.
+    pub since: Option<WallMs>,
+}
+
+/// A wall-clock time for people.
+pub fn time(at: WallMs) -> String {
+    let at = UNIX_EPOCH + std::time::Duration::from_millis(at.0);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// All that is known to be wrong.
+pub fn warnings(directory: &Directory, peers: &Peers, now: Mono) -> Vec<Warning> {
+    let leader = directory.leader(now);
+    let mut all = Vec::new();
+    if let Some(away) = directory.away() {
+        // Who answers us and knows a leader can see ZooKeeper.
+        let published = peers
+            .peers
+            .values()
+            .map(|peer| peer.leader.as_str())
+            .find(|leader| !leader.is_empty());
+        let text = match published {
+            Some(other) => format!("{away}; collector {other} leads and publishes"),
+            None => format!("statuses in ZooKeeper are frozen: {away}"),
+        };
+        all.push(Warning {
+            code: ZOOKEEPER_AWAY,
+            subject: String::new(),
+            text,
+            since: directory.since,
+        });
+    }
+    if let Some((first, count)) = &directory.refused {
+        all.push(Warning {
+            code: WRITES_REFUSED,
+            subject: String::new(),
+            text: format!(
+                "ZooKeeper refuses to let {count} status(es) be written, so that what is published of them is old: {first}"
+            ),
+            since: None,
+        });
+    }
+    if let Some(text) = directory.shares_id() {
+        all.push(Warning {
+            code: COLLECTOR_ID_SHARED,
+            subject: String::new(),
+            text,
+            since: None,
+        });
+    }
+    for member in &directory.members {
+        let Some(peer) = peers.peers.get(&member.id) else {
+            continue;
+        };
+        let who = if member.id == leader {
+            "the leader, collector"
+        } else {
+            "collector"
+        };
+        let (id, address) = (&member.id, &member.grpc);
+        all.extend(about(peer, id, address, who));
+    }
+    if !peers.unheard.is_empty() {
+        let named: Vec<_> = peers
+            .unheard
+            .iter()
+            .take(NAMED_MAX)
+            .map(|u| format!("{} (heard by {})", u.agent, u.by.join(", ")))
+            .collect();
+        let more = match peers.unheard.len().saturating_sub(NAMED_MAX) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        all.push(Warning {
+            code: AGENT_UNHEARD,
+            subject: String::new(),
+            text: format!(
+                "{} agent(s) are not heard by the leader {leader}, so that what they see is not published: {}{more}; name every collector in their `collectors`, each by an address of its own",
+                peers.unheard.len(),
+                named.join(", ")
+            ),
+            since: peers.unheard_since,
+        });
+    }
+    if let Some(first) = peers.shared_ids.first() {
+        let more = match peers.shared_ids.len() - 1 {
+            0 => String::new(),
+            n => format!("; {n} more id(s) are shared so"),
+        };
+        all.push(Warning {
+            code: AGENT_ID_SHARED,
+            subject: String::new(),
+            text: format!(
+                "two agents have the id {}: the one on {} is heard, the one on {} is refused; give each agent its own `id`{more}",
+                first.agent, first.holder, first.refused
+            ),
+            since: None,
+        });
+    }
+    all
+}
+
+fn about(peer: &Peer, id: &str, address: &str, who: &str) -> Option<Warning> {
+    let (code, text, since) = match peer.silent_since {
+        Some(since) => (
+            COLLECTOR_SILENT,
+            format!(
+                "{who} {id} at {address} does not answer since {}: {}",
+                time(since),
+                peer.error
+            ),
+            Some(since),
+        ),
+        None if !peer.served_by.is_empty() && peer.served_by != id => (
+            COLLECTOR_MISTAKEN,
+            format!(
+                "the address {address}, which {who} {id} tells others, is answered by {}; correct its `advertise`",
+                peer.served_by
+            ),
+            None,
+        ),
+        None => return None,
+    };
+    Some(Warning {
+        code,
+        subject: id.to_owned(),
+        text,
+        since,
+    })
+}
+
+/// What the log was told.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// How often each was seen.
+    seen: BTreeMap<(&'static str, String), u32>,
+}
+
+impl Told {
+    /// Logs once what is new, and what is over.
+    pub(crate) fn log(&mut self, directory: &Directory, peers: &Peers, now: Mono) {
+        let found = warnings(directory, peers, now);
+        self.seen.retain(|(code, subject), looks| {
+            let stays = found
+                .iter()
+                .any(|warning| warning.code == *code && warning.subject == *subject);
+            if !stays && *looks >= looks_before(code) {
+                tracing::info!(code, subject, "over");
+            }
+            stays
+        });
+        for Warning {
+            code, subject, text, ..
+        } in found
+        {
+            let looks = self.seen.entry((code, subject)).or_default();
+            *looks = looks.saturating_add(1);
+            if *looks == looks_before(code) {
+                match code {
+                    ZOOKEEPER_AWAY => tracing::error!(code, "{text}"),
+                    _ => tracing::warn!(code, "{text}"),
+                }
+            }
+        }
+    }
+}
+
+fn looks_before(code: &str) -> u32 {
+    if code == ZOOKEEPER_AWAY { AWAY_LOOKS } else { 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use redkeeper_core::{fleet::hearing::Unheard, ids::AgentId};
+
+    use super::*;
+    use crate::{
+        peers::SharedId,
+        store::{Connection, records::CollectorJson},
+    };
+
+    fn directory() -> Directory {
+        let member = |id: &str| CollectorJson {
+            id: id.to_owned(),
+            grpc: format!("{id}:7400"),
+            version: String::new(),
+        };
+        Directory {
+            last_leader: "a".to_owned(),
+            members: vec![member("a"), member("b")],
+            connection: Some(Connection::Connected),
+            since: Some(WallMs(60_000)),
+            servers: "zk:2181".to_owned(),
+            last_error: "nobody answers".to_owned(),
+            ..Directory::default()
+        }
+    }
+
+    fn texts(directory: &Directory, peers: &Peers) -> Vec<(&'static str, String)> {
+        let all = warnings(directory, peers, Mono(0));
+        all.into_iter()
+            .map(|warning| (warning.code, warning.text))
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_wrong_where_all_answer() {
+        assert_eq!(texts(&directory(), &Peers::default()), []);
+    }
+
+    #[test]
+    fn a_registration_that_outlives_a_session_is_another_collectors() {
+        let (mut directory, timeout) = (directory(), Duration::from_secs(4));
+        for (seconds, shared) in [(1, false), (6, false), (8, true)] {
+            directory.note_id(
+                Some("c:7400".to_owned()),
+                Mono::from_millis(seconds * 1_000),
+                timeout,
+            );
+            let told = texts(&directory, &Peers::default());
+            assert_eq!(told.len(), usize::from(shared), "after {seconds} s: {told:?}");
+        }
+        assert!(
+            texts(&directory, &Peers::default())[0]
+                .1
+                .contains("which gives c:7400 as its address")
+        );
+        directory.note_id(None, Mono::from_millis(9_000), timeout);
+        assert_eq!(texts(&directory, &Peers::default()), []);
+    }
+
+    #[test]
+    fn a_lost_zookeeper_freezes_the_statuses_unless_another_leads() {
+        let mut away = directory();
+        away.connection = Some(Connection::Suspended);
+        let mut peers = Peers::default();
+        let text = "statuses in ZooKeeper are frozen: no session since 1970-01-01T00:01:00Z, servers tried: zk:2181 (nobody answers)";
+        assert_eq!(texts(&away, &peers), [(ZOOKEEPER_AWAY, text.to_owned())]);
+        let peer = Peer {
+            leader: "b".to_owned(),
+            served_by: "b".to_owned(),
+            ..Peer::default()
+        };
+        peers.peers.insert("b".to_owned(), peer);
+        let told = texts(&away, &peers);
+        assert!(
+            told[0].1.ends_with("; collector b leads and publishes"),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn silent_and_mistaken_collectors_and_unheard_agents_are_named() {
+        let mut peers = Peers::default();
+        let silent = Peer {
+            silent_since: Some(WallMs(1_000)),
+            error: "refused".to_owned(),
+            ..Peer::default()
+        };
+        let mistaken = Peer {
+            served_by: "c".to_owned(),
+            ..Peer::default()
+        };
+        peers.peers.insert("a".to_owned(), silent);
+        peers.peers.insert("b".to_owned(), mistaken);
+        let unheard = |n: usize| Unheard {
+            agent: AgentId::new(&format!("db{n}")).unwrap(),
+            by: vec!["b".to_owned()],
+        };
+        peers.unheard = (0..7).map(unheard).collect();
+        peers.shared_ids = vec![SharedId {
+            agent: AgentId::new("db9").unwrap(),
+            holder: "host x (10.0.0.1)".to_owned(),
+            refused: "host y (10.0.0.2)".to_owned(),
+        }];
+        let told = texts(&directory(), &peers);
+        let codes: Vec<_> = told.iter().map(|(code, _)| *code).collect();
+        let all = [
+            COLLECTOR_SILENT,
+            COLLECTOR_MISTAKEN,
+            AGENT_UNHEARD,
+            AGENT_ID_SHARED,
+        ];
+        assert_eq!(codes, all);
+        let shared = "two agents have the id db9: the one on host x (10.0.0.1) is heard, the one on host y (10.0.0.2) is refused; give each agent its own `id`";
+        assert_eq!(told[3].1, shared);
+        assert!(
+            told[0]
+                .1
+                .starts_with("the leader, collector a at a:7400 does not answer since 1970"),
+            "{told:?}"
+        );
+        assert!(told[1].1.contains("b tells others, is answered by c"), "{told:?}");
+        assert!(
+            told[2].1.starts_with("7 agent(s)") && told[2].1.contains("db4 (heard by b) and 2 more"),
+            "{told:?}"
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! The read-back: one bucket at a time is compared with what was acknowledged, and what differs is written anew.
+
+use std::{sync::Arc, time::Duration};
+
+use redkeeper_core::{
+    ids::Bucket,
+    publish::{Difference, Found, Record},
+};
+use tokio::time::Instant;
+
+use super::{Publishing, Reading, Stage};
+use crate::{
+    fleet::view::View,
+    publish::load::{adopt, read_bucket},
+    store::Store,
+};
+/// Flapping instances are counted after so many read-backs.
+const FLAPPING_EVERY: u8 = 64;
+/// Znodes read back in one second at most, some percent of what one ZooKeeper server answers. Beyond 10,000
+/// instances a pass takes longer in proportion.
+const AUDIT_READS_PER_SECOND: u32 = 2_500;
+
+impl<S: Store> Publishing<S> {
+    pub(super) fn start_audit(&mut self) {
+        self.audit_at = Instant::now() + self.audit_interval;
+        if let Stage::Writing(publisher) = &mut self.stage {
+            let reading = |bucket| read_bucket(Arc::clone(&self.session), self.layout.clone(), bucket);
+            self.audit = publisher
+                .audit_next()
+                .map(|bucket| (bucket, Box::pin(reading(bucket)) as Reading<Found>));
+        }
+    }
+
+    pub(super) fn audited(&mut self, bucket: Bucket, found: Found, view: &View) {
+        let Stage::Writing(publisher) = &mut self.stage else {
+            return;
+        };
+        let reads = u32::try_from(found.held.len()).unwrap_or(u32::MAX);
+        self.audit_at = self
+            .audit_at
+            .max(Instant::now() + Duration::from_secs(1) * reads / AUDIT_READS_PER_SECOND);
+        if bucket.0.is_multiple_of(FLAPPING_EVERY) {
+            let flapping = publisher.flapping(self.clock.now());
+            self.metrics
+                .flapping
+                .set(i64::try_from(flapping).unwrap_or(i64::MAX));
+        }
+        let differences = publisher.audited(self.clock.now(), bucket, found, |held| abandoned(held, view));
+        let mut foreign = Vec::new();
+        for difference in differences {
+            let (kind, what) = match difference {
+                Difference::Deleted(id) => ("deleted", id.to_string()),
+                Difference::Edited(id) => ("edited", id.to_string()),
+                Difference::Bucket(bucket) => ("bucket", bucket.to_string()),
+                Difference::Orphan(id) => ("orphan", id.to_string()),
+                Difference::Foreign(id, held) => {
+                    foreign.extend(held.record().cloned());
+                    ("foreign", id.to_string())
+                }
+            };
+            self.metrics.repairs.get_or_create(&[("kind", kind)]).inc();
+            if kind == "orphan" {
+                tracing::info!(
+                    instance = what,
+                    "no agent has this instance any more; its znode is deleted"
+                );
+            } else if let Some(more) = self.repair_lines.line(std::time::Instant::now()) {
+                tracing::warn!(
+                    znode = what,
+                    kind,
+                    more,
+                    "was modified by somebody else; is written anew"
+                );
+            }
+        }
+        let orphans = publisher.orphans();
+        let before = self
+            .metrics
+            .orphans
+            .set(i64::try_from(orphans).unwrap_or(i64::MAX));
+        if publisher.orphans_kept() && usize::try_from(before) != Ok(orphans) {
+            tracing::error!(
+                orphans,
+                "more statuses than allowed belong to no instance of their agents; none is deleted. Is an agent's configuration wrong? If not, raise zookeeper.orphans_max_percent"
+            );
+        }
+        if !foreign.is_empty() {
+            let commands = self.commands.clone();
+            self.adopting = Some(Box::pin(
+                async move { adopt(&commands, foreign.iter(), false).await },
+            ));
+        }
+    }
+}
+
+/// Whether the agent of a status, which is heard, has told, since its start, what it has, and this is not among it.
+fn abandoned(held: &Record, view: &View) -> bool {
+    let heard = |agent: &crate::fleet::view::AgentEntry| agent.complete && !agent.silent;
+    !view.instances.contains_key(held.id())
+        && view
+            .agents
+            .get(&held.status.agent)
+            .is_some_and(|agent| heard(agent))
+}

@@ -1,0 +1,79 @@
+//! What the leader writes, as requests to the store: batches of `core::publish`, and the end of the reconciliation.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use redkeeper_core::{
+    election::Term,
+    publish::{Batch, Op},
+};
+
+use crate::store::{
+    CommitError, Session, Store, Write,
+    layout::Layout,
+    records::{self, PublisherJson},
+};
+
+/// A write under way, and what it was.
+pub(crate) type Commit = Pin<Box<dyn Future<Output = (Work, Result<(), CommitError>)> + Send>>;
+
+/// What was asked of ZooKeeper.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// A batch with this number.
+    Batch(u64),
+    /// The end of the reconciliation.
+    GoLive,
+}
+
+/// Tells that everything known is published.
+pub(crate) fn go_live<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, id: &str) -> Commit {
+    let json = PublisherJson {
+        epoch: term.epoch.0,
+        holder: id.to_owned(),
+        phase: "live".to_owned(),
+    };
+    let write = Write::Set(
+        layout.publisher(),
+        serde_json::to_vec(&json).unwrap_or_default(),
+        None,
+    );
+    let (session, epoch) = (Arc::clone(session), layout.epoch());
+    Box::pin(async move {
+        (
+            Work::GoLive,
+            session.commit((&epoch, term.token), vec![write]).await,
+        )
+    })
+}
+
+/// Sends a batch, conditional on the term's epoch.
+pub(crate) fn commit<S: Store>(
+    session: &Arc<S::Session>,
+    layout: &Layout,
+    term: Term,
+    batch: &Batch,
+) -> Commit {
+    let (session, epoch) = (Arc::clone(session), layout.epoch());
+    let writes = batch.ops.iter().map(|op| write(layout, term, op)).collect();
+    let number = batch.number;
+    Box::pin(async move {
+        (
+            Work::Batch(number),
+            session.commit((&epoch, term.token), writes).await,
+        )
+    })
+}
+
+fn write(layout: &Layout, term: Term, op: &Op) -> Write {
+    match op {
+        Op::Put(record, true) => Write::Create(layout.instance(record.id()), records::status(record), false),
+        Op::Put(record, false) => Write::Set(layout.instance(record.id()), records::status(record), None),
+        Op::Delete(id) => Write::Delete(layout.instance(id)),
+        Op::Bucket(bucket, data, true) => {
+            Write::Create(layout.bucket(*bucket), records::bucket(*data, term.epoch), false)
+        }
+        Op::Bucket(bucket, data, false) => {
+            Write::Set(layout.bucket(*bucket), records::bucket(*data, term.epoch), None)
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Who may write to ZooKeeper. One candidate's part of the protocol of `reference/zookeeper.md` section 6.
+//!
+//! The core asks for one operation at a time and never for one while the session is suspended. It says
+//! [`Effect::Lead`] only after an acknowledged claim of the epoch, and [`Effect::Hold`] at the instant at
+//! which leadership becomes doubtful. Safety does not rest on it: every write is conditional on the epoch.
+
+pub mod lease;
+
+use crate::ids::Epoch;
+
+/// An acknowledged claim.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Term {
+    /// Number of the term.
+    pub epoch: Epoch,
+    /// Version of the epoch znode: the fencing token of every write.
+    pub token: i32,
+}
+
+/// A znode among the candidates.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// Its name.
+    pub name: String,
+    /// The session that owns it; 0 where none does, as with a znode that a backup tool restored.
+    pub owner: i64,
+}
+
+impl Candidate {
+    /// Nobody stands behind it: it neither leads nor ever goes away by itself.
+    pub fn is_leftover(&self) -> bool {
+        self.owner == 0
+    }
+}
+
+/// What the shell saw.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// A session is usable: a new one, or the same one again after a suspension.
+    Connected,
+    /// Not connected; the session may still live.
+    Suspended,
+    /// The session has ended, or the shell gave it up.
+    Lost,
+    /// The candidate node was created under this name.
+    Enqueued(String),
+    /// Result of looking for the own node.
+    Found(Option<String>),
+    /// All candidates.
+    Listed(Vec<Candidate>),
+    /// The watched node changed, or it is time to look again.
+    LookAgain,
+    /// The claim was acknowledged.
+    Claimed(Term),
+    /// The epoch moved on, or the own node vanished, before the claim.
+    ClaimRefused,
+    /// Whether the claim with unknown outcome was applied.
+    Settled(Option<Term>),
+    /// The own node and the epoch are as they should be for the present term (true), or not.
+    Verified(bool),
+    /// A write was refused because of the epoch.
+    Fenced,
+    /// The operation asked for ended without a known outcome.
+    Unknown,
+    /// An epoch was seen: in its znode, in a published status, in an answer.
+    Seen(Epoch),
+    /// Give up leadership and candidacy.
+    Resign,
+}
+
+/// What the shell must do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Create the candidate node -> `Enqueued` or `Unknown`.
+    Enqueue,
+    /// Look for the own node after an unknown outcome -> `Found`.
+    FindOwn,
+    /// List the candidates -> `Listed`.
+    List,
+    /// Watch this candidate -> `LookAgain`.
+    Watch(String),
+    /// Claim the epoch -> `Claimed`, `ClaimRefused` or `Unknown`.
+    Claim,
+    /// Find out whether the claim was applied -> `Settled`.
+    Settle,
+    /// Check own node and epoch -> `Verified`.
+    Verify,
+    /// Give up the session, which removes all its nodes -> `Lost`.
+    Drop,
+    /// Lead from now on.
+    Lead(Term),
+    /// Write nothing until the next `Lead`.
+    Hold,
+    /// Delete the own nodes in one fenced multi, then give up the session.
+    StepDown(Option<Term>),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Phase {
+    Offline,
+    Enqueuing,
+    Finding,
+    Queued,
+    Claiming,
+    Settling,
+    Leading(Term),
+    Resigned,
+}
+
+/// One candidate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Election {
+    phase: Phase,
+    node: Option<String>,
+    connected: bool,
+    /// Operation to ask for when the session is usable again.
+    postponed: Option<Effect>,
+    /// The newest term that this process led.
+    led: Epoch,
+    /// The newest term seen, of whomever.
+    seen: Epoch,
+}
+
+impl Default for Election {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Offline,
+            node: None,
+            connected: false,
+            postponed: None,
+            led: Epoch(0),
+            seen: Epoch(0),
+        }
+    }
+}
+
+impl Election {
+    /// The term that this candidate holds as far as it knows, even while suspended.
+    pub fn term(&self) -> Option<Term> {
+        match self.phase {
+            Phase::Leading(term) => Some(term),
+            _ => None,
+        }
+    }
+
+    /// The newest term that this process ever held or saw: the next one must be newer, even where ZooKeeper was wiped
+    /// or restored from an old snapshot.
+    pub fn newest(&self) -> Epoch {
+        self.led.max(self.seen)
+    }
+
+    /// The name of the own node.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    /// One word for people.
+    pub fn phase(&self) -> &'static str {
+        match self.phase {
+            Phase::Offline => "offline",
+            _ if !self.connected => "suspended",
+            Phase::Enqueuing | Phase::Finding | Phase::Queued => "follower",
+            Phase::Claiming | Phase::Settling => "claiming",
+            Phase::Leading(_) => "leader",
+            Phase::Resigned => "resigned",
+        }
+    }
+
+    /// Takes what was seen and says what to do.
+    pub fn step(&mut self, input: Input, out: &mut Vec<Effect>) {
+        if self.phase == Phase::Resigned {
+            return;
+        }
+        match input {
+            Input::Connected => self.connected(out),
+            Input::Suspended => {
+                self.connected = false;
+                if self.term().is_some() {
+                    out.push(Effect::Hold);
+                    self.postponed = Some(Effect::Verify);
+                }
+            }
+            Input::Lost => {
+                if self.term().is_some() {
+                    out.push(Effect::Hold);
+                }
+                self.forget();
+            }
+            Input::Seen(epoch) => self.seen = self.seen.max(plausible(epoch)),
+            Input::Resign => {
+                let term = self.term();
+                if term.is_some() {
+                    out.push(Effect::Hold);
+                }
+                self.phase = Phase::Resigned;
+                out.push(Effect::StepDown(term));
+            }
+            Input::Enqueued(node) if matches!(self.phase, Phase::Enqueuing) => self.queued(node, out),
+            Input::Found(Some(node)) if matches!(self.phase, Phase::Finding) => self.queued(node, out),
+            Input::Found(None) if matches!(self.phase, Phase::Finding) => self.give_up(out),
+            Input::Listed(candidates) if self.phase == Phase::Queued => self.listed(candidates, out),
+            Input::LookAgain if self.phase == Phase::Queued => self.ask(Effect::List, out),
+            Input::Claimed(term) if matches!(self.phase, Phase::Claiming) => self.lead(term, out),
+            Input::Settled(Some(term)) if self.phase == Phase::Settling => self.lead(term, out),
+            Input::ClaimRefused if self.phase == Phase::Claiming => self.requeue(out),
+            Input::Settled(None) if self.phase == Phase::Settling => self.requeue(out),
+            // While suspended the answer is of the past; `Verify` is asked for again.
+            Input::Verified(ok) if self.connected => {
+                if let Some(term) = self.term() {
+                    if ok {
+                        out.push(Effect::Lead(term))
+                    } else {
+                        self.give_up(out)
+                    }
+                }
+            }
+            Input::Fenced if self.term().is_some() => self.give_up(out),
+            Input::Unknown => self.unknown(out),
+            // An answer to an operation of a former phase: nothing rests on it.
+            _ => {}
+        }
+    }
+
+    fn connected(&mut self, out: &mut Vec<Effect>) {
+        let back = std::mem::replace(&mut self.connected, true);
+        if self.phase == Phase::Offline {
+            self.phase = Phase::Enqueuing;
+            out.push(Effect::Enqueue);
+        } else if let Some(effect) = self.postponed.take() {
+            out.push(effect);
+        } else if !back && self.phase == Phase::Queued {
+            // One-shot watches may have fired unseen.
+            out.push(Effect::List);
+        }
+    }
+
+    fn ask(&mut self, effect: Effect, out: &mut Vec<Effect>) {
+        if self.connected {
+            out.push(effect)
+        } else {
+            self.postponed = Some(effect)
+        }
+    }
+
+    fn queued(&mut self, node: String, out: &mut Vec<Effect>) {
+        self.node = Some(node);
+        self.requeue(out);
+    }
+
+    fn requeue(&mut self, out: &mut Vec<Effect>) {
+        self.phase = Phase::Queued;
+        self.ask(Effect::List, out);
+    }
+
+    fn listed(&mut self, mut candidates: Vec<Candidate>, out: &mut Vec<Effect>) {
+        // What no session owns would stand before all others for ever.
+        candidates.retain(|candidate| !candidate.is_leftover());
+        let mut names: Vec<_> = candidates.into_iter().map(|candidate| candidate.name).collect();
+        names.sort_by_key(|name| sequence(name));
+        let own = names.iter().position(|name| Some(name) == self.node.as_ref());
+        match own {
+            None => self.give_up(out),
+            Some(0) => {
+                self.phase = Phase::Claiming;
+                self.ask(Effect::Claim, out);
+            }
+            Some(place) => {
+                let predecessor = names.swap_remove(place - 1);
+                self.ask(Effect::Watch(predecessor), out);
+            }
+        }
+    }
+
+    fn lead(&mut self, term: Term, out: &mut Vec<Effect>) {
+        if self.led >= term.epoch {
+            // The epoch went backwards: a restored ZooKeeper. Start over rather than write with an old number.
+            self.give_up(out);
+            return;
+        }
+        self.led = term.epoch;
+        self.phase = Phase::Leading(term);
+        if self.connected {
+            out.push(Effect::Lead(term))
+        } else {
+            self.postponed = Some(Effect::Verify)
+        }
+    }
+
+    fn unknown(&mut self, out: &mut Vec<Effect>) {
+        let next = match self.phase {
+            Phase::Enqueuing | Phase::Finding => {
+                self.phase = Phase::Finding;
+                Effect::FindOwn
+            }
+            Phase::Claiming | Phase::Settling => {
+                self.phase = Phase::Settling;
+                Effect::Settle
+            }
+            Phase::Queued => Effect::List,
+            Phase::Leading(_) => {
+                out.push(Effect::Hold);
+                Effect::Verify
+            }
+            Phase::Offline | Phase::Resigned => return,
+        };
+        self.ask(next, out);
+    }
+
+    fn give_up(&mut self, out: &mut Vec<Effect>) {
+        if self.term().is_some() {
+            out.push(Effect::Hold);
+        }
+        self.forget();
+        out.push(Effect::Drop);
+    }
+
+    /// Starts over, with what must never be forgotten.
+    fn forget(&mut self) {
+        *self = Self {
+            led: self.led,
+            seen: self.seen,
+            ..Self::default()
+        };
+    }
+}
+
+/// Terms count up from 1 by one: a number above this was not counted, but written by hand or damaged, and there must be
+/// room above for all terms to come. Numbers up to here survive JSON readers that count in floating point.
+pub const EPOCH_MAX: u64 = 1 << 53;
+
+/// The number, or 0 where it cannot be one.
+pub fn plausible(epoch: Epoch) -> Epoch {
+    if epoch.0 <= EPOCH_MAX { epoch } else { Epoch(0) }
+}
+
+/// Sequence number at the end of a candidate's name. ZooKeeper counts in an i32 that overflows to negative
+/// numbers; those come after all positive ones.
+fn sequence(name: &str) -> (u32, String) {
+    let digits = name.rsplit("n-").next().unwrap_or_default();
+    let number = digits.parse::<i32>().unwrap_or(i32::MAX);
+    (number as u32, name.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

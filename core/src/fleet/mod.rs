@@ -1,0 +1,239 @@
+//! What a collector knows of all instances: the newest verdict of each, and whether it is still fresh.
+//!
+//! Silence is never DOWN: an agent that is not heard makes its instances UNKNOWN/AGENT_SILENT, an instance
+//! whose probe does not progress becomes UNKNOWN/PROBE_STALLED. All deadlines are of this process's
+//! monotonic clock, and time during which this process slept is held against nobody.
+//!
+//! For each instance the report with the highest sequence of the newest boot wins, so reports of one boot
+//! may come in any order, any number of times and by any path.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    fleet::message_order::{Life, Order, Origin},
+    id_map::IdMap,
+    ids::{AgentId, InstanceId},
+    status::{Reason, Status, Verdict},
+    time::{Mono, WallMs},
+};
+
+pub use agent_slab::{Agents, Place};
+pub use clocks::{ClockOffset, OFFSET_MIN};
+pub use instances_of_agent::{FreshnessLimit, Member, Members};
+pub use messages::{Effect, Greeting, Input, Message, Report, Rival};
+
+mod agent_slab;
+mod clocks;
+pub mod hearing;
+mod instances_of_agent;
+mod liveness;
+pub mod message_order;
+mod messages;
+mod reports;
+mod takeover;
+
+/// Longest time between two steps that the shell allows, with the usual `silent_after` of 3 s; in proportion where that
+/// is shorter.
+const STEP_INTERVAL_MAX: Duration = Duration::from_millis(250);
+/// Steps in `silent_after`, at the least.
+const STEPS_IN_SILENCE: u32 = 12;
+/// A gap of so many steps means that this process slept. A pause that is not forgiven is thus shorter than a third of
+/// `silent_after`, and a heartbeat comes twice within that at the least.
+const STEPS_IN_PAUSE: u32 = 4;
+
+/// Conflicts that are remembered: a mistake of configuration, so a few; beyond, the loser waits for its next
+/// reconnection.
+const CONTESTED_MAX: usize = 1_024;
+
+/// An agent as the fleet sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AgentState {
+    /// Its name.
+    pub name: AgentId,
+    /// Counts the changes of what follows but for `order`, `heard` and the progress of members, which move with each
+    /// message.
+    pub version: u64,
+    /// Order of its messages; `None` where it is known from ZooKeeper only.
+    pub order: Option<Order>,
+    /// Its version and host, for people.
+    pub greeting: Option<Greeting>,
+    /// When it was last heard, or adopted.
+    pub heard: Mono,
+    /// When its last heartbeat, or Hello, was heard: against it the progress of probes is judged.
+    beat: Mono,
+    /// It has an entry among the deadlines.
+    watched: bool,
+    /// Nothing heard for `silent_after`, or no heartbeat for twice as long.
+    pub silent: bool,
+    /// When its present stream began.
+    pub connected: WallMs,
+    /// How far its wall clock is off.
+    pub clock: ClockOffset,
+    /// A full snapshot of the present boot was heard: what it did not mention is gone.
+    pub complete: bool,
+    /// Its instances.
+    pub members: Members,
+    /// The open stream, if there is one.
+    stream: Option<u64>,
+    snapshot: Option<Snapshot>,
+    /// The last one that was refused because this agent has its id.
+    pub rival: Option<Box<Rival>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Snapshot {
+    first: Origin,
+    mentioned: BTreeSet<InstanceId>,
+}
+
+/// An instance as the fleet holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InstanceState {
+    /// The status in force.
+    pub status: Arc<Status>,
+    /// What was reported, where the collectors' own verdict stands in its place.
+    overruled: Option<Box<Verdict>>,
+    /// The message that brought the newest report.
+    pub origin: Origin,
+}
+
+/// All that is known. Owned by one task.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fleet {
+    silent_after: Duration,
+    agents: Agents,
+    /// Whose the open streams are, and of which boot.
+    streams: BTreeMap<u64, (Place, Life)>,
+    instances: IdMap<InstanceState>,
+    /// When to look at an agent again, once for each. It may be early (the deadline moved on since), never late.
+    deadlines: BTreeSet<(Mono, AgentId)>,
+    /// Streams whose report of an instance lost against its owner.
+    contested: BTreeMap<InstanceId, u64>,
+    stepped: Mono,
+}
+
+impl Fleet {
+    /// An empty fleet.
+    pub fn new(now: Mono, silent_after: Duration) -> Self {
+        Self {
+            silent_after,
+            agents: Agents::default(),
+            streams: BTreeMap::new(),
+            instances: IdMap::default(),
+            deadlines: BTreeSet::new(),
+            contested: BTreeMap::new(),
+            stepped: now,
+        }
+    }
+
+    /// One instance.
+    pub fn instance(&self, id: &InstanceId) -> Option<&InstanceState> {
+        self.instances.get(id)
+    }
+
+    /// All agents.
+    pub fn agents(&self) -> &Agents {
+        &self.agents
+    }
+
+    /// Number of instances.
+    pub fn len(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// True where no instance is known.
+    pub fn is_empty(&self) -> bool {
+        self.instances.is_empty()
+    }
+
+    /// Longest time between two steps that the shell allows.
+    fn step_interval(&self) -> Duration {
+        STEP_INTERVAL_MAX.min(self.silent_after / STEPS_IN_SILENCE)
+    }
+
+    /// A gap between two steps that means that this process slept.
+    pub fn pause_min(&self) -> Duration {
+        self.step_interval() * STEPS_IN_PAUSE
+    }
+
+    /// When [`step`](Self::step) must be called with [`Input::Tick`] at the latest.
+    pub fn next_deadline(&self) -> Mono {
+        let regular = self.stepped + self.step_interval();
+        self.deadlines.first().map_or(regular, |(at, _)| regular.min(*at))
+    }
+
+    /// Takes an input at `now`; `wall` is only copied into statuses.
+    pub fn step(&mut self, now: Mono, wall: WallMs, input: Input, out: &mut Vec<Effect>) {
+        self.forgive_own_pause(now, out);
+        match input {
+            Input::Hello(stream, greeting) => self.hello(now, wall, stream, greeting, out),
+            Input::Message(stream, seq, message) => self.message(now, wall, (stream, seq), message, out),
+            Input::Bye(stream) => self.bye(stream),
+            Input::Adopt(statuses, grace) => self.adopt(now, wall, statuses, grace, out),
+            Input::Tick => {}
+        }
+        self.check_deadlines(now, wall, out);
+        self.stepped = now;
+    }
+
+    fn forgive_own_pause(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let late = now.since(self.stepped);
+        if late < self.pause_min() {
+            return;
+        }
+        for agent in self.agents.iter_mut() {
+            agent.heard = (agent.heard + late).min(now);
+            agent.beat = (agent.beat + late).min(now);
+            for member in agent.members.iter_mut() {
+                member.progress = (member.progress + late).min(now);
+            }
+        }
+        out.push(Effect::Paused(late));
+    }
+}
+
+impl AgentState {
+    fn adopted(name: AgentId, now: Mono) -> Self {
+        Self {
+            name,
+            version: 0,
+            order: None,
+            greeting: None,
+            heard: now,
+            beat: now,
+            watched: false,
+            silent: false,
+            connected: WallMs::default(),
+            clock: ClockOffset::default(),
+            complete: false,
+            members: Members::default(),
+            stream: None,
+            snapshot: None,
+            rival: None,
+        }
+    }
+}
+
+impl InstanceState {
+    /// The agent's newest verdict.
+    fn reported(&self) -> &Verdict {
+        self.overruled.as_deref().unwrap_or(&self.status.verdict)
+    }
+}
+
+fn is_collectors_own(reason: Reason) -> bool {
+    matches!(reason, Reason::AgentSilent | Reason::ProbeStalled)
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_shared_id;
+#[cfg(test)]
+mod tests_take_over;
+#[cfg(test)]
+mod tests_times;

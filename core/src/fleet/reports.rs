@@ -1,0 +1,411 @@
+//! What an agent's messages change.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use super::{
+    AgentState, CONTESTED_MAX, Effect, Fleet, FreshnessLimit, Greeting, InstanceState, Member, Message,
+    Report, Rival, Snapshot, is_collectors_own,
+};
+use crate::{
+    fleet::message_order::{Arrival, Order, Origin},
+    ids::{AgentId, BootId, Handle, InstanceId, Seq},
+    limits::{AGENT_INSTANCES_MAX, AGENTS_MAX, FLEET_INSTANCES_MAX},
+    status::{Reason, Status, Verdict},
+    time::{Mono, WallMs},
+};
+
+impl Fleet {
+    pub(super) fn hello(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        stream: u64,
+        greeting: Greeting,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.agents.place(&greeting.agent).is_none() && self.agents.len() >= AGENTS_MAX {
+            out.push(Effect::Full(stream, "too many agents"));
+            return;
+        }
+        let (name, silent_after) = (greeting.agent.clone(), self.silent_after);
+        let (place, agent) = self
+            .agents
+            .get_or_add(&name, || AgentState::adopted(name.clone(), now));
+        if agent.holds_its_id_against(&greeting.boot, now, silent_after) {
+            let before = agent.rival.as_ref();
+            let before = before.filter(|rival| rival.greeting.boot == greeting.boot);
+            let times = before.map_or(0, |rival| rival.times);
+            out.push(Effect::InUse(stream, place));
+            agent.rival = Some(Box::new(Rival {
+                greeting,
+                times: times.saturating_add(1),
+                last: now,
+            }));
+            agent.version += 1;
+            out.push(Effect::Agent(place));
+            return;
+        }
+        let order = agent
+            .order
+            .get_or_insert_with(|| Order::new(greeting.boot.clone()));
+        let Some(life) = order.hello(&greeting.boot) else {
+            out.push(Effect::Superseded(stream));
+            return;
+        };
+        let fresh_boot = order.highest() == Seq(0);
+        if fresh_boot {
+            agent.complete = false;
+            agent.members.forget_handles();
+        }
+        agent.rival = agent
+            .rival
+            .take()
+            .filter(|rival| rival.greeting.boot != greeting.boot);
+        agent.version += 1;
+        agent.clock.observe(greeting.clock, wall);
+        agent.greeting = Some(greeting);
+        agent.stream = Some(stream);
+        agent.connected = wall;
+        agent.snapshot = None;
+        agent.beat = now;
+        agent.heard(now, silent_after, &mut self.deadlines);
+        self.streams.insert(stream, (place, life));
+        out.push(Effect::Agent(place));
+    }
+
+    pub(super) fn bye(&mut self, stream: u64) {
+        let of = self.streams.remove(&stream);
+        let agent = of.and_then(|(place, _)| self.agents.at_mut(place));
+        if let Some(agent) = agent.filter(|agent| agent.stream == Some(stream)) {
+            agent.stream = None;
+            agent.snapshot = None;
+        }
+    }
+
+    pub(super) fn message(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        (stream, seq): (u64, Seq),
+        message: Message,
+        out: &mut Vec<Effect>,
+    ) {
+        let silent_after = self.silent_after;
+        // The agent may be forgotten by now.
+        let arrived = self.streams.get(&stream).and_then(|(place, life)| {
+            let agent = self.agents.at_mut(*place)?;
+            let arrival = agent.order.as_mut()?.arrive(*life, seq);
+            Some((*place, agent, arrival))
+        });
+        let Some((place, agent, arrival)) = arrived else {
+            out.push(Effect::Superseded(stream));
+            return;
+        };
+        out.push(Effect::Arrived(arrival));
+        match arrival {
+            Arrival::Retired => {
+                out.push(Effect::Superseded(stream));
+                return;
+            }
+            Arrival::News => agent.heard(now, silent_after, &mut self.deadlines),
+            Arrival::Late => {}
+        }
+        if let Message::Heartbeat(ages, clock) = message {
+            if arrival == Arrival::News {
+                agent.version += u64::from(agent.clock.observe(clock, wall));
+                for id in agent.heartbeat(now, &ages) {
+                    self.settle(wall, &id, true, out);
+                }
+            }
+            out.push(Effect::Agent(place));
+            return;
+        }
+        let name = &agent.name.clone();
+        let origin = agent
+            .order
+            .as_ref()
+            .map(|order| order.origin(seq))
+            .unwrap_or_default();
+        match message {
+            Message::Snapshot(reports, last) => {
+                self.snapshot(now, wall, (stream, name, origin), reports, last, out)
+            }
+            Message::Changes(reports) => {
+                for report in reports {
+                    self.report(now, wall, (stream, name, origin), report, out);
+                }
+            }
+            // Above.
+            Message::Heartbeat(..) => {}
+            Message::Gone(handles) => {
+                for handle in handles {
+                    let agent = self.agents.get_mut(name);
+                    let id = agent.and_then(|agent| agent.members.take_handle(handle));
+                    if let Some(id) = id {
+                        self.remove(name, &id, origin, out);
+                    }
+                }
+            }
+        }
+        out.push(Effect::Agent(place));
+    }
+
+    fn snapshot(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        (stream, name, origin): (u64, &AgentId, Origin),
+        reports: Vec<Report>,
+        last: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let ids: Vec<_> = reports.iter().map(|report| report.identity.id.clone()).collect();
+        for report in reports {
+            self.report(now, wall, (stream, name, origin), report, out);
+        }
+        let Some(agent) = self
+            .agents
+            .get_mut(name)
+            .filter(|agent| agent.stream == Some(stream))
+        else {
+            return;
+        };
+        let snapshot = agent.snapshot.get_or_insert_with(|| Snapshot {
+            first: origin,
+            mentioned: BTreeSet::new(),
+        });
+        snapshot.mentioned.extend(ids);
+        if !last {
+            return;
+        }
+        let Some(snapshot) = agent.snapshot.take() else {
+            return;
+        };
+        agent.version += u64::from(!agent.complete);
+        agent.complete = true;
+        agent.members.shrink();
+        let ids = agent.members.iter().map(|member| &member.id);
+        let missing: Vec<_> = ids
+            .filter(|id| !snapshot.mentioned.contains(*id))
+            .cloned()
+            .collect();
+        for id in missing {
+            self.remove(name, &id, snapshot.first, out);
+        }
+    }
+
+    fn report(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        (stream, name, origin): (u64, &AgentId, Origin),
+        mut report: Report,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = report.identity.id.clone();
+        if let Some(present) = self.instances.get(&id) {
+            let owner = &present.status.agent;
+            if owner != name
+                && self
+                    .agents
+                    .get(owner)
+                    .is_some_and(|a| !a.silent && a.order.is_some())
+            {
+                if self.contested.len() < CONTESTED_MAX {
+                    self.contested.insert(id.clone(), stream);
+                }
+                out.push(Effect::Conflict(id, name.clone()));
+                return;
+            }
+            if owner == name && origin.is_superseded_by(present.origin) {
+                self.superseded(now, wall, name, &report, out);
+                return;
+            }
+        }
+        let Some(agent) = self.agents.get(name) else {
+            return;
+        };
+        let found = agent.members.find(report.handle, &id);
+        if found.is_none() {
+            if agent.members.len() >= AGENT_INSTANCES_MAX {
+                out.push(Effect::Full(stream, "too many instances for one agent"));
+                return;
+            }
+            if self.instances.len() >= FLEET_INSTANCES_MAX {
+                out.push(Effect::Full(stream, "too many instances"));
+                return;
+            }
+        }
+        let known = self.instances.get(&id);
+        if let Some(known) = known {
+            count_restarts(&mut report.verdict, known.reported());
+        }
+        agent
+            .clock
+            .settle(&mut report.verdict, known.map(InstanceState::reported));
+        // A new boot starts with "not probed": what is known stays until it has seen something.
+        let keep = report.verdict.reason == Reason::NotProbed;
+        let (mut owner, mut told) = (None, true);
+        let reason = match self.instances.get_mut(&id) {
+            None => {
+                let status = Arc::new(Status {
+                    identity: report.identity,
+                    agent: name.clone(),
+                    verdict: report.verdict,
+                });
+                let reason = status.verdict.reason;
+                let state = InstanceState {
+                    status,
+                    overruled: None,
+                    origin,
+                };
+                self.instances.insert(id.clone(), state);
+                reason
+            }
+            Some(known) => {
+                let status = &known.status;
+                owner = Some(status.agent.clone()).filter(|owner| owner != name);
+                told = owner.is_some() || status.identity != report.identity;
+                if told {
+                    known.status = Arc::new(Status {
+                        identity: report.identity,
+                        agent: name.clone(),
+                        verdict: status.verdict.clone(),
+                    });
+                }
+                if !keep {
+                    known.overruled = Some(Box::new(report.verdict));
+                }
+                known.origin = origin;
+                known.status.verdict.reason
+            }
+        };
+        let taken = owner.and_then(|owner| self.taken_from(&owner, &id, out));
+        if let Some(agent) = self.agents.get_mut(name) {
+            let known = found.and_then(|(place, _)| agent.members.at_mut(place));
+            let before = taken.as_ref().or(known.as_deref()).map(|member| member.progress);
+            let progress = match (report.probe_age, before) {
+                (Some(age), Some(before)) => before.max(now.before(age)),
+                (Some(age), None) => now.before(age),
+                // Without a completed round nothing became fresher.
+                (None, Some(before)) => before,
+                (None, None) => now,
+            };
+            let freshness_limit = FreshnessLimit::of(report.freshness_limit);
+            match known {
+                Some(member) => {
+                    (member.progress, member.freshness_limit, member.reason) =
+                        (progress, freshness_limit, reason);
+                }
+                None => agent.members.put(Member {
+                    id: id.clone(),
+                    progress,
+                    freshness_limit,
+                    reason,
+                }),
+            }
+            if !found.is_some_and(|(_, named)| named) {
+                agent.members.name(report.handle, &id);
+            }
+        }
+        if told {
+            out.push(Effect::Changed(id.clone()));
+        }
+        self.settle(wall, &id, false, out);
+    }
+
+    /// Takes an instance from an agent that is silent; one without instances is forgotten then.
+    fn taken_from(&mut self, owner: &AgentId, id: &InstanceId, out: &mut Vec<Effect>) -> Option<Member> {
+        let place = self.agents.place(owner)?;
+        let agent = self.agents.at_mut(place)?;
+        let member = agent.members.remove(id);
+        if agent.silent && agent.members.is_empty() {
+            self.agents.remove(owner);
+            out.push(Effect::Forgotten(place));
+        } else {
+            out.push(Effect::Agent(place));
+        }
+        member
+    }
+
+    /// A report whose verdict is not news, perhaps because it came from ZooKeeper first, still tells under which
+    /// handle the instance will be mentioned, and how fresh its probe is.
+    fn superseded(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        name: &AgentId,
+        report: &Report,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = &report.identity.id;
+        if let Some(agent) = self.agents.get_mut(name) {
+            agent.members.name(report.handle, id);
+            if let (Some(age), Some(member)) = (report.probe_age, agent.members.get_mut(id)) {
+                member.progress = member.progress.max(now.before(age));
+                member.freshness_limit = FreshnessLimit::of(report.freshness_limit);
+            }
+        }
+        self.settle(wall, id, false, out);
+    }
+
+    fn remove(&mut self, name: &AgentId, id: &InstanceId, origin: Origin, out: &mut Vec<Effect>) {
+        let gone = self
+            .instances
+            .get(id)
+            .is_some_and(|i| i.status.agent == *name && !origin.is_superseded_by(i.origin));
+        if let Some(agent) = self.agents.get_mut(name).filter(|_| gone) {
+            agent.members.remove(id);
+            self.instances.remove(id);
+            out.push(Effect::Removed(id.clone()));
+            self.uncontest(id, out);
+        }
+    }
+}
+
+/// Adds what is new to what is remembered: an agent counts from its own start. Its own count is exact in its first boot;
+/// later each other run_id is one restart more.
+fn count_restarts(verdict: &mut Verdict, former: &Verdict) {
+    let known = !verdict.run_id.is_empty() && !former.run_id.is_empty();
+    let seen = u32::from(known && verdict.run_id != former.run_id);
+    verdict.restarts = verdict.restarts.max(former.restarts.saturating_add(seen));
+}
+
+impl AgentState {
+    /// Whether this agent keeps its id although another process claims it. A process that has ended has closed its
+    /// stream; one whose host went away says nothing more, and the claim of its successor is granted before its
+    /// instances would be called silent.
+    fn holds_its_id_against(&self, boot: &BootId, now: Mono, silent_after: Duration) -> bool {
+        let other = self.order.as_ref();
+        // A retired boot is told so: it needs another one, whoever is alive.
+        let other = other.is_some_and(|order| order.boot() != boot && !order.is_retired(boot.tag()));
+        let alive = !self.silent && now.since(self.heard) < silent_after * 2 / 3;
+        other && self.stream.is_some() && alive
+    }
+
+    fn heard(&mut self, now: Mono, silent_after: Duration, deadlines: &mut BTreeSet<(Mono, AgentId)>) {
+        self.heard = self.heard.max(now);
+        self.version += u64::from(self.silent);
+        self.silent = false;
+        self.watch(silent_after, deadlines);
+    }
+
+    /// Takes what was probed; tells whose status is no longer what progress says.
+    fn heartbeat(&mut self, now: Mono, ages: &[(Handle, Duration)]) -> Vec<InstanceId> {
+        self.beat = now;
+        for (handle, age) in ages {
+            if let Some(member) = self.members.by_handle(*handle) {
+                member.progress = member.progress.max(now.before(*age));
+            }
+        }
+        let turned = |member: &&Member| {
+            if member.is_fresh(now) {
+                is_collectors_own(member.reason)
+            } else {
+                member.reason != Reason::ProbeStalled
+            }
+        };
+        let turned = self.members.iter().filter(turned);
+        turned.map(|member| member.id.clone()).collect()
+    }
+}

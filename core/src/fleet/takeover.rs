@@ -1,0 +1,160 @@
+//! What a new leader takes over from ZooKeeper, so that a take-over changes no status.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{AgentState, Effect, Fleet, FreshnessLimit, InstanceState, Member, clocks, is_collectors_own};
+use crate::{
+    fleet::message_order::Origin,
+    ids::{AgentId, InstanceId, Seq},
+    limits::FLEET_INSTANCES_MAX,
+    status::{Reason, Status, Verdict},
+    time::{Mono, WallMs},
+};
+
+impl AgentState {
+    /// Whether the former leader, which published a message of this origin, had heard more of the agent than this
+    /// collector has.
+    fn is_beyond_us(&self, origin: Origin) -> bool {
+        self.order.as_ref().is_none_or(|order| {
+            if order.origin(Seq(0)).boot == origin.boot {
+                origin.seq > order.highest()
+            } else {
+                !order.is_retired(origin.boot) && origin != Origin::default()
+            }
+        })
+    }
+
+    /// As if it had been heard now.
+    fn grant(&mut self, now: Mono) {
+        self.version += u64::from(self.silent);
+        (self.heard, self.beat, self.silent) = (now, now, false);
+    }
+}
+
+impl InstanceState {
+    /// What is published may tell since when a state lasts, where this collector or its agent began later.
+    fn remember(&mut self, published: &Verdict) {
+        let reported = self.reported();
+        if reported.reason != published.reason || published.since.0 >= reported.since.0 {
+            return;
+        }
+        let mut verdict = reported.clone();
+        let same = verdict.since_is_bound || clocks::is_near(published.since, verdict.since);
+        clocks::keep_earlier(&mut verdict, published.since, same);
+        if verdict != *reported {
+            self.overruled = Some(Box::new(verdict));
+        }
+    }
+}
+
+impl Fleet {
+    pub(super) fn adopt(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        statuses: Vec<(Arc<Status>, Origin)>,
+        grace: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        // Of before: the grace for one instance of an agent must not hide that the others need it too.
+        let unheard: BTreeSet<AgentId> = self
+            .agents
+            .iter()
+            .filter(|agent| agent.silent || agent.stream.is_none())
+            .map(|agent| agent.name.clone())
+            .collect();
+        for (status, origin) in statuses {
+            let id = status.identity.id.clone();
+            if self.instances.contains_key(&id) {
+                let unheard = unheard.contains(&status.agent);
+                self.adopt_known(now, wall, (&id, origin, unheard, grace), &status, out);
+                continue;
+            }
+            // The agent, which is heard, has said since its start what it has, and this is not among it.
+            let agent = self.agents.get(&status.agent);
+            if agent.is_some_and(|agent| agent.complete) && !unheard.contains(&status.agent) {
+                continue;
+            }
+            if self.instances.len() >= FLEET_INSTANCES_MAX {
+                continue;
+            }
+            let name = status.agent.clone();
+            let (place, agent) = self
+                .agents
+                .get_or_add(&name, || AgentState::adopted(name.clone(), now));
+            agent.members.put(Member {
+                id: id.clone(),
+                progress: now,
+                freshness_limit: FreshnessLimit::of(self.silent_after),
+                reason: status.verdict.reason,
+            });
+            if agent.is_beyond_us(origin) {
+                // Its silence is found again, with this instance.
+                agent.grant(now);
+            }
+            if unheard.contains(&name) {
+                out.push(Effect::Agent(place));
+            }
+            agent.watch(self.silent_after, &mut self.deadlines);
+            let state = InstanceState {
+                status,
+                overruled: None,
+                origin,
+            };
+            self.instances.insert(id.clone(), state);
+            out.push(Effect::Changed(id.clone()));
+            // An agent that was heard here, and is silent now, is so for this instance too.
+            self.settle(wall, &id, false, out);
+        }
+    }
+
+    /// A published verdict of an instance that is known already. The collectors' own UNKNOWN is never news. Within
+    /// one boot of the agent the higher number is newer. Of two boots a retired one is older; otherwise it is news
+    /// where this collector does not hear the agent now (the former leader may have), and where nothing was
+    /// probed yet.
+    ///
+    /// With `grace`, after another collector led, an agent of which that one had heard more gets a full grace period. What
+    /// was heard here counts as it is: an agent that went silent does not live again because the former leader died too.
+    fn adopt_known(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        (id, origin, unheard, grace): (&InstanceId, Origin, bool, bool),
+        status: &Status,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(known) = self.instances.get_mut(id) else {
+            return;
+        };
+        if is_collectors_own(status.verdict.reason) || status.verdict.reason == Reason::NotProbed {
+            return;
+        }
+        let name = known.status.agent.clone();
+        let agent = self.agents.get_mut(&name);
+        let order = agent.as_ref().and_then(|agent| agent.order.as_ref());
+        let news = if known.origin.boot == origin.boot && origin != Origin::default() {
+            !origin.is_superseded_by(known.origin) && origin != known.origin
+        } else {
+            !order.is_some_and(|order| order.is_retired(origin.boot))
+                && (unheard || known.reported().reason == Reason::NotProbed)
+        };
+        if let Some(agent) = agent {
+            let grace = grace && agent.is_beyond_us(origin);
+            if grace {
+                agent.grant(now);
+            }
+            if let Some(member) = agent.members.get_mut(id).filter(|_| unheard && grace) {
+                member.progress = now;
+                member.freshness_limit = member.freshness_limit.max(FreshnessLimit::of(self.silent_after));
+            }
+            agent.watch(self.silent_after, &mut self.deadlines);
+        }
+        if news {
+            known.overruled = Some(Box::new(status.verdict.clone()));
+            known.origin = origin;
+        } else {
+            known.remember(&status.verdict);
+        }
+        self.settle(wall, id, false, out);
+    }
+}

@@ -1,0 +1,162 @@
+//! How connections fail and end, and what that proves: an accepted connection that dies is soft evidence, a refused one
+//! is hard (`reference/redis.md` section 7).
+
+use std::time::Duration;
+
+use super::{Command, ConnectFailure, Effect, Link, Prober, QUICK_MAX};
+use crate::{
+    probe::schedule,
+    status::{Reason, Stage, State},
+    time::{Mono, WallMs},
+};
+
+/// A connection that worked and was closed is replaced at once so often at most.
+const AT_ONCE_EVERY: Duration = Duration::from_millis(100);
+
+impl Prober {
+    pub(super) fn connect_failed(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        failure: &ConnectFailure,
+        out: &mut Vec<Effect>,
+    ) {
+        if *failure == ConnectFailure::TlsSilent {
+            self.silent_handshake(now, wall, out);
+            return;
+        }
+        let (mut reason, mut stage, hard, mut text) = failure.meaning();
+        // TLS was spoken here before, so this is no mismatch: as from a proxy whose server is gone.
+        let cut = matches!(failure, ConnectFailure::TlsEnded(_)) && self.verdict.certificate_ends.is_some();
+        if (cut || *failure == ConnectFailure::Reset) && self.reconnect_quickly(now) {
+            return;
+        }
+        if failure.is_cut() && self.was_full(now) && self.config.tls {
+            // A full server hangs up without a word where it would have to speak TLS to say so.
+            let full = self.full();
+            (reason, stage, text) = (full.reason, full.stage, full.evidence.into_owned());
+        } else if cut {
+            reason = Reason::ConnectionReset;
+        }
+        if self.config.vanished && matches!(reason, Reason::ConnectionRefused | Reason::SocketMissing) {
+            reason = Reason::ProcessGone;
+            text.push_str("; no process of it is found any more");
+        }
+        self.quiet_since = now;
+        if hard {
+            self.successes = 0;
+            self.judge(now, wall, reason, stage, &text, out);
+            self.retry_later(now, out);
+        } else {
+            self.soft_failure(now, wall, reason, stage, &text, out);
+        }
+    }
+
+    /// Silence like that of a server that does not answer PING: the time since the last reply counts, not the number of
+    /// attempts, each of which took its own time-out.
+    fn silent_handshake(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
+        let (reason, stage, _, text) = ConnectFailure::TlsSilent.meaning();
+        let hang_after = self.config.hang_after;
+        if now.since(self.quiet_since) >= hang_after {
+            self.successes = 0;
+            self.judge(
+                now,
+                wall,
+                reason,
+                stage,
+                &format!("{text} for {hang_after:?}"),
+                out,
+            );
+        }
+        self.retry_later(now, out);
+        if self.verdict.reason == Reason::ReplyTimeout {
+            let retry_at = self.next_handshake(now);
+            self.link = Link::Closed { retry_at };
+        }
+    }
+
+    pub(super) fn closed(&mut self, now: Mono, wall: WallMs, how: &str, out: &mut Vec<Effect>) {
+        if self.awaits_side_answer() {
+            self.info_not_before = now + self.config.info_interval;
+        }
+        if self.pinged_on_link {
+            let idle = self
+                .reconnected_at
+                .is_none_or(|at| now.since(at) >= AT_ONCE_EVERY.min(self.config.interval));
+            if idle && self.verdict.state() != State::Unknown && self.verdict.reason != Reason::MaxClients {
+                // EOF or reset on a connection that worked: reconnecting at once tells a death from a restart.
+                // Not too often, so that a peer that hangs up after each answer is not hammered.
+                self.reconnected_at = Some(now);
+                self.quick = 0;
+                self.connect(now, out);
+            } else {
+                self.retry_later(now, out);
+            }
+        } else if self.replied_on_link {
+            // It said why it hangs up, in answer to AUTH or before it was asked.
+            if let Some(meaning) = self.auth_error.take() {
+                self.successes = 0;
+                self.judge(now, wall, meaning.reason, meaning.stage, &meaning.evidence, out);
+                self.retry_later(now, out);
+            } else if matches!(self.waiting.front(), Some((Command::Ping, _))) {
+                // AUTH was answered, PING never is: as from a proxy whose server is gone.
+                self.failures = self.cut_short;
+                self.cut_short = self.cut_short.saturating_add(1);
+                let text = format!("AUTH was answered, then the connection was closed ({how})");
+                self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);
+            } else {
+                self.retry_later(now, out);
+            }
+        } else if !self.reconnect_quickly(now) {
+            let text = format!("connection accepted, then closed before any reply ({how})");
+            self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);
+        }
+    }
+
+    fn reconnect_quickly(&mut self, now: Mono) -> bool {
+        let again = self.quick < QUICK_MAX;
+        if again {
+            self.waiting.clear();
+            self.link = Link::Closed {
+                retry_at: now + Duration::from_millis(1 << self.quick),
+            };
+            self.quick += 1;
+        }
+        again
+    }
+
+    pub(super) fn soft_failure(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        reason: Reason,
+        stage: Stage,
+        text: &str,
+        out: &mut Vec<Effect>,
+    ) {
+        self.quiet_since = now;
+        self.successes = 0;
+        self.failures = self.failures.saturating_add(1);
+        // One outage keeps its reason: a server that hangs does not take connections out of its queue either.
+        let same = reason == Reason::ConnectTimeout && self.verdict.reason == Reason::ReplyTimeout;
+        if self.failures >= self.config.failures_before_down && !same {
+            self.judge(now, wall, reason, stage, text, out);
+        }
+        self.retry_later(now, out);
+    }
+
+    pub(super) fn hang_up(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        self.successes = 0;
+        self.quiet_since = now;
+        out.push(Effect::Disconnect);
+        self.retry_later(now, out);
+    }
+
+    fn retry_later(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        self.waiting.clear();
+        self.link = Link::Closed {
+            retry_at: schedule::next(now, self.config.interval, self.config.phase),
+        };
+        out.push(Effect::Round);
+    }
+}

@@ -1,0 +1,247 @@
+//! What PING does not show: INFO, CLUSTER INFO, the server's process, and fresh connections.
+
+use std::time::Duration;
+
+use super::{Command, ConnectFailure, Effect, Link, Prober, Sight, overdue};
+use crate::{
+    probe::schedule,
+    redis::{reply::Meaning, restrictions},
+    status::{Reason, Role, Stage, State, run_id::RunId},
+    time::{KnownWallMs, Mono, WallMs},
+};
+
+/// While INFO restricts an instance, or it loads, INFO is asked this often.
+const RESTRICTED_INFO_INTERVAL: Duration = Duration::from_secs(1);
+/// While fresh connections fail, one is tried this often.
+const FRESH_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// That a server was full is believed for so many intervals of INFO: later, one that hangs up may be dead behind a proxy.
+const FULL_BELIEVED: u32 = 3;
+impl Prober {
+    /// How often INFO is of interest while something is restricted: that should end as soon as it does.
+    pub(super) fn restricted_info_interval(&self, now: Mono) -> Option<Duration> {
+        let restricted = self.restriction.is_some()
+            || self.verdict.reason == Reason::Loading
+            || self.refusals.are_recent(now);
+        restricted.then(|| self.config.info_interval.min(RESTRICTED_INFO_INTERVAL))
+    }
+
+    /// Judges what INFO and CLUSTER INFO say.
+    pub(super) fn restricted(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        cluster_info: Option<&str>,
+        out: &mut Vec<Effect>,
+    ) {
+        let refused = self.refusals.last(now, &self.info.health);
+        let side = self.side.clone();
+        self.restriction = side.or_else(|| restrictions::judge(&self.info, cluster_info, refused));
+        if let Some(restriction) = self.restriction.clone() {
+            if self.verdict.reason == Reason::Loading && restriction.reason == Reason::Loading {
+                self.explain(&restriction.evidence, out);
+            }
+            if matches!(self.verdict.state(), State::Up | State::Degraded) || self.successes > 0 {
+                self.successes = 0;
+                // What PING itself says is graver than what it does not show.
+                if self.verdict.state() == State::Up
+                    || self.verdict.reason == Reason::NotProbed
+                    || self.by_info
+                {
+                    self.by_info = true;
+                    self.judge_meaning(now, wall, &restriction, out);
+                }
+            }
+        }
+        if self.restricted_info_interval(now).is_some() {
+            self.info_at = self.info_at.min(self.next_info(now));
+        }
+    }
+
+    /// From now on a large process is looked at between its PINGs.
+    pub(super) fn patrol_from(&mut self, now: Mono) {
+        let every = overdue::patrol(self.info.health.resident);
+        // Common multiples, so that the looks of several instances share a wake-up.
+        self.patrol_at = every.map_or(overdue::NEVER, |every| schedule::next(now, every, Duration::ZERO));
+    }
+
+    pub(super) fn inspected(&mut self, now: Mono, wall: WallMs, sight: Sight, out: &mut Vec<Effect>) {
+        self.suspicion.seen(sight);
+        if self.link != Link::Open {
+            return;
+        }
+        self.looked_before_asking(sight, out);
+        let text = match sight {
+            Sight::Exiting | Sight::Zombie => self.suspicion.words().to_owned(),
+            Sight::Gone if !self.waiting.is_empty() => self.suspicion.words().to_owned(),
+            Sight::NotLocal | Sight::Gone => {
+                // There is nothing to look at, until INFO tells of a process again.
+                self.patrol_at = overdue::NEVER;
+                return;
+            }
+            Sight::Running | Sight::Stopped | Sight::Uninterruptible => return,
+        };
+        self.patrol_at = overdue::NEVER;
+        self.successes = 0;
+        let text = match self.waiting.front() {
+            Some((_, sent)) => format!("no reply for {:?}, and {text}", now.since(*sent)),
+            None => text,
+        };
+        if self.verdict.reason == Reason::ProcessGone {
+            return;
+        }
+        self.judge(now, wall, Reason::ProcessGone, Stage::Command, &text, out);
+        self.ask_for_successor(now, out);
+    }
+
+    /// A fresh connection tells whether new clients get in, while the lasting one is served. A full server is a verdict at
+    /// once, another failure of the server's when it repeats. What may be the agent's own fault, such as a password, is
+    /// told in the evidence.
+    pub(super) fn tried_fresh(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        answer: Result<Meaning, ConnectFailure>,
+        out: &mut Vec<Effect>,
+    ) {
+        let note = match &answer {
+            Err(failure) => Some(format!("but a new connection failed: {}", failure.words())),
+            Ok(meaning) if meaning.reason == Reason::Ok => None,
+            Ok(meaning) => Some(format!("but on a new connection {}", meaning.evidence)),
+        };
+        if self.fresh_note != note {
+            self.fresh_note = note;
+            self.explain_health(out);
+        }
+        self.fresh = match &answer {
+            Ok(meaning) => {
+                self.fresh_failures = 0;
+                Some(meaning.clone()).filter(|meaning| meaning.reason == Reason::MaxClients)
+            }
+            // With TLS a full server hangs up without a word.
+            Err(failure) if failure.is_cut() && self.was_full(now) => Some(self.full()),
+            Err(failure) if failure.is_servers() => {
+                self.fresh_failures = self.fresh_failures.saturating_add(1);
+                let enough = self.fresh_failures >= self.config.failures_before_down;
+                enough.then(|| Meaning {
+                    reason: Reason::NewConnectionsFail,
+                    stage: Stage::Connect,
+                    evidence: format!(
+                        "the lasting connection is served, but new ones fail again and again: {}",
+                        failure.words()
+                    )
+                    .into(),
+                    abilities: None,
+                })
+            }
+            // It tells nothing of the server: what was known stays.
+            Err(_) => self.fresh.clone(),
+        };
+        if self.fresh.is_some() || self.fresh_failures > 0 {
+            let again = self.config.connect_interval.min(FRESH_RETRY_INTERVAL);
+            self.fresh_at = self.fresh_at.min(now + again);
+        }
+        if let Some(refused) = self.fresh.clone().filter(|_| self.verdict.state() == State::Up) {
+            self.successes = 0;
+            self.judge_meaning(now, wall, &refused, out);
+        }
+    }
+
+    /// INFO or CLUSTER INFO was answered oddly, which says nothing against a server that answers PING. What they cannot
+    /// tell is unknown, and said.
+    pub(super) fn unanswered(&mut self, command: Command, why: Option<String>, out: &mut Vec<Effect>) {
+        let (gap, name, unknown) = match command {
+            Command::ClusterInfo => (
+                &mut self.cluster_gap,
+                "CLUSTER INFO",
+                "the state of the cluster is",
+            ),
+            _ => (&mut self.info_gap, "INFO", "role, memory and replication are"),
+        };
+        let text = why.map(|why| format!("{name} {why}, so {unknown} not known"));
+        if *gap != text {
+            *gap = text;
+            self.explain_health(out);
+        }
+    }
+
+    /// The evidence of health: the answer to PING, and what is odd beside it.
+    pub(super) fn explain_health(&mut self, out: &mut Vec<Effect>) {
+        if self.verdict.reason != Reason::Ok {
+            return;
+        }
+        let mut text = self.ping_evidence.to_string();
+        if let Some(note) = &self.fresh_note {
+            text.push_str(", ");
+            text.push_str(note);
+        }
+        for gap in [&self.info_gap, &self.cluster_gap].into_iter().flatten() {
+            text.push_str("; ");
+            text.push_str(gap);
+        }
+        self.explain(&text, out);
+    }
+
+    /// Whether no client was let in when INFO was last answered, which was not long ago.
+    pub(super) fn was_full(&self, now: Mono) -> bool {
+        self.info.health.is_full() && now.since(self.informed_at) < self.config.info_interval * FULL_BELIEVED
+    }
+
+    /// What it means that a full server hangs up without a word.
+    pub(super) fn full(&self) -> Meaning {
+        let health = &self.info.health;
+        Meaning {
+            reason: Reason::MaxClients,
+            stage: Stage::Connect,
+            evidence: format!(
+                "new connections are cut, and INFO said that as many clients are connected as may be ({})",
+                health.max_clients
+            )
+            .into(),
+            abilities: None,
+        }
+    }
+
+    /// Seen on each new connection, so that a renewed certificate is told too.
+    pub(super) fn certified(&mut self, ends: WallMs, out: &mut Vec<Effect>) {
+        let ends = KnownWallMs::new(ends);
+        if self.verdict.certificate_ends != ends {
+            self.verdict.certificate_ends = ends;
+            out.push(Effect::Verdict(self.verdict.clone()));
+        }
+    }
+
+    pub(super) fn informed(&mut self, out: &mut Vec<Effect>) {
+        let info = &self.info;
+        let mut verdict = self.verdict.clone();
+        let known = !verdict.run_id.is_empty();
+        let run_id = RunId::new(&info.run_id);
+        if !run_id.is_empty() && verdict.run_id != run_id {
+            verdict.restarts = verdict.restarts.saturating_add(u32::from(known));
+            verdict.run_id = run_id;
+        }
+        // Dragonfly and Kvrocks have no run_id: there a restart is a younger process.
+        let younger = info
+            .uptime_seconds
+            .zip(self.uptime_seconds)
+            .is_some_and(|(now, before)| now < before);
+        if info.run_id.is_empty() && younger {
+            verdict.restarts = verdict.restarts.saturating_add(1);
+        }
+        self.uptime_seconds = info.uptime_seconds.or(self.uptime_seconds);
+        if *verdict.server_version != info.version {
+            verdict.server_version = info.version.as_str().into();
+        }
+        verdict.role = info.role.unwrap_or(Role::Unknown);
+        if *verdict.master_address != info.master_address {
+            verdict.master_address = info.master_address.as_str().into();
+        }
+        if verdict != self.verdict {
+            self.verdict = verdict.clone();
+            // A server that has just answered will be UP with the next reply, and that tells this too: one change less.
+            let soon = self.successes > 0 && matches!(verdict.state(), State::Down | State::Unknown);
+            if !soon {
+                out.push(Effect::Verdict(verdict));
+            }
+        }
+    }
+}

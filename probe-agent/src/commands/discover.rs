@@ -1,0 +1,67 @@
+//! `redkeeper-agent discover`: what discovery finds, and why.
+
+use std::{process::ExitCode, time::Instant};
+
+use redkeeper_runtime::{config::ConfigError, exit, say};
+
+use crate::{
+    config::Config,
+    discovery::{self, Known, PROCESS_NAMES, Settings, registry::Roster},
+};
+
+/// Looks once and prints.
+pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
+    let config = match loaded {
+        Ok(config) => config,
+        Err(error) => {
+            say::problem(&error.to_string());
+            return exit::config();
+        }
+    };
+    let discovery = config.discovery_or(everywhere());
+    let known = config.instances.iter().map(|instance| Known::new(instance, ""));
+    let known = known.collect();
+    let target = |address: &str| discovery.instance(address).map(|config| config.target);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            say::problem(&format!("error: cannot start: {e}"));
+            return exit::failure();
+        }
+    };
+    let Some(found) = runtime.block_on(discovery::find(discovery.settings.clone(), known, target)) else {
+        say::problem("error: the search failed");
+        return exit::failure();
+    };
+    if explain {
+        // The ids that an agent gives which finds the same.
+        let mut roster = Roster::default();
+        let taken = config
+            .instances
+            .iter()
+            .map(|one| one.identity.id.clone())
+            .collect();
+        roster.update(&discovery, &found, &taken, Instant::now());
+        let ids = roster
+            .ids()
+            .into_iter()
+            .map(|(address, id)| (address, id.to_string()));
+        say::answer(&discovery::explain(&found, &ids.collect()))
+    } else {
+        let taken = found.iter().filter(|candidate| candidate.left.is_none());
+        let text: String = taken
+            .map(|candidate| format!("{}\n", candidate.address))
+            .collect();
+        say::answer(&text)
+    }
+}
+
+/// Where servers of the distributions stand, where nothing is configured.
+fn everywhere() -> Settings {
+    let files = ["/etc/redis/*.conf", "/etc/redis/**/*.conf", "/etc/valkey/*.conf"];
+    Settings {
+        config_files: files.map(str::to_owned).to_vec(),
+        process_names: PROCESS_NAMES.map(str::to_owned).to_vec(),
+        ignore: Vec::new(),
+    }
+}

@@ -1,0 +1,423 @@
+//! `redkeeper-agent probe`: one diagnosis of one instance, by the judge that the agent uses, with timings.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    pin::Pin,
+    process::ExitCode,
+    time::Duration,
+};
+
+use redkeeper_core::{
+    probe::{Command, Effect, Input, ProbeConfig, Prober, Sight, schedule::Spread},
+    redis::info::Info,
+    status::{Reason, State, Verdict},
+    time::{Mono, WallMs},
+};
+use redkeeper_runtime::{clock::Clock, say};
+use serde_json::json;
+
+use crate::{
+    cli::Probe,
+    host::process::{Place, Process},
+    redis::{
+        self, Connection, Credentials, Received, Steps, Target,
+        tls::{self, Tls},
+    },
+};
+
+/// Exit code where nothing could be diagnosed: `EX_USAGE` of sysexits.
+pub const USAGE: u8 = 64;
+
+/// What one diagnosis gave.
+struct Diagnosis {
+    verdict: Verdict,
+    info: Info,
+    process: Option<(u32, Sight)>,
+    /// Milliseconds by stage.
+    timings: BTreeMap<&'static str, f64>,
+}
+
+/// Runs it and prints what was learned.
+pub fn main(probe: &Probe) -> ExitCode {
+    let is_address = probe.address.starts_with('/')
+        || probe
+            .address
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if !is_address {
+        say::problem(&format!(
+            "error: {:?} is no HOST:PORT and no path of a Unix socket",
+            probe.address
+        ));
+        return ExitCode::from(USAGE);
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            say::problem(&format!("error: cannot start: {e}"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    let found = runtime.block_on(diagnose(probe));
+    runtime.shutdown_background();
+    let text = if probe.json {
+        format!("{}\n", found.json(&probe.address))
+    } else {
+        found.text(&probe.address)
+    };
+    // The exit code is the verdict, whoever reads the rest.
+    let _written = say::answer(&text);
+    ExitCode::from(match found.verdict.state() {
+        State::Up => 0,
+        State::Degraded => 1,
+        State::Down => 2,
+        State::Unknown => 3,
+    })
+}
+
+async fn diagnose(probe: &Probe) -> Diagnosis {
+    let target = Target {
+        owners: None,
+        address: probe.address.clone(),
+        credentials: probe.password_file.clone().map(|password_file| Credentials {
+            user: probe.user.clone(),
+            password_file,
+        }),
+        tls: probe.tls_ca.clone().map(|ca_file| Tls {
+            ca_file,
+            client: probe.tls_cert.clone().zip(probe.tls_key.clone()),
+            server_name: probe.tls_server_name.clone(),
+            verify: probe.tls_verify,
+        }),
+    };
+    // One sample decides: nobody waits for a second one here.
+    let config = ProbeConfig {
+        vanished: false,
+        tls: target.tls.is_some(),
+        interval: probe.timeout,
+        phase: Duration::ZERO,
+        spread: Spread::default(),
+        connect_timeout: probe.timeout,
+        hang_after: probe.timeout,
+        info_interval: Duration::from_secs(3_600),
+        connect_interval: Duration::from_secs(3_600),
+        successes_before_up: 1,
+        failures_before_down: 1,
+        authenticate: target.credentials.is_some(),
+    };
+    let clock = Clock::new();
+    let prober = Prober::new(clock.now(), clock.wall(), config);
+    let mut session = Session {
+        target,
+        limit: probe.timeout,
+        clock,
+        connection: None,
+        process: None,
+        sight: None,
+        mute: None,
+        second: None,
+        sent: VecDeque::new(),
+        timings: BTreeMap::new(),
+    };
+    session.run(prober).await
+}
+
+struct Session {
+    target: Target,
+    limit: Duration,
+    clock: Clock,
+    connection: Option<Connection>,
+    process: Option<Process>,
+    sight: Option<Sight>,
+    /// The connection that ended last went here, without TLS, and nothing came back on it.
+    mute: Option<SocketAddr>,
+    /// A second connection under way, because the present one is silent.
+    second: Option<Pin<Box<dyn Future<Output = Input> + Send>>>,
+    sent: VecDeque<(Command, Mono)>,
+    timings: BTreeMap<&'static str, f64>,
+}
+
+impl Session {
+    async fn run(&mut self, mut prober: Prober) -> Diagnosis {
+        let start = self.clock.now();
+        let (mut inputs, mut effects) = (VecDeque::from([Input::Tick]), Vec::new());
+        loop {
+            let input = match inputs.pop_front() {
+                Some(input) => input,
+                None if self.is_done(&prober) => break,
+                None => {
+                    let deadline = self.clock.instant(prober.next_deadline());
+                    tokio::select! {
+                        biased;
+                        input = next(&mut self.connection, &mut self.mute) => input,
+                        input = answered(&mut self.second) => input,
+                        () = tokio::time::sleep_until(deadline) => Input::Tick,
+                    }
+                }
+            };
+            let input = match self.mute.take() {
+                Some(peer) => tls::end_of(peer, input, self.limit / 4).await,
+                None => input,
+            };
+            self.note(&input);
+            prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
+            // The judge would go on with a new connection; one diagnosis ends with what was found on this one.
+            let down = prober.verdict().state() == State::Down;
+            for effect in effects
+                .drain(..)
+                .filter(|effect| !down || *effect != Effect::Connect)
+            {
+                self.carry_out(effect, &mut inputs).await;
+            }
+        }
+        self.timings
+            .insert("total", millis(self.clock.now().since(start)));
+        let mut verdict = prober.verdict().clone();
+        if let Some(credentials) = &self.target.credentials {
+            credentials.explain(&mut verdict);
+        }
+        Diagnosis {
+            verdict,
+            info: prober.info().clone(),
+            process: self
+                .process
+                .map(|process| (process.pid(), self.sight.unwrap_or_else(|| process.inspect()))),
+            timings: std::mem::take(&mut self.timings),
+        }
+    }
+
+    /// A verdict was reached, and everything that was asked was answered or never will be.
+    fn is_done(&self, prober: &Prober) -> bool {
+        let judged = prober.verdict().reason != Reason::NotProbed;
+        judged
+            && (self.sent.is_empty() || self.connection.is_none() || prober.verdict().state() == State::Down)
+    }
+
+    fn note(&mut self, input: &Input) {
+        if let Input::Replied(_) = input
+            && let Some((command, sent)) = self.sent.pop_front()
+        {
+            let name = match command {
+                Command::Auth => "auth",
+                Command::Ping => "ping",
+                Command::Info => "info",
+                Command::ClusterInfo => "cluster_info",
+            };
+            self.timings.insert(name, millis(self.clock.now().since(sent)));
+        }
+    }
+
+    fn place(&self) -> Place {
+        let peer = self.connection.as_ref().and_then(|connection| connection.peer);
+        Place::of(&self.target.address, peer)
+    }
+
+    async fn carry_out(&mut self, effect: Effect, inputs: &mut VecDeque<Input>) {
+        match effect {
+            Effect::Connect => {
+                self.sent.clear();
+                let mut steps = Steps::default();
+                let connecting = redis::connect_by_steps(&self.target, self.limit, &mut steps);
+                let connected = tokio::time::timeout(self.limit, connecting).await;
+                for (step, took) in [
+                    ("resolve", steps.resolve),
+                    ("connect", steps.connect),
+                    ("tls", steps.tls),
+                ] {
+                    self.timings.extend(took.map(|took| (step, millis(took))));
+                }
+                match connected {
+                    Ok(Ok(connection)) => {
+                        inputs.push_back(Input::Connected);
+                        inputs.extend(connection.certificate_ends.map(Input::Certificate));
+                        self.connection = Some(connection);
+                    }
+                    Ok(Err(failure)) => inputs.push_back(Input::ConnectFailed(failure)),
+                    // The judge's own deadline has passed too.
+                    Err(_) => inputs.push_back(Input::Tick),
+                }
+            }
+            Effect::Disconnect => (self.connection, self.second) = (None, None),
+            Effect::AskSecond(limit) => {
+                let target = self.target.clone();
+                let ask = async move { Input::Second(redis::try_fresh(&target, limit).await.answer) };
+                self.second = Some(Box::pin(ask));
+            }
+            Effect::Send(commands) => {
+                let now = self.clock.now();
+                self.sent.extend(commands.iter().map(|command| (*command, now)));
+                if let Some(connection) = &mut self.connection
+                    && let Err(how) = connection.send(&commands).await
+                {
+                    self.connection = None;
+                    inputs.push_back(Input::Closed(how));
+                }
+            }
+            Effect::Locate(told) => self.process = Process::locate(&self.place(), told),
+            Effect::Inspect => {
+                // Without INFO the process may still be found by its socket.
+                self.process = self.process.or_else(|| Process::locate(&self.place(), None));
+                self.sight = Some(self.process.map_or(Sight::NotLocal, |process| process.inspect()));
+                inputs.extend(self.sight.map(Input::Inspected));
+            }
+            Effect::TryFresh
+            | Effect::MuteConnection
+            | Effect::Round
+            | Effect::Latency(_)
+            | Effect::Verdict(_)
+            | Effect::Paused(_) => {}
+        }
+    }
+}
+
+/// What the second connection is answered; never, where there is none.
+async fn answered(second: &mut Option<Pin<Box<dyn Future<Output = Input> + Send>>>) -> Input {
+    match second {
+        Some(asking) => {
+            let input = asking.as_mut().await;
+            *second = None;
+            input
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn next(connection: &mut Option<Connection>, mute: &mut Option<SocketAddr>) -> Input {
+    match connection {
+        Some(open) => match open.receive().await {
+            Received::Reply(reply) => Input::Replied(reply),
+            Received::Closed(how) => {
+                *mute = open.mute_plain();
+                *connection = None;
+                Input::Closed(how)
+            }
+            Received::Garbage(what) => Input::Garbage(what),
+            Received::Refused(failure) => {
+                *connection = None;
+                Input::ConnectFailed(failure)
+            }
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// `3 of 100`, where there is a limit.
+fn of(used: u64, limit: u64) -> String {
+    match limit {
+        0 => used.to_string(),
+        limit => format!("{used} of {limit}"),
+    }
+}
+
+fn limited(used: u64, limit: u64) -> serde_json::Value {
+    json!({ "used": used, "limit": (limit > 0).then_some(limit) })
+}
+
+fn millis(time: Duration) -> f64 {
+    // Microseconds are as exact as it gets.
+    time.as_micros() as f64 / 1_000.0
+}
+
+fn date(at: WallMs) -> String {
+    let at = std::time::UNIX_EPOCH + Duration::from_millis(at.0);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+impl Diagnosis {
+    fn json(&self, address: &str) -> serde_json::Value {
+        let verdict = &self.verdict;
+        let (reads, writes) = verdict.abilities();
+        json!({
+            "address": address,
+            "state": verdict.state().as_str(),
+            "reason": verdict.reason.as_str(),
+            "stage": verdict.stage.as_str(),
+            "reads": reads.as_str(),
+            "writes": writes.as_str(),
+            "evidence": &*verdict.evidence,
+            "server": self.info.server,
+            "version": &*verdict.server_version,
+            "role": verdict.role.as_str(),
+            "master": &*verdict.master_address,
+            "run_id": verdict.run_id.to_string(),
+            "certificate_ends": verdict.certificate_ends.map(|ends| date(ends.into())),
+            "uptime_seconds": self.info.uptime_seconds,
+            "clients": limited(self.info.health.clients, self.info.health.max_clients),
+            "memory_bytes": limited(self.info.health.used_memory, self.info.health.max_memory),
+            "cluster_enabled": self.info.cluster_enabled,
+            "process": self.process.map(|(pid, sight)| json!({ "pid": pid, "seen": sight.as_str() })),
+            "timings_ms": self.timings,
+        })
+    }
+
+    fn text(&self, address: &str) -> String {
+        let verdict = &self.verdict;
+        let (reads, writes) = verdict.abilities();
+        let mut lines = vec![
+            ("address", address.to_owned()),
+            ("state", verdict.state().to_string()),
+            ("reason", verdict.reason.to_string()),
+            ("stage", format!("{} (how far the probe came)", verdict.stage)),
+            ("reads", reads.to_string()),
+            ("writes", writes.to_string()),
+            ("evidence", verdict.evidence.to_string()),
+        ];
+        if !self.info.server.is_empty() {
+            let (info, health) = (&self.info, &self.info.health);
+            let up = info
+                .uptime_seconds
+                .map(|s| format!(", up {}", humantime::format_duration(Duration::from_secs(s))));
+            lines.push((
+                "server",
+                format!(
+                    "{} {}{}",
+                    info.server,
+                    verdict.server_version,
+                    up.unwrap_or_default()
+                ),
+            ));
+            let cluster = if info.cluster_enabled {
+                ", of a cluster"
+            } else {
+                ""
+            };
+            lines.push(("role", format!("{}{cluster}", verdict.role)));
+            lines.push(("clients", of(health.clients, health.max_clients)));
+            lines.push((
+                "memory",
+                format!("{} bytes", of(health.used_memory, health.max_memory)),
+            ));
+        }
+        if !verdict.master_address.is_empty() {
+            lines.push(("master", verdict.master_address.to_string()));
+        }
+        if !verdict.run_id.is_empty() {
+            lines.push(("run_id", verdict.run_id.to_string()));
+        }
+        if let Some(ends) = verdict.certificate_ends.map(WallMs::from) {
+            lines.push(("TLS", format!("certificate ends {}", date(ends))));
+        }
+        let process = self.process.map_or_else(
+            || "not seen on this host".to_owned(),
+            |(pid, sight)| format!("{pid}, {}", sight.as_str()),
+        );
+        lines.push(("process", process));
+        let timings: Vec<_> = self
+            .timings
+            .iter()
+            .map(|(stage, ms)| format!("{stage} {ms:.3} ms"))
+            .collect();
+        lines.push(("timings", timings.join(", ")));
+        if verdict.reason == Reason::PermissionDenied || verdict.reason == Reason::AuthFailed {
+            lines.push((
+                "hint",
+                "`redkeeper-agent acl` prints the user that is needed".to_owned(),
+            ));
+        }
+        lines
+            .iter()
+            .map(|(name, value)| format!("{name:<9} {value}\n"))
+            .collect()
+    }
+}

@@ -1,0 +1,132 @@
+//! Whose server listens at an address. A password is sent to what was merely found only where that is known to be one of
+//! the users that may have it: any local user can start a process with the name of a server.
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::MetadataExt,
+    sync::Arc,
+};
+
+use nix::unistd::{Uid, User};
+
+use crate::host::process::listeners_and_owners;
+
+/// Users whose servers get passwords, by name or number; `*` stands for all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TrustedOwners(Arc<[String]>);
+
+/// Those of the distributions' packages.
+pub const DEFAULT_OWNERS: [&str; 3] = ["root", "redis", "valkey"];
+
+impl TrustedOwners {
+    /// These users.
+    pub fn new(users: Vec<String>) -> Self {
+        Self(users.into())
+    }
+
+    fn trusts(&self, uid: u32) -> bool {
+        let by_number = |user: &String| user.parse() == Ok(uid);
+        // The agent's own user could read the password anyway.
+        if uid == Uid::effective().as_raw() || self.0.iter().any(by_number) {
+            return true;
+        }
+        let name = User::from_uid(Uid::from_raw(uid))
+            .ok()
+            .flatten()
+            .map(|user| user.name);
+        name.is_some_and(|name| self.0.contains(&name))
+    }
+
+    /// Checks who listens at `address` (`host:port` of this host, or a Unix socket). Reads `/proc` and asks the system
+    /// for names of users, so it may wait.
+    ///
+    /// # Errors
+    /// Says who it is instead, and what to do.
+    pub fn check(&self, address: &str) -> Result<(), String> {
+        if self.0.iter().any(|user| user == "*") {
+            return Ok(());
+        }
+        let owners = owners(address).map_err(|e| format!("who listens at {address} cannot be seen: {e}"))?;
+        let stranger = owners.iter().find(|uid| !self.trusts(**uid));
+        match stranger {
+            None if owners.is_empty() => Err(format!(
+                "the password is not sent: who listens at {address} is not known on this host. Name the instance under \
+                 [[instances]], use TLS, or set discovery.password_users = [\"*\"]"
+            )),
+            None => Ok(()),
+            Some(uid) => {
+                let name = User::from_uid(Uid::from_raw(*uid)).ok().flatten();
+                let name = name.map_or_else(|| uid.to_string(), |user| user.name);
+                Err(format!(
+                    "the password is not sent: {address} belongs to a process of user {name}, who is not among \
+                     discovery.password_users. Add the user there, or name the instance under [[instances]]"
+                ))
+            }
+        }
+    }
+}
+
+/// Users of all sockets that may take a connection to the address.
+fn owners(address: &str) -> io::Result<Vec<u32>> {
+    if address.starts_with('/') {
+        return Ok(vec![fs::metadata(address)?.uid()]);
+    }
+    let Ok(address) = address.parse::<SocketAddr>() else {
+        return Ok(Vec::new());
+    };
+    let mut owners = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        // Without IPv6 there is no second table.
+        let text = fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
+        owners.extend(owners_in(&text, address));
+    }
+    Ok(owners)
+}
+
+fn owners_in(table: &str, address: SocketAddr) -> Vec<u32> {
+    let ip = address.ip().to_canonical();
+    let takes = |listens: IpAddr| listens == ip || listens.is_unspecified();
+    let rows = listeners_and_owners(table);
+    rows.filter(|(_, at, _)| at.port() == address.port() && takes(at.ip()))
+        .map(|(_, _, uid)| uid)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+        0: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000   999        0 11 1 0 100 0 0 10 0\n\
+        1: 00000000:18EC 00000000:0000 0A 00000000:00000000 00:00000000 00000000 65534        0 12 1 0 100 0 0 10 0\n\
+        2: 0200007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 13 1 0 100 0 0 10 0\n\
+        3: 0100007F:18EB 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 14 1 0 100 0 0 10 0\n";
+
+    #[test]
+    fn only_those_count_that_may_take_the_connection() {
+        let of = |address: &str| owners_in(TABLE, address.parse().unwrap());
+        assert_eq!(of("127.0.0.1:6379"), [999]);
+        assert_eq!(of("127.0.0.2:6379"), [1000]);
+        assert_eq!(of("127.0.0.9:6380"), [65534]);
+        assert!(of("127.0.0.3:6379").is_empty());
+    }
+
+    #[test]
+    fn users_are_trusted_by_name_by_number_or_all() {
+        let trusts = |users: &[&str], uid| {
+            TrustedOwners::new(users.iter().map(|user| (*user).to_owned()).collect()).trusts(uid)
+        };
+        assert!(trusts(&["root"], 0));
+        assert!(trusts(&["4711"], 4711));
+        assert!(!trusts(&["root", "redis"], 4711));
+        let all = TrustedOwners::new(vec!["*".to_owned()]);
+        assert_eq!(all.check("127.0.0.1:1"), Ok(()));
+        let some = TrustedOwners::new(vec!["root".to_owned()]);
+        assert!(
+            some.check("203.0.113.1:6379")
+                .unwrap_err()
+                .contains("is not known on this host")
+        );
+    }
+}

@@ -1,0 +1,368 @@
+//! The server's process on this host, as `/proc` shows it. Works unprivileged where `/proc` is not hidden; what it
+//! cannot see it does not guess.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::Read,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use redkeeper_core::probe::Sight;
+
+/// `PF_EXITING` in the flags of `/proc/PID/stat`: the end of the process has begun. Visible 0.2 to 3 ms after a
+/// SIGKILL, whatever its memory (`reference/redis.md` section 7).
+const PF_EXITING: u32 = 0x4;
+/// How far INFO's uptime and the kernel's start time may be apart: both are whole seconds, and INFO takes time.
+const UPTIME_TOLERANCE: f64 = 3.0;
+
+/// A process that is known to be the server: its number, and its start time, so that another process with the
+/// same number later is not taken for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Process {
+    pid: u32,
+    start: u64,
+}
+
+struct Stat {
+    name: String,
+    state: char,
+    flags: u32,
+    start: u64,
+}
+
+/// `/proc/PID/stat`; the name in it may contain anything, so fields are counted after its last parenthesis.
+fn stat(pid: u32) -> Option<Stat> {
+    read_stat(pid).ok().flatten()
+}
+
+/// A line has about 300 bytes; all that is used is in the first part of it, whatever the name.
+const STAT_BYTES_MAX: usize = 1024;
+
+fn read_stat(pid: u32) -> std::io::Result<Option<Stat>> {
+    let mut bytes = [0; STAT_BYTES_MAX];
+    let length = fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut bytes)?;
+    Ok(parse_stat(&String::from_utf8_lossy(&bytes[..length])))
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (start, end) = text.rsplit_once(')')?;
+    let name = start.split_once('(')?.1.to_owned();
+    let mut fields = end.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    // State is field 3, flags 9, starttime 22.
+    let flags = fields.nth(5)?.parse().ok()?;
+    let start = fields.nth(12)?.parse().ok()?;
+    Some(Stat {
+        name,
+        state,
+        flags,
+        start,
+    })
+}
+
+impl Process {
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Finds the process by what INFO tells, or by the listening socket. `None` where the server is not on this
+    /// host, or cannot be seen from here.
+    pub fn locate(at: &Place, told: Option<(u32, u64)>) -> Option<Self> {
+        told.and_then(|told| Self::told(at, told))
+            .or_else(|| Self::search(at))
+    }
+
+    /// Finds it by what INFO tells: its number, and its uptime in seconds.
+    pub fn told(at: &Place, (pid, uptime): (u32, u64)) -> Option<Self> {
+        at.is_here().then(|| Self::by_info(pid, uptime)).flatten()
+    }
+
+    /// Finds it by its listening socket. Needs the right to read other users' `/proc/PID/fd`, and may read much of
+    /// `/proc`, so it is not for the thread that probes.
+    pub fn search(at: &Place) -> Option<Self> {
+        match at {
+            _ if !at.is_here() => None,
+            Place::Tcp(address) => Self::holder(&tcp_inodes(*address)),
+            Place::Unix(path) => Self::holder(&unix_inodes(path)),
+            Place::Unknown => None,
+        }
+    }
+
+    /// INFO's number counts in the server's own namespace: it is believed only where the start times agree, and the
+    /// name is that of a server.
+    fn by_info(pid: u32, uptime: u64) -> Option<Self> {
+        let stat = stat(pid)?;
+        let text = fs::read_to_string("/proc/uptime").ok()?;
+        let since_boot: f64 = text.split(' ').next()?.parse().ok()?;
+        // USER_HZ is 100 on every architecture that Linux supports today.
+        let age = since_boot - stat.start as f64 / 100.0;
+        let agrees = (age - uptime as f64).abs() <= UPTIME_TOLERANCE;
+        (agrees && is_server(&stat.name)).then_some(Self {
+            pid,
+            start: stat.start,
+        })
+    }
+
+    fn holder(inodes: &HashSet<u64>) -> Option<Self> {
+        if inodes.is_empty() {
+            return None;
+        }
+        let holds = |pid: u32| {
+            let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+            descriptors.flatten().find_map(|entry| {
+                let link = fs::read_link(entry.path()).ok()?;
+                let inode = link
+                    .to_str()?
+                    .strip_prefix("socket:[")?
+                    .strip_suffix(']')?
+                    .parse()
+                    .ok()?;
+                inodes.contains(&inode).then_some(pid)
+            })
+        };
+        let numbers = fs::read_dir("/proc").ok()?.flatten();
+        let mut pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let pid = pids.find_map(holds)?;
+        Some(Self {
+            pid,
+            start: stat(pid)?.start,
+        })
+    }
+
+    /// What the kernel shows of it now. Takes some 10 microseconds.
+    pub fn inspect(&self) -> Sight {
+        let stat = match read_stat(self.pid) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Sight::NotLocal,
+            Err(e) => {
+                // Only these two say that there is no such process; another error, such as no descriptor left, is ours.
+                let gone = e.kind() == std::io::ErrorKind::NotFound
+                    || e.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32);
+                return if gone { Sight::Gone } else { Sight::NotLocal };
+            }
+        };
+        stat.sight(self.start)
+    }
+}
+
+impl Stat {
+    /// What it shows of the process that started at `start`.
+    fn sight(&self, start: u64) -> Sight {
+        match self.state {
+            _ if self.start != start => Sight::Gone,
+            'Z' => Sight::Zombie,
+            'X' => Sight::Gone,
+            _ if self.flags & PF_EXITING != 0 => Sight::Exiting,
+            'T' | 't' => Sight::Stopped,
+            'D' => Sight::Uninterruptible,
+            _ => Sight::Running,
+        }
+    }
+}
+
+/// Words in the names of servers' processes.
+const SERVERS: [&str; 6] = ["redis", "valkey", "keydb", "dragonfly", "kvrocks", "garnet"];
+
+fn is_server(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SERVERS.iter().any(|server| name.contains(server))
+}
+
+/// Inodes of the sockets that serve an address.
+fn tcp_inodes(address: SocketAddr) -> HashSet<u64> {
+    let ip = address.ip().to_canonical();
+    let serves = |other: &SocketAddr| {
+        other.port() == address.port() && (other.ip().is_unspecified() || other.ip() == ip)
+    };
+    let mut inodes = HashSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = fs::read_to_string(table).unwrap_or_default();
+        let serving = listeners(&text).filter(|(_, other)| serves(other));
+        inodes.extend(serving.map(|(inode, _)| inode));
+    }
+    inodes
+}
+
+/// Inodes of the sockets at a path: `Num RefCount Protocol Flags Type St Inode Path`.
+fn unix_inodes(path: &str) -> HashSet<u64> {
+    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let at_path = |line: &str| {
+        let (fields, found) = line.split_once(" /")?;
+        let inode = fields.split_ascii_whitespace().nth(6)?.parse().ok()?;
+        (Some(found) == path.strip_prefix('/')).then_some(inode)
+    };
+    text.lines().filter_map(at_path).collect()
+}
+
+/// Inodes and addresses of the sockets that listen, from a table of `/proc/net`.
+pub fn listeners(table: &str) -> impl Iterator<Item = (u64, SocketAddr)> {
+    listeners_and_owners(table).map(|(inode, address, _)| (inode, address))
+}
+
+/// The same, with the users to whom they belong.
+pub fn listeners_and_owners(table: &str) -> impl Iterator<Item = (u64, SocketAddr, u32)> {
+    table.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let local = fields.nth(1)?;
+        let (_remote, state) = (fields.next()?, fields.next()?);
+        let owner = fields.nth(3)?.parse().ok()?;
+        let inode = fields.nth(1)?.parse().ok()?;
+        (state == "0A").then_some((inode, socket_address(local)?, owner))
+    })
+}
+
+/// `0100007F:18EB`: words of 32 bits in the byte order of the machine, then the port.
+fn socket_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |n: usize| {
+        let digits = address.get(8 * n..8 * n + 8)?;
+        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
+    };
+    let ip = match address.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(words.as_flattened());
+            Ipv6Addr::from(bytes).to_canonical()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// Where a server is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The address that took the connection, whatever name led to it.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(String),
+    /// Nothing was connected yet.
+    Unknown,
+}
+
+impl Place {
+    /// Of an open connection to `address`.
+    pub fn of(address: &str, peer: Option<SocketAddr>) -> Self {
+        match peer {
+            Some(peer) => Self::Tcp(peer),
+            None if address.starts_with('/') => Self::Unix(address.to_owned()),
+            None => Self::Unknown,
+        }
+    }
+
+    /// Whether a server there is on this host.
+    fn is_here(&self) -> bool {
+        match self {
+            Self::Tcp(address) => is_local(address),
+            Self::Unix(_) => true,
+            Self::Unknown => false,
+        }
+    }
+}
+
+/// Whether an address is one of this host's: the loopback, or one of an interface.
+pub fn is_local(address: &SocketAddr) -> bool {
+    let ip = match address.ip() {
+        IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4),
+        ip => ip,
+    };
+    if ip.is_loopback() || ip == Ipv4Addr::UNSPECIFIED || ip == Ipv6Addr::UNSPECIFIED {
+        return true;
+    }
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return false;
+    };
+    interfaces.filter_map(|interface| interface.address).any(|own| {
+        let v4 = own.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        let v6 = own.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
+        v4.or(v6) == Some(ip)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_is_skipped() {
+        let text = "42 (a) b) c) S 1 2 3 4 5 4194308 7 8 9 10 11 12 13 14 15 16 17 18 12345 0 0";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!(stat.name, "a) b) c");
+        assert_eq!((stat.state, stat.flags & PF_EXITING, stat.start), ('S', 4, 12345));
+        for damaged in ["", ")", "1 (x)", "1 (x) S 1 2"] {
+            assert!(parse_stat(damaged).is_none());
+        }
+    }
+
+    #[test]
+    fn this_process_runs_and_another_with_its_number_is_not_it() {
+        let pid = std::process::id();
+        let own = Process {
+            pid,
+            start: stat(pid).unwrap().start,
+        };
+        assert_eq!(own.inspect(), Sight::Running);
+        assert_eq!(Process { start: 0, ..own }.inspect(), Sight::Gone);
+        assert_eq!(Process { pid: u32::MAX, ..own }.inspect(), Sight::Gone);
+    }
+
+    #[test]
+    fn each_state_has_its_meaning() {
+        for (state, flags, expected) in [
+            ('S', "4194304", Sight::Running),
+            ('R', "4194304", Sight::Running),
+            ('T', "4194304", Sight::Stopped),
+            ('t', "4194304", Sight::Stopped),
+            ('D', "4194304", Sight::Uninterruptible),
+            ('D', "4194308", Sight::Exiting),
+            ('R', "4194308", Sight::Exiting),
+            ('Z', "4194308", Sight::Zombie),
+            ('X', "4194308", Sight::Gone),
+        ] {
+            let text =
+                format!("42 (redis-server) {state} 1 2 3 4 5 {flags} 7 8 9 10 11 12 13 14 15 16 17 18 99 0");
+            let stat = parse_stat(&text).unwrap();
+            assert_eq!(stat.sight(99), expected, "{state} {flags}");
+            assert_eq!(stat.sight(98), Sight::Gone, "its number is another's now");
+        }
+    }
+
+    fn tcp(text: &str) -> Place {
+        Place::Tcp(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_number_that_info_told_is_believed_of_a_server_here_only() {
+        let pid = std::process::id();
+        let uptime: f64 = fs::read_to_string("/proc/uptime")
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let age = (uptime - stat(pid).unwrap().start as f64 / 100.0) as u64;
+        // Its start agrees, but this test is no server.
+        assert_eq!(Process::told(&tcp("127.0.0.1:1"), (pid, age)), None);
+        assert!(is_server("redis-server") && is_server("Valkey") && !is_server("nginx"));
+        assert_eq!(
+            Process::locate(&tcp("127.0.0.1:1"), Some((pid, 1_000_000_000))),
+            None
+        );
+        assert_eq!(Process::locate(&tcp("192.0.2.1:6379"), Some((pid, age))), None);
+        assert_eq!(Process::locate(&Place::Unknown, Some((pid, age))), None);
+    }
+
+    #[test]
+    fn own_addresses_are_local() {
+        assert!(is_local(&"127.9.9.9:1".parse().unwrap()));
+        assert!(is_local(&"[::1]:1".parse().unwrap()));
+        assert!(is_local(&"[::ffff:127.0.0.1]:1".parse().unwrap()));
+        assert!(!is_local(&"192.0.2.1:1".parse().unwrap()));
+    }
+}

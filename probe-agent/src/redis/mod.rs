@@ -1,0 +1,462 @@
+//! One connection to an instance. I/O only: bytes in, answers out, no judgement.
+//!
+//! The redis crate packs AUTH; the socket and the few answers are ours, because the probe must see EOF at the
+//! instant it comes, must bound what it reads, must cost no second task for each instance, and little CPU.
+
+use std::{
+    mem::MaybeUninit,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use redkeeper_core::{
+    limits::EVIDENCE_BYTES_MAX,
+    probe::{Command, ConnectFailure},
+    redis::{
+        reply::{self, Meaning, Reply},
+        resp::{Decoded, Decoder},
+    },
+    status::{Reason, Verdict, cut},
+    time::WallMs,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::UnixStream,
+};
+
+use crate::{
+    blocking::Bounded,
+    host::{descriptors::Permit, owner::TrustedOwners},
+    redis::tls::Tls,
+};
+
+use dial::{connect_tcp, failure};
+
+mod dial;
+pub mod tls;
+
+/// How to reach an instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// `host:port`, or a Unix socket path that starts with `/`.
+    pub address: String,
+    /// Who to be there.
+    pub credentials: Option<Credentials>,
+    /// TLS, where it is spoken.
+    pub tls: Option<Tls>,
+    /// Whose server alone gets the password, without TLS to prove it: that of what was merely found.
+    pub owners: Option<TrustedOwners>,
+}
+
+/// User and password. The password stays in its file until a connection needs it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Credentials {
+    /// ACL user; the default user if absent.
+    pub user: Option<String>,
+    /// File whose first line is the password, as bytes: in any encoding.
+    pub password_file: PathBuf,
+}
+
+/// Largest password file that is read: Redis refuses passwords over 512 bytes in practice.
+const PASSWORD_FILE_BYTES_MAX: u64 = 4096;
+
+impl Credentials {
+    /// Adds to the evidence of a refused password whose it is, and where it stands. No secret is told.
+    pub fn explain(&self, verdict: &mut Verdict) {
+        if verdict.reason == Reason::AuthFailed {
+            let user = self.user.as_deref().unwrap_or("default");
+            let text = format!(
+                "{}; user {user:?}, password of {}",
+                verdict.evidence,
+                self.password_file.display()
+            );
+            verdict.evidence = cut(&text, EVIDENCE_BYTES_MAX).into();
+        }
+    }
+
+    /// The password as it stands in the file now.
+    ///
+    /// # Errors
+    /// Says which file cannot be used, and why.
+    pub fn password(&self) -> Result<Vec<u8>, String> {
+        read_password(&self.password_file).map_err(|e| format!("{}: {e}", self.password_file.display()))
+    }
+}
+
+/// A mark that some editors put before a text: it belongs to no password.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+fn read_password(path: &Path) -> std::io::Result<Vec<u8>> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("is no regular file"));
+    }
+    if metadata.len() > PASSWORD_FILE_BYTES_MAX {
+        return Err(std::io::Error::other("is too large for a password"));
+    }
+    let bytes = std::fs::read(path)?;
+    let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return Err(std::io::Error::other("has no password in its first line"));
+    }
+    Ok(line.to_owned())
+}
+
+/// Bytes asked for at a time: INFO has about 6,000.
+const READ_BYTES: usize = 16 * 1024;
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// An open connection.
+pub struct Connection {
+    stream: Box<dyn Stream>,
+    decoder: Decoder,
+    auth: Option<Vec<u8>>,
+    /// When the certificate that the server showed ends.
+    pub certificate_ends: Option<WallMs>,
+    /// Where it goes, as long as nothing came back.
+    mute: Option<Mute>,
+    /// The address that took it, where it is no Unix socket.
+    pub peer: Option<SocketAddr>,
+    _permit: Permit,
+}
+
+/// A connection on which nothing was received yet: its end may have a reason that can be found out.
+#[derive(Clone, Copy, Debug)]
+enum Mute {
+    /// Without TLS, to this address.
+    Plain(SocketAddr),
+    /// With TLS and without a certificate of our own.
+    Anonymous,
+}
+
+/// What came from the peer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// One answer.
+    Reply(Reply),
+    /// The end of the connection, in words.
+    Closed(String),
+    /// Something that is no RESP, its beginning in words.
+    Garbage(String),
+    /// The end of a connection on which nothing was said, and why.
+    Refused(ConnectFailure),
+}
+
+/// How long the steps of a connection took; those that were not reached are absent.
+#[derive(Clone, Debug, Default)]
+pub struct Steps {
+    /// Looking up the name.
+    pub resolve: Option<Duration>,
+    /// TCP, or the Unix socket; a failed attempt too.
+    pub connect: Option<Duration>,
+    /// The TLS handshake; a failed one too.
+    pub tls: Option<Duration>,
+    /// What the name stands for now; empty where no name was looked up.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Reading passwords and certificates: a file may stand on a file system that hangs.
+static FILES: Bounded = Bounded::new(16);
+
+/// Opens a connection. The caller bounds the time by `limit`; looking up a name may take half of it.
+///
+/// # Errors
+/// What the kernel said, or what hinders the agent itself.
+pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, ConnectFailure> {
+    connect_by_steps(target, limit, &mut Steps::default()).await
+}
+
+/// The same; says how long the steps took.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_by_steps(
+    target: &Target,
+    limit: Duration,
+    steps: &mut Steps,
+) -> Result<Connection, ConnectFailure> {
+    let permit = Permit::take().map_err(ConnectFailure::Own)?;
+    let (mut mute, mut certificate_ends, mut peer) = (None, None, None);
+    // First of all: that nothing listens must be known at once, however long files take.
+    let stream: Box<dyn Stream> = if target.address.starts_with('/') {
+        let start = Instant::now();
+        let connected = UnixStream::connect(&target.address).await;
+        steps.connect = Some(start.elapsed());
+        Box::new(connected.map_err(|e| failure(&e))?)
+    } else {
+        let stream = connect_tcp(&target.address, limit, steps).await?;
+        stream.set_nodelay(true).map_err(|e| failure(&e))?;
+        peer = stream.peer_addr().ok();
+        match &target.tls {
+            Some(tls) => {
+                mute = tls.client.is_none().then_some(Mute::Anonymous);
+                let start = Instant::now();
+                let config = read_files(limit, tls.clone(), Tls::load).await?;
+                let shaken = tls::handshake(config, tls, &target.address, stream, limit).await;
+                steps.tls = Some(start.elapsed());
+                let stream = shaken?;
+                certificate_ends = tls::certificate_ends(&stream);
+                Box::new(stream)
+            }
+            None => {
+                mute = peer.map(Mute::Plain);
+                Box::new(stream)
+            }
+        }
+    };
+    let auth = match &target.credentials {
+        None => None,
+        Some(credentials) => {
+            if let (Some(owners), None) = (&target.owners, &target.tls) {
+                let asked = (
+                    owners.clone(),
+                    peer.map_or_else(|| target.address.clone(), |peer| peer.to_string()),
+                );
+                read_files(limit, asked, |(owners, address)| owners.check(address)).await?;
+            }
+            let password = read_files(limit, credentials.clone(), Credentials::password).await?;
+            let mut command = redis::cmd("AUTH");
+            if let Some(user) = &credentials.user {
+                command.arg(user);
+            }
+            Some(command.arg(password).get_packed_command())
+        }
+    };
+    Ok(Connection {
+        stream,
+        decoder: Decoder::default(),
+        auth,
+        mute,
+        peer,
+        certificate_ends,
+        _permit: permit,
+    })
+}
+
+async fn read_files<A: Send + 'static, T: Send + 'static>(
+    limit: Duration,
+    what: A,
+    read: fn(&A) -> Result<T, String>,
+) -> Result<T, ConnectFailure> {
+    let read = FILES.run(limit / 2, move || read(&what)).await;
+    let late =
+        || ConnectFailure::OwnDelay("reading the password or the certificates takes too long".to_owned());
+    read.ok_or_else(late)?.map_err(ConnectFailure::Own)
+}
+
+/// What a new client meets.
+#[derive(Debug)]
+pub struct NewClient {
+    /// The answer to PING, or to what comes before.
+    pub answer: Result<Meaning, ConnectFailure>,
+    /// When the server's certificate ends.
+    pub certificate_ends: Option<WallMs>,
+    /// What the name stands for now; empty where none was looked up.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Connects, authenticates, asks for PONG, and closes.
+pub async fn try_fresh(target: &Target, limit: Duration) -> NewClient {
+    let (mut certificate_ends, mut steps) = (None, Steps::default());
+    let ask = async {
+        let mut connection = connect_by_steps(target, limit, &mut steps).await?;
+        certificate_ends = connection.certificate_ends;
+        let authenticates = connection.auth.is_some();
+        let commands: &[_] = if authenticates {
+            &[Command::Auth, Command::Ping]
+        } else {
+            &[Command::Ping]
+        };
+        connection
+            .send(commands)
+            .await
+            .map_err(|_| ConnectFailure::Reset)?;
+        for command in commands {
+            match connection.receive().await {
+                // A full server speaks first and hangs up, whatever was asked.
+                Received::Reply(Reply::Error(line)) if *command == Command::Auth => {
+                    if let Some(meaning) = reply::auth(&line) {
+                        return Ok(meaning);
+                    }
+                }
+                Received::Reply(reply) if *command == Command::Ping => return Ok(reply::ping(&reply)),
+                Received::Reply(_) => {}
+                Received::Closed(_) => return Err(ConnectFailure::Reset),
+                Received::Garbage(what) => return Err(ConnectFailure::NotRedis(what)),
+                Received::Refused(failure) => return Err(failure),
+            }
+        }
+        Err(ConnectFailure::TimedOut)
+    };
+    let answer = tokio::time::timeout(limit, ask)
+        .await
+        .unwrap_or(Err(ConnectFailure::TimedOut));
+    NewClient {
+        answer,
+        certificate_ends,
+        addresses: steps.addresses,
+    }
+}
+
+impl Connection {
+    /// Writes commands in one go.
+    ///
+    /// # Errors
+    /// In words; the connection is then of no more use.
+    pub async fn send(&mut self, commands: &[Command]) -> Result<(), String> {
+        const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+        if commands == [Command::Ping] {
+            return self.stream.write_all(PING).await.map_err(|e| e.to_string());
+        }
+        let mut bytes = Vec::with_capacity(64);
+        for command in commands {
+            match command {
+                Command::Auth => bytes.extend_from_slice(self.auth.as_deref().unwrap_or_default()),
+                Command::Ping => bytes.extend_from_slice(PING),
+                Command::Info => bytes.extend_from_slice(b"*1\r\n$4\r\nINFO\r\n"),
+                Command::ClusterInfo => bytes.extend_from_slice(b"*2\r\n$7\r\nCLUSTER\r\n$4\r\nINFO\r\n"),
+            }
+        }
+        self.stream.write_all(&bytes).await.map_err(|e| e.to_string())
+    }
+
+    /// Waits for the next answer or the end. May be cancelled: nothing is lost.
+    pub async fn receive(&mut self) -> Received {
+        std::future::poll_fn(|context| self.poll_receive(context)).await
+    }
+
+    /// As [`receive`](Self::receive).
+    pub fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Received> {
+        if self.decoder.has_kept()
+            && let Some(received) = self.first(&[])
+        {
+            return Poll::Ready(received);
+        }
+        loop {
+            // On the stack, so that an idle connection keeps no buffer, and PONG and INFO take one read each.
+            let mut space = [MaybeUninit::uninit(); READ_BYTES];
+            let mut came = ReadBuf::uninit(&mut space);
+            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut came)) {
+                Ok(()) if came.filled().is_empty() => {
+                    return Poll::Ready(self.ended("closed by the peer".to_owned()));
+                }
+                Ok(()) => self.mute = None,
+                Err(e) => return Poll::Ready(self.ended(e.to_string())),
+            }
+            if let Some(received) = self.first(came.filled()) {
+                return Poll::Ready(received);
+            }
+        }
+    }
+
+    /// The first answer of what was kept and what came now.
+    fn first(&mut self, came: &[u8]) -> Option<Received> {
+        match self.decoder.next(came) {
+            Decoded::Reply(reply) => Some(Received::Reply(reply)),
+            Decoded::Incomplete => None,
+            // It may echo what was sent, the password included.
+            Decoded::Invalid(_) if self.auth.is_some() => Some(Received::Garbage("not shown".to_owned())),
+            Decoded::Invalid(start) => Some(Received::Garbage(format!(
+                "{:?}",
+                String::from_utf8_lossy(&start)
+            ))),
+        }
+    }
+
+    fn ended(&self, how: String) -> Received {
+        match self.mute {
+            Some(Mute::Anonymous) => Received::Refused(ConnectFailure::TlsCertificate(format!(
+                "{how} right after the handshake; the server may ask for a client certificate"
+            ))),
+            _ => Received::Closed(how),
+        }
+    }
+
+    /// Where it went, if nothing ever came back on it and it was without TLS.
+    pub fn mute_plain(&self) -> Option<SocketAddr> {
+        match self.mute {
+            Some(Mute::Plain(peer)) => Some(peer),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_of_a_password_file_is_taken_as_bytes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (content, password) in [
+            (&b"secret"[..], Some(&b"secret"[..])),
+            (b"secret\r\nsecond\n", Some(b"secret")),
+            (b"\xef\xbb\xbfsecret\n", Some(b"secret")),
+            (b"gr\xfcn\n", Some(b"gr\xfcn")),
+            (b" a b \n", Some(b" a b ")),
+            (b"\xef\xbb\xbf\r\n", None),
+            (b"\nsecond", None),
+            (b"", None),
+        ] {
+            std::fs::write(file.path(), content).unwrap();
+            assert_eq!(
+                read_password(file.path()).ok().as_deref(),
+                password,
+                "{content:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_is_no_password() {
+        // As is a pipe, whose reading waits for a writer.
+        let folder = tempfile::tempdir().unwrap();
+        let credentials = Credentials {
+            user: None,
+            password_file: folder.path().to_owned(),
+        };
+        let error = credentials.password().unwrap_err();
+        assert!(error.contains("no regular file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn answers_end_and_garbage_are_told_apart() {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let mut connection = Connection {
+            stream: Box::new(ours),
+            decoder: Decoder::default(),
+            auth: None,
+            mute: None,
+            peer: None,
+            certificate_ends: None,
+            _permit: Permit::take().unwrap(),
+        };
+        theirs
+            .write_all(b"+PONG\r\n-LOADING x\r\n$3\r\nab")
+            .await
+            .unwrap();
+        assert_eq!(
+            connection.receive().await,
+            Received::Reply(Reply::Text("PONG".into()))
+        );
+        assert_eq!(
+            connection.receive().await,
+            Received::Reply(Reply::Error("LOADING x".into()))
+        );
+        theirs.write_all(b"c\r\nHTTP/1.1 400\r\n").await.unwrap();
+        assert_eq!(
+            connection.receive().await,
+            Received::Reply(Reply::Text("abc".into()))
+        );
+        assert!(matches!(connection.receive().await, Received::Garbage(_)));
+        drop(theirs);
+        assert!(matches!(connection.receive().await, Received::Closed(_)));
+    }
+}

@@ -1,0 +1,181 @@
+//! TLS to an instance. The files are read for each connection, so that renewed ones are used without a restart.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use redkeeper_core::{
+    probe::{ConnectFailure, Input},
+    time::WallMs,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, Error, RootCertStore,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    },
+};
+use x509_cert::{Certificate, der::Decode};
+
+pub use verify::Verify;
+
+mod verify;
+
+/// Whom to trust, and who to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates of the authorities, or of servers themselves, that are trusted, PEM.
+    pub ca_file: PathBuf,
+    /// What the server must prove.
+    pub verify: Verify,
+    /// Own certificate chain and its key, PEM.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Name that the server's certificate must have; the host of the address by default.
+    pub server_name: Option<String>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Says which file cannot be used, and why.
+    pub fn load(&self) -> Result<ClientConfig, String> {
+        let verifier = verify::Verifier::new(self.verify, certificates(&self.ca_file)?)
+            .map_err(|e| at(&self.ca_file, &verify::explain(&e)))?;
+        let config = ClientConfig::builder()
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        match &self.client {
+            None => Ok(config.with_no_client_auth()),
+            Some((chain, key)) => {
+                let private = PrivateKeyDer::from_pem_file(key).map_err(|e| at(key, &e))?;
+                config
+                    .with_client_auth_cert(certificates(chain)?, private)
+                    .map_err(|e| at(chain, &e))
+            }
+        }
+    }
+
+    /// The name that the certificate must have, for an address `host:port`.
+    ///
+    /// # Errors
+    /// When it is no name and no address.
+    pub fn name(&self, address: &str) -> Result<ServerName<'static>, String> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = self.server_name.as_deref().unwrap_or(host).to_owned();
+        ServerName::try_from(name.clone()).map_err(|e| format!("{name:?}: {e}; set server_name"))
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    if !std::fs::metadata(path).map_err(|e| at(path, &e))?.is_file() {
+        return Err(format!("{}: is no regular file", path.display()));
+    }
+    let all = CertificateDer::pem_file_iter(path).map_err(|e| at(path, &e))?;
+    let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|e| at(path, &e))?;
+    if all.is_empty() {
+        return Err(format!("{}: has no certificate", path.display()));
+    }
+    Ok(all)
+}
+
+fn at(path: &Path, problem: &dyn std::fmt::Display) -> String {
+    format!("{}: {problem}", path.display())
+}
+
+/// The handshake on an open connection.
+///
+/// # Errors
+/// What is wrong with the certificate or the peer, or what hinders the agent itself.
+pub async fn handshake(
+    config: ClientConfig,
+    tls: &Tls,
+    address: &str,
+    stream: TcpStream,
+    limit: Duration,
+) -> Result<TlsStream<TcpStream>, ConnectFailure> {
+    let name = tls.name(address).map_err(ConnectFailure::Own)?;
+    let peer = stream.peer_addr().ok();
+    let connector = TlsConnector::from(Arc::new(config));
+    match tokio::time::timeout(limit / 2, connector.connect(name, stream)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(e)) => Err(failure(&e)),
+        // A plain Redis waits for the end of what it takes for a command.
+        Err(_) if speaks_plain(peer, limit / 4).await => Err(ConnectFailure::TlsMismatch(
+            "the server speaks without TLS on this port".to_owned(),
+        )),
+        Err(_) => Err(ConnectFailure::TlsSilent),
+    }
+}
+
+/// When the certificate of the server ends; `None` where it cannot be read.
+pub fn certificate_ends(stream: &TlsStream<TcpStream>) -> Option<WallMs> {
+    let (_, connection) = stream.get_ref();
+    let own = connection.peer_certificates()?.first()?;
+    let certificate = Certificate::from_der(own).ok()?;
+    let end = certificate
+        .tbs_certificate()
+        .validity()
+        .not_after
+        .to_unix_duration();
+    Some(WallMs(u64::try_from(end.as_millis()).ok()?))
+}
+
+fn failure(error: &std::io::Error) -> ConnectFailure {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidMessage(e)) => {
+            ConnectFailure::TlsMismatch(format!("the server answered something that is not TLS: {e:?}"))
+        }
+        Some(e) => ConnectFailure::TlsCertificate(verify::explain(e)),
+        None if error.kind() == std::io::ErrorKind::ConnectionReset => ConnectFailure::Reset,
+        None => ConnectFailure::TlsEnded(format!("the handshake ended: {error}")),
+    }
+}
+
+async fn speaks_plain(peer: Option<SocketAddr>, limit: Duration) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(peer?).await.ok()?;
+        stream.write_all(b"PING\r\n").await.ok()?;
+        let mut first = [0];
+        stream.read_exact(&mut first).await.ok()?;
+        matches!(first[0], b'+' | b'-').then_some(())
+    };
+    matches!(tokio::time::timeout(limit, ask).await, Ok(Some(())))
+}
+
+/// What the end of a connection means, on which nothing was said in plain words: that TLS is spoken there, or
+/// nothing more than that it ended.
+pub async fn end_of(peer: SocketAddr, ended: Input, limit: Duration) -> Input {
+    if is_spoken(peer, limit).await {
+        let text = "the server speaks TLS on this port; configure `tls`";
+        Input::ConnectFailed(ConnectFailure::TlsMismatch(text.to_owned()))
+    } else {
+        ended
+    }
+}
+
+/// Whether TLS is spoken at an address that hung up on plain words.
+async fn is_spoken(peer: SocketAddr, limit: Duration) -> bool {
+    let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty());
+    let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
+    let ask = async {
+        let stream = TcpStream::connect(peer).await.ok()?;
+        let error = connector
+            .connect(ServerName::from(peer.ip()), stream)
+            .await
+            .err()?;
+        // Nobody is trusted, so a certificate or an alert is the most that can come; either proves it.
+        let inner = error.get_ref()?.downcast_ref::<Error>()?;
+        matches!(inner, Error::InvalidCertificate(_) | Error::AlertReceived(_)).then_some(())
+    };
+    matches!(tokio::time::timeout(limit, ask).await, Ok(Some(())))
+}

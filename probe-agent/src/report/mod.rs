@@ -1,0 +1,358 @@
+//! One task for each collector: keeps a stream open and sends what `core::outbox` says. A slow or
+//! dead collector delays only its own stream.
+
+pub mod boot;
+
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
+
+use redkeeper_core::{
+    backoff::Backoff,
+    ids::{AgentId, BootId, Seq},
+    limits::UNACKED_MESSAGES_MAX,
+    outbox::Outbox,
+};
+use redkeeper_proto::{
+    convert,
+    v1::{self, agent_service_client::AgentServiceClient, report_status_request, report_status_response},
+    words,
+};
+use redkeeper_runtime::clock::Clock;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{instances::Board, metrics::Metrics, report::boot::Boot};
+
+/// Kind of the uplinks' tasks.
+pub const UPLINK: &str = "uplink";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A collector with a large fleet may be busy for some seconds while it takes over.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// A collector that acknowledges nothing for so many times `silent_after` is left and looked for anew: its
+/// acknowledgements wait for others, up to four thirds of it.
+const MUTE_AFTER: u32 = 2;
+/// How long a collector that stopped reading may take to say why.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest absence that a collector may ask for.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// A stream that a collector refuses earlier counts as another failed attempt: else one that is refused again and again
+/// after its Welcome would come back at once each time.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// Between attempts, at first and at last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A collector that is back, and leads at once, calls an agent silent `silent_after` after its start: agents must be
+/// back well before. This is its share of that time between two attempts; the rest is for the connection, whose first
+/// packet may have to be sent again after 1 s.
+const RETRY_SHARE: u32 = 3;
+/// The default of collectors, until one says what it uses.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// What a collector may ask for; anything else is a mistake of its configuration.
+const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(20)..=Duration::from_secs(60);
+
+/// A connection that is being made.
+pub type Dialing = Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send>>;
+
+/// How a collector is reached.
+pub trait Dial: Send + Sync {
+    /// Connects as `endpoint` says, which bounds the time.
+    fn dial(&self, endpoint: Endpoint) -> Dialing;
+}
+
+/// The network.
+pub struct Network;
+
+impl Dial for Network {
+    fn dial(&self, endpoint: Endpoint) -> Dialing {
+        Box::pin(async move { endpoint.connect().await })
+    }
+}
+
+/// A stream to one collector.
+pub struct Uplink {
+    /// `host:port`.
+    pub collector: String,
+    /// How it is reached.
+    pub dial: Arc<dyn Dial>,
+    /// Who we are.
+    pub agent: AgentId,
+    /// Which life of the agent this is.
+    pub boot: Arc<Boot>,
+    /// Host name, for people.
+    pub host: String,
+    /// What is sent.
+    pub board: Arc<Board>,
+    /// Time.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Request to stop.
+    pub stop: CancellationToken,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("cannot connect: {}", words::unconnected(.0))]
+    Connect(tonic::transport::Error),
+    #[error("{}", words::failed(.0))]
+    Refused(tonic::Status),
+    #[error("no Welcome within {WELCOME_TIMEOUT:?}")]
+    NoWelcome,
+    #[error("the collector broke the protocol: {0}")]
+    Protocol(String),
+    #[error("no acknowledgement for {0:?}")]
+    Mute(Duration),
+    #[error("the collector asked to reconnect: {0}")]
+    Drained(String, Duration),
+    #[error("the collector ended the stream")]
+    Closed,
+    #[error("another agent of this id was taken in place of this one at another collector; reporting anew")]
+    Renewed,
+}
+
+impl Ended {
+    /// The collector does not want this agent, as it is now.
+    fn is_refusal(&self) -> bool {
+        use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, ResourceExhausted};
+        let codes = [
+            AlreadyExists,
+            FailedPrecondition,
+            InvalidArgument,
+            ResourceExhausted,
+        ];
+        matches!(self, Self::Refused(status) if codes.contains(&status.code()))
+    }
+
+    /// The collector heard another agent of this id since.
+    fn is_superseded(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == tonic::Code::FailedPrecondition)
+    }
+}
+
+impl Uplink {
+    /// Keeps a stream open until asked to stop.
+    pub async fn run(self) {
+        let connected = self
+            .metrics
+            .connected
+            .get_or_create_owned(&[("collector", self.collector.clone())]);
+        let refused = self
+            .metrics
+            .refused
+            .get_or_create_owned(&[("collector", self.collector.clone())]);
+        let stop = self.stop.clone();
+        let (mut attempt, mut last_told, mut silent_after) = (0u32, None, SILENT_AFTER);
+        while !stop.is_cancelled() {
+            connected.set(0);
+            let mut opened = None;
+            let boot = self.boot.subscribe().borrow().clone();
+            let welcomed = |told| {
+                silent_after = told;
+                opened = Some(self.clock.now());
+                connected.set(1);
+                refused.set(0);
+            };
+            let ended = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                ended = self.stream(&boot, welcomed) => ended,
+            };
+            connected.set(0);
+            self.metrics.reconnects.inc();
+            refused.set(i64::from(ended.is_refusal()));
+            if ended.is_superseded() {
+                self.boot.renew(&boot);
+            }
+            let lasted = opened.map(|at| self.clock.now().since(at));
+            if lasted.is_some_and(|time| time >= STABLE_AFTER || !ended.is_refusal()) {
+                (attempt, last_told) = (0, None);
+            }
+            let text = ended.to_string();
+            if last_told.as_ref() != Some(&text) {
+                tracing::warn!(collector = self.collector, "stream ended: {text}");
+                last_told = Some(text);
+            }
+            let delay = match &ended {
+                Ended::Drained(_, delay) => *delay,
+                // A refusal is an answer: nobody waits for the agent.
+                _ if ended.is_refusal() => retry(RETRY.1).delay(attempt, fastrand::f64()),
+                _ => retry(silent_after / RETRY_SHARE).delay(attempt, fastrand::f64()),
+            };
+            attempt = attempt.saturating_add(1);
+            tokio::select! { biased; () = stop.cancelled() => (), () = tokio::time::sleep(delay) => () }
+        }
+    }
+
+    async fn stream(&self, boot: &BootId, welcomed: impl FnOnce(Duration)) -> Ended {
+        match self.talk(boot, welcomed).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn talk(
+        &self,
+        boot: &BootId,
+        welcomed: impl FnOnce(Duration),
+    ) -> Result<std::convert::Infallible, Ended> {
+        let mut boots = self.boot.subscribe();
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.collector)).map_err(Ended::Connect)?;
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(5));
+        let channel = self.dial.dial(endpoint).await.map_err(Ended::Connect)?;
+        // One place for each message that may be unacknowledged, and the Hello: sending never waits.
+        let (sender, receiver) = mpsc::channel(UNACKED_MESSAGES_MAX + 1);
+        let hello = v1::Hello {
+            agent_id: self.agent.to_string(),
+            boot_id: boot.as_str().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: self.host.clone(),
+            agent_time: convert::time_to_wire(self.clock.wall()),
+        };
+        let message = Some(report_status_request::Message::Hello(hello));
+        let first = v1::ReportStatusRequest {
+            sequence: self.board.hello_seq().0,
+            message,
+        };
+        sender.try_send(first).map_err(|_| Ended::Closed)?;
+        let mut client = AgentServiceClient::new(channel);
+        let call = async {
+            let mut answers = client
+                .report_status(ReceiverStream::new(receiver))
+                .await
+                .map_err(Ended::Refused)?
+                .into_inner();
+            let welcome = match answers
+                .message()
+                .await
+                .map_err(Ended::Refused)?
+                .and_then(|answer| answer.message)
+            {
+                Some(report_status_response::Message::Welcome(welcome)) => welcome,
+                Some(_) => return Err(Ended::Protocol("the first answer is no Welcome".to_owned())),
+                None => return Err(Ended::Closed),
+            };
+            Ok((answers, welcome))
+        };
+        let (mut answers, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, call)
+            .await
+            .map_err(|_| Ended::NoWelcome)??;
+        let (heartbeat, silent_after) = intervals(&welcome)?;
+        let mute_after = silent_after * MUTE_AFTER;
+        tracing::info!(
+            collector = self.collector,
+            id = welcome.collector_id,
+            "stream open"
+        );
+        welcomed(silent_after);
+
+        let mut seen = self.board.changed_since(0).generation;
+        let mut known: BTreeSet<_> = self.board.entries().into_keys().collect();
+        let mut outbox = Outbox::new(self.clock.now(), heartbeat, known.iter().copied());
+        loop {
+            let now = self.clock.now();
+            let changed = self.board.changed_since(seen);
+            seen = changed.generation;
+            if let Some(all) = changed.all {
+                outbox.forget(known.difference(&all).copied());
+                known = all;
+            }
+            outbox.mark(changed.handles);
+            while let Some(next) = outbox.next(now) {
+                let (seq, message) = self.board.compose(&next);
+                if sender.try_send(message).is_err() {
+                    return Err(last_word(&mut answers).await);
+                }
+                outbox.sent(now, seq);
+                self.metrics.messages.inc();
+            }
+            let mute_at = outbox.oldest_unacked().map(|at| at + mute_after);
+            if mute_at.is_some_and(|at| now >= at) {
+                return Err(Ended::Mute(mute_after));
+            }
+            // While the window is full a due heartbeat must wait for an acknowledgement, not spin.
+            let full = outbox.unacked() >= UNACKED_MESSAGES_MAX;
+            let wake = if full { None } else { Some(outbox.next_deadline()) };
+            let deadline = [wake, mute_at]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(now + mute_after);
+            tokio::select! {
+                biased;
+                answer = answers.message() => match answer.map_err(Ended::Refused)?.and_then(|a| a.message) {
+                    Some(report_status_response::Message::Ack(ack)) => outbox.acked(Seq(ack.sequence)),
+                    Some(report_status_response::Message::Drain(drain)) => return Err(drained(drain)),
+                    Some(_) => return Err(Ended::Protocol("a second Welcome".to_owned())),
+                    None => return Err(Ended::Closed),
+                },
+                () = another(&mut boots, boot) => return Err(Ended::Renewed),
+                () = self.board.changed_after(seen) => (),
+                () = tokio::time::sleep_until(self.clock.instant(deadline)) => (),
+            }
+        }
+    }
+}
+
+fn retry(longest: Duration) -> Backoff {
+    Backoff::new(RETRY.0, longest.min(RETRY.1))
+}
+
+/// Waits until another boot than this one is in force.
+async fn another(boots: &mut watch::Receiver<BootId>, boot: &BootId) {
+    if boots.wait_for(|now| now != boot).await.is_err() {
+        // It is never dropped before the uplinks.
+        std::future::pending().await
+    }
+}
+
+/// The collector no longer reads: what it said before tells why.
+async fn last_word(answers: &mut tonic::Streaming<v1::ReportStatusResponse>) -> Ended {
+    let listen = async {
+        loop {
+            match answers.message().await {
+                Ok(Some(answer)) => {
+                    if let Some(report_status_response::Message::Drain(drain)) = answer.message {
+                        return drained(drain);
+                    }
+                }
+                Ok(None) => return Ended::Closed,
+                Err(status) => return Ended::Refused(status),
+            }
+        }
+    };
+    tokio::time::timeout(LAST_WORD_TIMEOUT, listen)
+        .await
+        .unwrap_or(Ended::Closed)
+}
+
+fn drained(drain: v1::Drain) -> Ended {
+    let wire = drain.reconnect_after.as_ref();
+    let after = wire
+        .and_then(|wire| convert::duration_from_wire("reconnect_after", wire).ok())
+        .unwrap_or_default();
+    Ended::Drained(drain.reason, after.min(DRAIN_MAX))
+}
+
+fn intervals(welcome: &v1::Welcome) -> Result<(Duration, Duration), Ended> {
+    let read = |name: &str, value: &Option<_>| {
+        let wire = value
+            .as_ref()
+            .ok_or_else(|| Ended::Protocol(format!("Welcome without {name}")))?;
+        convert::duration_from_wire(name, wire).map_err(|e| Ended::Protocol(e.to_string()))
+    };
+    let heartbeat = read("heartbeat_interval", &welcome.heartbeat_interval)?;
+    let silent_after = read("silent_after", &welcome.silent_after)?;
+    if !HEARTBEAT_RANGE.contains(&heartbeat) || silent_after < heartbeat * 2 {
+        return Err(Ended::Protocol(format!(
+            "heartbeat_interval {heartbeat:?}, silent_after {silent_after:?}"
+        )));
+    }
+    Ok((heartbeat, silent_after))
+}
