@@ -1,14 +1,13 @@
 //! Binds, builds, starts and stops the collector.
 //!
-//! Shutdown, in this order, all of it within `shutdown_grace`: not ready; streams are drained and end; the
-//! coordinator finishes its batches and hands leadership over; the aggregator stops; the process exits.
+//! What a daemon is made of stands in [`serve`]; how it ends, in [`shutdown`](crate::shutdown).
 
 use std::sync::{Arc, atomic::AtomicU64};
 
 use prometheus_client::registry::Registry;
 use redkeeper_core::fleet::Fleet;
 use redkeeper_runtime::{
-    admin::{self, Admin},
+    admin,
     clock::Clock,
     daemon::{self, DaemonError},
     net::{Listeners, Shares},
@@ -20,22 +19,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    fleet::{
-        aggregator::{Aggregator, COMMANDS_MAX},
-        heartbeats::Beats,
-        view,
-    },
+    fleet::{aggregator::Aggregator, command::COMMANDS_MAX, heartbeats::Beats, view},
     grpc::{
         agent::Ingest,
         incoming,
         server::{self, Services},
         status::Queries,
     },
+    http::{
+        Pages,
+        gauges::{self, Standing},
+    },
     leader::{Coordinator, leadership::Directory},
-    metrics::{Metrics, Standing},
-    peers::{Peers, Watchman, warnings::warnings},
+    metrics::Metrics,
+    peers::{Peers, poll::Watchman},
     publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
-    store::{Connection, Store, layout::Layout, memory::Memory, zookeeper::ZooKeeper},
+    shutdown::Shutdown,
+    store::{Store, layout::Layout, memory::Memory, zookeeper::ZooKeeper},
 };
 
 /// Threads of the main runtime: half of the CPUs, 1 to 4. A message passes four tasks, and on more threads each step
@@ -44,9 +44,6 @@ fn threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     (cpus / 2).clamp(1, 4)
 }
-
-/// How long clients may take to close their connections once their streams have ended.
-const CLOSE_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Runs the collector until it is asked to stop.
 ///
@@ -103,51 +100,19 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         peers: peers_reader.clone(),
         clock,
     };
-    let metrics = Metrics::new(&mut registry, view.clone(), standing);
+    let metrics = Metrics::new(&mut registry);
+    gauges::register(&mut registry, view.clone(), standing.clone());
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    let standalone = config.zookeeper.is_none();
     let beats = Arc::new(Beats::default());
 
-    let (ready_directory, standalone) = (directory_reader.clone(), config.zookeeper.is_none());
-    let ready = move || {
-        let d = ready_directory.borrow();
-        match d.connection {
-            Some(Connection::Connected) if !d.leader(clock.now()).is_empty() => Ok(()),
-            Some(Connection::Connected) => Err(d.shares_id().unwrap_or_else(|| "no leader yet".to_owned())),
-            _ => Err(format!("ZooKeeper: {}", d.away().unwrap_or_default())),
-        }
+    let pages = Pages {
+        standing,
+        view: view.clone(),
+        pending: metrics.pending.clone(),
+        stop: stop.clone(),
     };
-    let page_metrics = metrics.clone();
-    let page_view = view.clone();
-    let page_directory = directory_reader.clone();
-    let page = move || {
-        let (view, d) = (page_view.get(), page_directory.borrow());
-        format!(
-            "\nphase {}  leader {:?}  epoch {}  pending {}\n{} instances, {} agents, revision {}\n",
-            d.phase,
-            d.leader(clock.now()),
-            d.epoch,
-            page_metrics.pending.get(),
-            view.instances.len(),
-            view.agents.len(),
-            view.revision.0
-        )
-    };
-    let title = format!("redkeeper-collector {} v{}", config.id, env!("CARGO_PKG_VERSION"));
-    let admin = Admin::new(
-        title,
-        supervisor.clone(),
-        registry,
-        Arc::new(ready),
-        Arc::new(page),
-    );
-    let (noted_directory, noted_peers) = (directory_reader.clone(), peers_reader.clone());
-    admin.note(Arc::new(move || {
-        let found = warnings(&noted_directory.borrow(), &noted_peers.borrow(), clock.now());
-        found
-            .iter()
-            .map(|warning| format!("warning: {}\n", warning.text))
-            .collect()
-    }));
+    let admin = pages.admin(&config.id, supervisor.clone(), registry);
     admin::serve(
         &admin,
         vec![(http, admin.public_router()), (admin_listener, admin.router())],
@@ -160,8 +125,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     );
     supervisor.expect("signals", 1);
 
-    // The aggregator stops last: streams and coordinator still talk to it while they end.
-    let aggregator_stop = CancellationToken::new();
+    let shutdown = Shutdown::new(config.shutdown_grace);
     let fleet = Fleet::new(clock.now(), config.silent_after);
     let aggregator = Aggregator::new(
         fleet,
@@ -170,7 +134,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         Arc::clone(&beats),
         clock,
         metrics.clone(),
-        aggregator_stop.clone(),
+        shutdown.aggregator.clone(),
     );
     let aggregating = supervisor.spawn_critical("aggregator", "", aggregator.run());
 
@@ -194,7 +158,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
             AUDIT_INTERVAL
         },
         metrics: metrics.clone(),
-        stop: stop.clone(),
+        stop: shutdown.leader.clone(),
     };
     let coordinating = start_coordinator(&supervisor, coordinator).map_err(DaemonError::Start)?;
 
@@ -235,14 +199,15 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         },
         directory: directory_reader,
         clock,
-        close_grace: CLOSE_GRACE.min(config.shutdown_grace / 2),
+        draining: stop.clone(),
+        close_grace: shutdown.close_grace(),
     };
     for kind in ["aggregator", "coordinator", "grpc", "peers", "pulse"] {
         supervisor.expect(kind, 1);
     }
-    let (failing, grpc_stop) = (supervisor.clone(), stop.clone());
+    let (failing, close) = (supervisor.clone(), shutdown.grpc.clone());
     let _owned_by_supervisor = supervisor.spawn_critical("grpc", "", async move {
-        if let Err(e) = server::serve(incoming::connections(grpc_listener), services, grpc_stop).await {
+        if let Err(e) = server::serve(incoming::connections(grpc_listener), services, close).await {
             failing.fail(format!("gRPC server: {e}"));
         }
     });
@@ -252,12 +217,9 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     );
 
     stop.cancelled().await;
-    let clean = supervisor
-        .all_ended(&["signals", "aggregator"], config.shutdown_grace)
-        .await;
+    let clean = shutdown.run(&supervisor).await;
     // Its thread ends with its task.
     drop(coordinating);
-    aggregator_stop.cancel();
     aggregating.join().await;
     daemon::verdict(&supervisor, clean, config.shutdown_grace)
 }

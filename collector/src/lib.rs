@@ -7,20 +7,23 @@
 //!                                               grpc::status   leader
 //! ```
 //!
-//! * [`config`], [`cli`], [`app`]: what to run, and how it starts and stops.
+//! * [`config`], [`cli`], [`app`]: what to run, and how it starts.
 //! * [`fleet`]: what is known of all instances; [`grpc`]: agents' streams and tools' queries.
 //! * [`leader`]: the ZooKeeper session and the election; [`publish`]: what the leader writes; [`store`]: ZooKeeper behind a
 //!   small trait, with the paths and records in it.
 //! * [`peers`]: asks the other collectors, and says what is wrong with the cluster.
-//! * [`metrics`]: what `/metrics` shows.
+//! * [`http`]: readiness and the page for people; [`metrics`]: what `/metrics` shows.
+//! * [`shutdown`]: the steps of the end.
 
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod fleet;
 pub mod grpc;
+mod http;
 pub mod leader;
 pub mod metrics;
 pub mod peers;
 pub mod publish;
+mod shutdown;
 pub mod store;

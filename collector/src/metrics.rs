@@ -1,30 +1,19 @@
-//! What `/metrics` of the collector shows, beside the tasks.
-
-use std::collections::BTreeMap;
+//! The counters of the collector. Whoever counts has them; `http` shows them.
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge},
-    registry::Registry,
-};
-
-use redkeeper_runtime::clock::Clock;
-
-use crate::{
-    fleet::view::Shared,
-    leader::leadership,
-    peers::{
-        self,
-        warnings::{CODES, warnings},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
     },
-    store::Connection,
+    registry::Registry,
 };
 
 type Labels = [(&'static str, &'static str); 1];
 
 /// Counters of the collector. Clones are the same counters.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     /// Messages from agents by result.
     pub reports: Family<Labels, Counter>,
@@ -52,11 +41,43 @@ pub struct Metrics {
     pub watchers: Gauge,
     /// Watch streams ended because the reader was too slow.
     pub watch_lagged: Counter,
+    /// gRPC calls by method and code; of a stream its beginning.
+    pub calls: Family<[(&'static str, &'static str); 2], Counter>,
+    /// How long unary calls took, in seconds.
+    pub call_seconds: Family<Labels, Histogram, fn() -> Histogram>,
+}
+
+/// From 50 microseconds to 13 s.
+fn call_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_05, 4.0, 10))
+}
+
+impl Default for Metrics {
+    /// Counters that no page shows.
+    fn default() -> Self {
+        Self {
+            reports: Default::default(),
+            transitions: Default::default(),
+            pauses: Default::default(),
+            epoch: Default::default(),
+            batches: Default::default(),
+            writes: Default::default(),
+            repairs: Default::default(),
+            orphans: Default::default(),
+            flapping: Default::default(),
+            pending: Default::default(),
+            sessions: Default::default(),
+            watchers: Default::default(),
+            watch_lagged: Default::default(),
+            calls: Default::default(),
+            call_seconds: Family::new_with_constructor(call_buckets),
+        }
+    }
 }
 
 impl Metrics {
-    /// Registers everything.
-    pub fn new(registry: &mut Registry, view: Shared, standing: Standing) -> Self {
+    /// Counters that a page shows.
+    pub fn new(registry: &mut Registry) -> Self {
         let m = Self::default();
         registry.register(
             "redkeeper_agent_reports",
@@ -111,108 +132,16 @@ impl Metrics {
             "Watch streams ended for slowness",
             m.watch_lagged.clone(),
         );
-        registry.register_collector(Box::new(Fleet(view)));
-        registry.register_collector(Box::new(standing));
+        registry.register(
+            "redkeeper_grpc_calls",
+            "gRPC calls by method and code; of a stream its beginning",
+            m.calls.clone(),
+        );
+        registry.register(
+            "redkeeper_grpc_call_seconds",
+            "Time that unary gRPC calls took",
+            m.call_seconds.clone(),
+        );
         m
-    }
-}
-
-/// Counts of the view, made when they are asked for: nothing to forget when an instance goes.
-struct Fleet(Shared);
-
-impl std::fmt::Debug for Fleet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Fleet")
-    }
-}
-
-impl Collector for Fleet {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let view = self.0.get();
-        let mut counts = BTreeMap::<_, i64>::new();
-        for entry in view.instances.values() {
-            let reason = entry.status.verdict.reason;
-            *counts
-                .entry((reason.state().as_str(), reason.as_str()))
-                .or_default() += 1;
-        }
-        let help = "Instances by state and reason";
-        let mut metric = encoder.encode_descriptor("redkeeper_instances", help, None, MetricType::Gauge)?;
-        for ((state, reason), count) in counts {
-            ConstGauge::new(count).encode(metric.encode_family(&[("state", state), ("reason", reason)])?)?;
-        }
-        let silent = view.agents.values().filter(|agent| agent.silent).count();
-        let mut metric = encoder.encode_descriptor("redkeeper_agents", "Agents", None, MetricType::Gauge)?;
-        for (state, count) in [("heard", view.agents.len() - silent), ("silent", silent)] {
-            ConstGauge::new(i64::try_from(count).unwrap_or(0))
-                .encode(metric.encode_family(&[("state", state)])?)?;
-        }
-        let off = view
-            .agents
-            .values()
-            .filter(|agent| agent.clock_ahead_ms != 0)
-            .count();
-        let help = "Agents whose wall clock is more than 5 s off this collector's";
-        let metric =
-            encoder.encode_descriptor("redkeeper_agents_clock_off", help, None, MetricType::Gauge)?;
-        ConstGauge::new(i64::try_from(off).unwrap_or(0)).encode(metric)
-    }
-}
-
-/// What depends on the instant at which it is asked for: a lease runs out, an age grows.
-#[derive(Clone)]
-pub struct Standing {
-    /// Own standing.
-    pub directory: leadership::Reader,
-    /// What other collectors answer.
-    pub peers: peers::Reader,
-    /// Time.
-    pub clock: Clock,
-}
-
-impl std::fmt::Debug for Standing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Standing")
-    }
-}
-
-impl Collector for Standing {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (standing, now) = (self.directory.borrow().clone(), self.clock.now());
-        let leads = standing.lease.is_some_and(|lease| lease.holds(now));
-        ConstGauge::new(i64::from(leads)).encode(encoder.encode_descriptor(
-            "redkeeper_leader",
-            "1 on the leader",
-            None,
-            MetricType::Gauge,
-        )?)?;
-        let connected = standing.connection == Some(Connection::Connected);
-        ConstGauge::new(i64::from(connected)).encode(encoder.encode_descriptor(
-            "redkeeper_zookeeper_connected",
-            "1 while there is a session with ZooKeeper",
-            None,
-            MetricType::Gauge,
-        )?)?;
-        let found = warnings(&standing, &self.peers.borrow(), now);
-        let help = "What is wrong with the cluster, by kind: `redkeeper cluster` tells it in words";
-        let mut metric = encoder.encode_descriptor("redkeeper_warnings", help, None, MetricType::Gauge)?;
-        for code in CODES {
-            let count = found.iter().filter(|warning| warning.code == code).count();
-            ConstGauge::new(i64::try_from(count).unwrap_or(0))
-                .encode(metric.encode_family(&[("code", code)])?)?;
-        }
-        let unheard = i64::try_from(self.peers.borrow().unheard.len()).unwrap_or(0);
-        ConstGauge::new(unheard).encode(encoder.encode_descriptor(
-            "redkeeper_agents_unheard",
-            "Agents that another collector hears, but not the leader",
-            None,
-            MetricType::Gauge,
-        )?)?;
-        ConstGauge::new(standing.behind(now)).encode(encoder.encode_descriptor(
-            "redkeeper_zookeeper_behind_seconds",
-            "Age of the oldest status that is not yet acknowledged",
-            None,
-            MetricType::Gauge,
-        )?)
     }
 }

@@ -4,7 +4,10 @@
 
 use std::path::PathBuf;
 
-use redkeeper_collector::store::records::{self, CollectorJson, EpochJson, MetaJson, PublisherJson};
+use redkeeper_collector::{
+    publish::format::native,
+    store::records::{self, CollectorJson, EpochJson, MetaJson, PublisherJson},
+};
 use redkeeper_core::{
     ids::InstanceId,
     publish::Held,
@@ -45,7 +48,7 @@ fn statuses_of_version_0_1_0_are_read_for_ever() {
             (Ability::Unknown, Ability::Unknown),
         ),
     ] {
-        let held = records::read_status(&InstanceId::new(id).unwrap(), &kept(name));
+        let held = native::read_status(&InstanceId::new(id).unwrap(), &kept(name));
         let Held::Record(record) = held else {
             panic!("{name}: {held:?}")
         };
@@ -64,7 +67,7 @@ fn statuses_of_version_0_1_0_are_read_for_ever() {
         );
         assert_eq!(verdict.since.0, 1_763_878_282_103, "{name}");
         // Whatever else this version writes, what consumers rely on stays.
-        let now: serde_json::Value = serde_json::from_slice(&records::status(&record)).unwrap();
+        let now: serde_json::Value = serde_json::from_slice(&native::status(&record)).unwrap();
         let then: serde_json::Value = serde_json::from_slice(&kept(name)).unwrap();
         for (key, value) in then.as_object().unwrap() {
             assert_eq!(&now[key], value, "{name}: {key}");
@@ -76,7 +79,7 @@ fn statuses_of_version_0_1_0_are_read_for_ever() {
 #[test]
 fn statuses_of_a_newer_version_are_read_and_left_as_they_are() {
     let id = InstanceId::new("db01:6379").unwrap();
-    let held = records::read_status(&id, &kept("status-newer.json"));
+    let held = native::read_status(&id, &kept("status-newer.json"));
     let Held::Record(record) = held else {
         panic!("{held:?}")
     };

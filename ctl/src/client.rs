@@ -13,7 +13,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use crate::{run::Error, seems};
+use crate::{error::Error, seems};
 
 /// A dead path is noticed within twice this.
 const KEEPALIVE: Duration = Duration::from_secs(5);

@@ -2,9 +2,10 @@
 
 mod args;
 mod client;
+mod commands;
+mod error;
 mod known;
 mod output;
-mod run;
 mod seems;
 mod text;
 
@@ -12,32 +13,34 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use error::Error;
+
 fn main() -> ExitCode {
     let args = args::Args::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return fail(&run::Error::Output(e)),
+        Err(e) => return fail(&Error::Output(e)),
     };
-    let done = runtime.block_on(run::run(args));
+    let done = runtime.block_on(commands::run(args));
     // A look-up of a name that hangs in the system's resolver is not waited for.
     runtime.shutdown_background();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output has seen enough: no failure.
-        Err(run::Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
 /// The one place where errors are printed: one line, and a hint where there is one.
-fn fail(error: &run::Error) -> ExitCode {
+fn fail(error: &Error) -> ExitCode {
     output::complain(&format!("redkeeper: {error}"));
     if let Some(hint) = error.hint() {
         output::complain(&format!("hint: {hint}"));
     }
     ExitCode::from(match error {
-        run::Error::Usage(_) => 2,
-        run::Error::Faults(_) => 3,
+        Error::Usage(_) => 2,
+        Error::Faults(_) => 3,
         _ => 1,
     })
 }

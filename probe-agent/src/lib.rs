@@ -7,6 +7,7 @@
 //! ```
 //!
 //! * [`config`], [`cli`]: what to probe and whom to tell; [`app`] binds, builds, starts, stops.
+//! * `check_config`: what `--check-config` warns of, from the configuration and a look of discovery.
 //! * [`probe`]: one task for each instance, around `core::probe`, and their supervisor.
 //! * [`redis`]: one connection to a server, I/O only.
 //! * [`host`]: processes, sockets and limits of this machine.
@@ -19,6 +20,7 @@
 pub use redkeeper_runtime::blocking;
 
 pub mod app;
+mod check_config;
 pub mod cli;
 pub mod commands;
 pub mod config;

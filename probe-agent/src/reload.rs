@@ -18,10 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     blocking::Bounded,
     config::{Config, DiscoveryConfig, InstanceConfig},
-    discovery::{
-        self, Known,
-        registry::{self, Roster},
-    },
+    discovery::{self, Known, registry::Roster, state_file},
     instances::Board,
     metrics::Metrics,
 };
@@ -133,7 +130,7 @@ impl Reloader {
         if changed && let Some(file) = discovery.state_file {
             let memory = self.roster.memory();
             let write =
-                move || registry::write(&file, &memory).map_err(|e| format!("{}: {e}", file.display()));
+                move || state_file::write(&file, &memory).map_err(|e| format!("{}: {e}", file.display()));
             let late = || Err(format!("not written within {FILE_TIMEOUT:?}"));
             if let Err(e) = FILES.run(FILE_TIMEOUT, write).await.unwrap_or_else(late) {
                 tracing::warn!("what is discovered will be forgotten with this agent: {e}");

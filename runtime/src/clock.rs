@@ -62,6 +62,12 @@ impl Clock {
     }
 }
 
+/// A wall-clock time as people and tools read it: RFC 3339, to the second.
+pub fn rfc3339(at: WallMs) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(at.0);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
 fn boot_time() -> Duration {
     // Fails for an unknown clock only, and Linux has known this one since 2.6.39.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)

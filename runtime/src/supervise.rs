@@ -246,13 +246,22 @@ impl Supervisor {
     /// Waits until no task lives, at most `limit`, and says once a second which do. Returns whether all ended.
     /// Tasks of the kinds in `but` are left alone.
     pub async fn all_ended(&self, but: &[&str], limit: Duration) -> bool {
+        self.ended(|kind| !but.contains(&kind), limit).await
+    }
+
+    /// The same for tasks of these kinds only.
+    pub async fn kinds_ended(&self, kinds: &[&str], limit: Duration) -> bool {
+        self.ended(|kind| kinds.contains(&kind), limit).await
+    }
+
+    async fn ended(&self, concerns: impl Fn(&str) -> bool, limit: Duration) -> bool {
         let deadline = tokio::time::Instant::now() + limit;
         let mut changed = self.inner.changed.subscribe();
         loop {
             let left: Vec<_> = self
                 .live()
                 .into_iter()
-                .filter(|t| !but.contains(&t.kind))
+                .filter(|t| concerns(t.kind))
                 .map(|t| format!("{} {}", t.kind, t.name))
                 .collect();
             if left.is_empty() {

@@ -4,52 +4,35 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
 };
 
 use prometheus_client::metrics::counter::Counter;
 use redkeeper_core::{
-    fleet::{
-        Effect, Fleet, Greeting, Input, Message, Place,
-        message_order::{Arrival, Origin},
-    },
-    ids::{AgentId, InstanceId, Revision, Seq},
-    status::{Reason, Status},
+    fleet::{Effect, Fleet, Greeting, Input, Place, message_order::Arrival},
+    ids::{InstanceId, Revision},
     time::{Mono, WallMs},
 };
-use redkeeper_runtime::{clock::Clock, log_limit::LogLimit};
-use tokio::sync::{mpsc, oneshot};
+use redkeeper_runtime::clock::Clock;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     fleet::{
+        change_log::Change,
+        command::Command,
         heartbeats::Beats,
         progress::{End, Feedback},
-        view::{AgentEntry, Change, LOG_MAX, Live, Put, Replacer, View},
+        transition_log::{TransitionLog, log_clock_offset},
+        view::{AgentEntry, Live, Put, Replacer, View},
     },
     metrics::Metrics,
 };
 
-/// Commands that may wait: one message of each of 2,000 agents, twice. Senders wait when it is full, which
-/// slows their streams down, and no others.
-pub const COMMANDS_MAX: usize = 4_096;
 /// Commands applied before the view is published: bounds how stale it may be under load.
 const BATCH_MAX: usize = 256;
 /// Changes applied before the view is published: when thousands come at once, the publisher writes the first while the
 /// others are applied. Each new view costs copies of what changes next in it.
 const UNSEEN_MAX: u64 = 1_024;
-
-/// What others ask of the aggregator.
-pub enum Command {
-    /// A stream began.
-    Hello(u64, Greeting, Feedback),
-    /// A message of a stream.
-    Message(u64, Seq, Message),
-    /// A stream ended.
-    Bye(u64),
-    /// Statuses found in ZooKeeper, and whether another collector led until now. Answered when they are in the view.
-    Adopt(Vec<(Arc<Status>, Origin)>, bool, oneshot::Sender<()>),
-}
 
 /// Of an agent, and of which instances it has.
 type Version = (u64, u64);
@@ -68,65 +51,12 @@ pub struct Aggregator {
     streams: BTreeMap<u64, Feedback>,
     /// What the view says of each agent, by its place in the fleet, and which version of it.
     agents: Vec<Option<(Version, Arc<AgentEntry>)>>,
-    told: Told,
-    conflict_lines: LogLimit,
-    removal_lines: LogLimit,
+    transition_log: TransitionLog,
     clock: Clock,
     metrics: Metrics,
     /// The counter that most messages move.
     accepted: Counter,
     stop: CancellationToken,
-}
-
-/// So many transitions of one batch are told in the log one by one. When a rack dies, thousands of lines tell nobody
-/// more than their number does; each of them is still in the history and told to watchers.
-const LINES_MAX: usize = 32;
-
-/// Conflicts, and removals, that have lines of their own in each interval.
-const LINES_OF_A_KIND_MAX: u32 = 20;
-const LINES_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Transitions of the present batch.
-#[derive(Default)]
-struct Told {
-    lines: usize,
-    rest: BTreeMap<Reason, usize>,
-}
-
-impl Told {
-    /// Counts one; says whether it gets a line of its own.
-    fn one(&mut self, reason: Reason) -> bool {
-        self.lines += 1;
-        let own = self.lines <= LINES_MAX;
-        if !own {
-            *self.rest.entry(reason).or_default() += 1;
-        }
-        own
-    }
-
-    /// Tells the number of the others.
-    fn rest(&mut self) {
-        self.lines = 0;
-        if self.rest.is_empty() {
-            return;
-        }
-        let counts = std::mem::take(&mut self.rest).into_iter();
-        let counts: Vec<_> = counts.map(|(reason, n)| format!("{n} to {reason}")).collect();
-        tracing::info!("and {} more transitions at once", counts.join(", "));
-    }
-}
-
-fn log_clock(agent: &AgentId, ahead_ms: i64) {
-    let off = std::time::Duration::from_millis(ahead_ms.unsigned_abs());
-    match ahead_ms {
-        0 => tracing::info!(%agent, "the agent's clock agrees with this host's again"),
-        1.. => {
-            tracing::warn!(%agent, "the agent's clock is {off:?} ahead of this host's; its times are corrected, set one of them right")
-        }
-        _ => {
-            tracing::warn!(%agent, "the agent's clock is {off:?} behind this host's; its times are corrected, set one of them right")
-        }
-    }
 }
 
 impl Aggregator {
@@ -143,9 +73,7 @@ impl Aggregator {
         let accepted = metrics.reports.get_or_create_owned(&[("result", "accepted")]);
         Self {
             accepted,
-            told: Told::default(),
-            conflict_lines: LogLimit::new(LINES_OF_A_KIND_MAX, LINES_INTERVAL),
-            removal_lines: LogLimit::new(LINES_OF_A_KIND_MAX, LINES_INTERVAL),
+            transition_log: TransitionLog::new(),
             agents: Vec::new(),
             fleet,
             view: View::default(),
@@ -228,7 +156,7 @@ impl Aggregator {
                     self.show();
                 }
             }
-            self.told.rest();
+            self.transition_log.flush_summary();
             self.show();
             for (stream, seq) in acks.drain(..) {
                 if let Some(feedback) = self.streams.get(&stream) {
@@ -283,12 +211,7 @@ impl Aggregator {
                         .reports
                         .get_or_create(&[("result", "conflict")])
                         .inc();
-                    if let Some(more) = self.conflict_lines.line(Instant::now()) {
-                        tracing::warn!(
-                            instance = %id, %agent, more,
-                            "another live agent already reports this instance; ignored"
-                        );
-                    }
+                    self.transition_log.conflict(&id, &agent);
                 }
                 Effect::Paused(late) => {
                     self.metrics.pauses.inc();
@@ -329,20 +252,13 @@ impl Aggregator {
             .as_ref()
             .is_none_or(|former| status.is_transition_from(former))
         {
-            let verdict = &status.verdict;
-            if self.told.one(verdict.reason) {
-                tracing::info!(
-                    instance = %id, from = reason.map_or("-", Reason::as_str),
-                    state = %verdict.state(), reason = %verdict.reason, role = %verdict.role, agent = %status.agent,
-                    "transition"
-                );
-            }
+            self.transition_log.transition(&status, reason);
             self.metrics
                 .transitions
-                .get_or_create(&[("reason", verdict.reason.as_str())])
+                .get_or_create(&[("reason", status.verdict.reason.as_str())])
                 .inc();
         }
-        self.log(Change {
+        self.view.log.push(Change {
             revision,
             status,
             origin,
@@ -356,12 +272,10 @@ impl Aggregator {
         let Some(former) = self.view.remove(id) else {
             return;
         };
-        if let Some(more) = self.removal_lines.line(Instant::now()) {
-            tracing::info!(instance = %id, more, "removed: its agent no longer has it");
-        }
+        self.transition_log.removed(id);
         self.touched = true;
         self.view.revision = Revision(self.view.revision.0 + 1);
-        self.log(Change {
+        self.view.log.push(Change {
             revision: self.view.revision,
             previous: Some(Arc::clone(&former.status)),
             status: former.status,
@@ -369,13 +283,6 @@ impl Aggregator {
             removed: true,
             time: self.clock.wall(),
         });
-    }
-
-    fn log(&mut self, change: Change) {
-        if self.view.log.len() >= LOG_MAX {
-            self.view.log.pop_front();
-        }
-        self.view.log.push_back(change);
     }
 
     /// What an agent says of itself; most messages move its live numbers only.
@@ -405,7 +312,7 @@ impl Aggregator {
             .map_or(0, |(_, entry)| entry.clock_ahead_ms);
         let ahead = agent.clock.ahead_ms();
         if ahead != before {
-            log_clock(&agent.name, ahead);
+            log_clock_offset(&agent.name, ahead);
         }
         let live = Live::new(agent.members.len());
         live.set(sequence, agent.heard, progress);

@@ -2,10 +2,15 @@
 //!
 //! [`aggregator`] is the one task that owns the state (`core::fleet`) and changes it. Agents' streams and the leader's
 //! session loop send it commands and [`heartbeats`]; it tells a stream by [`progress`] what is applied, and publishes an
-//! immutable [`view`] with [`counts`] that everybody reads. Nothing here talks to the network or to ZooKeeper.
+//! immutable [`view`] with [`counts`] and a [`change_log`] that everybody reads; who follows the changes holds a
+//! [`change_cursor`]. Nothing here talks to the network or to ZooKeeper.
 
 pub mod aggregator;
+pub mod change_cursor;
+pub mod change_log;
+pub mod command;
 pub mod counts;
 pub mod heartbeats;
 pub mod progress;
+mod transition_log;
 pub mod view;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use imbl::{OrdMap, Vector};
+use imbl::OrdMap;
 use redkeeper_core::{
     fleet::{Rival, message_order::Origin},
     ids::{AgentId, InstanceId, Revision},
@@ -19,11 +19,7 @@ use redkeeper_core::{
 };
 use tokio::sync::watch;
 
-use crate::fleet::counts::Counts;
-
-/// Changes that are kept for watchers, the publisher and `ListTransitions`: at the worst case of 3,000
-/// instances dying in one second, 20 s for a slow reader. About 100 bytes each beyond the status itself.
-pub const LOG_MAX: usize = 65_536;
+use super::{change_log::ChangeLog, counts::Counts};
 
 /// One instance.
 #[derive(Clone, Debug)]
@@ -34,31 +30,6 @@ pub struct Entry {
     pub revision: Revision,
     /// The message that brought it.
     pub origin: Origin,
-}
-
-/// One change.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// Its number.
-    pub revision: Revision,
-    /// The status after it; for a removal, the last.
-    pub status: Arc<Status>,
-    /// The message that brought it; for a removal, the last.
-    pub origin: Origin,
-    /// The status before; `None` where the instance is new. It is shared with the change that brought it.
-    pub previous: Option<Arc<Status>>,
-    /// Whether the instance is no longer known.
-    pub removed: bool,
-    /// When, for people.
-    pub time: WallMs,
-}
-
-impl Change {
-    /// Whether it is a transition: the instance came or went, or its state, reason or role changed.
-    pub fn is_transition(&self) -> bool {
-        let same = |former: &Arc<Status>| !self.status.is_transition_from(former);
-        self.removed || !self.previous.as_ref().is_some_and(same)
-    }
 }
 
 /// One agent.
@@ -141,8 +112,8 @@ pub struct View {
     pub counts: Counts,
     /// All agents by id.
     pub agents: OrdMap<AgentId, Arc<AgentEntry>>,
-    /// The newest changes, oldest first.
-    pub log: Vector<Change>,
+    /// The newest changes.
+    pub log: ChangeLog,
     /// When any agent was last heard, in microseconds; 0 before.
     pub heard: Arc<AtomicU64>,
 }
@@ -167,10 +138,6 @@ impl Put {
         }
     }
 }
-
-/// Changes after a revision are no longer kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Compacted;
 
 impl View {
     /// Puts a status in place of the known one, with a new revision where it differs.
@@ -199,32 +166,6 @@ impl View {
         let former = self.instances.remove(id)?;
         self.counts.moved(Some(&former.status), None);
         Some(former)
-    }
-
-    /// Changes before `revision`, newest first.
-    pub fn changes_before(&self, revision: u64) -> impl Iterator<Item = &Change> {
-        let oldest = self.log.front().map_or(0, |change| change.revision.0);
-        let kept = usize::try_from(revision.saturating_sub(oldest)).unwrap_or(usize::MAX);
-        let kept = kept.min(self.log.len());
-        self.log.focus().narrow(..kept).into_iter().rev()
-    }
-
-    /// Changes after `revision`, oldest first.
-    ///
-    /// # Errors
-    /// When some of them are no longer kept.
-    pub fn changes_after(&self, revision: Revision) -> Result<impl Iterator<Item = &Change>, Compacted> {
-        let oldest = self
-            .log
-            .front()
-            .map_or(self.revision.0 + 1, |change| change.revision.0);
-        if revision.0 + 1 < oldest || revision > self.revision {
-            return Err(Compacted);
-        }
-        let skip = usize::try_from(revision.0 + 1 - oldest).unwrap_or(usize::MAX);
-        let skip = skip.min(self.log.len());
-        // A range of the log is read without a search for each of its places.
-        Ok(self.log.focus().narrow(skip..).into_iter())
     }
 
     /// Age of the newest message from any agent.
@@ -290,61 +231,5 @@ impl Replacer {
         self.view.store(Arc::new(view));
         self.revision
             .send_if_modified(|known| std::mem::replace(known, revision) != revision);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use redkeeper_core::status::{Identity, Reason, Stage, Verdict};
-
-    fn view(revisions: std::ops::RangeInclusive<u64>) -> View {
-        let status = Arc::new(Status {
-            identity: Identity {
-                id: InstanceId::new("a").unwrap(),
-                cluster: None,
-                address: "x:1".into(),
-                labels: Arc::default(),
-            },
-            agent: AgentId::new("h").unwrap(),
-            verdict: Verdict::blank(Reason::Ok, Stage::Reply, "", WallMs(0)),
-        });
-        let change = |n| Change {
-            revision: Revision(n),
-            status: status.clone(),
-            origin: Origin::default(),
-            previous: None,
-            removed: false,
-            time: WallMs(0),
-        };
-        View {
-            revision: Revision(*revisions.end()),
-            log: revisions.map(change).collect(),
-            ..View::default()
-        }
-    }
-
-    #[test]
-    fn older_changes_are_found_by_their_number() {
-        let view = view(5..=9);
-        let before = |n| view.changes_before(n).map(|c| c.revision.0).collect::<Vec<_>>();
-        assert_eq!(before(u64::MAX), [9, 8, 7, 6, 5]);
-        assert_eq!(before(7), [6, 5]);
-        assert_eq!(before(5), [0; 0]);
-        assert_eq!(before(0), [0; 0]);
-    }
-
-    #[test]
-    fn changes_are_complete_or_refused() {
-        let view = view(5..=9);
-        let after = |n| {
-            view.changes_after(Revision(n))
-                .map(|c| c.map(|c| c.revision.0).collect::<Vec<_>>())
-        };
-        assert_eq!(after(9), Ok(vec![]));
-        assert_eq!(after(6), Ok(vec![7, 8, 9]));
-        assert_eq!(after(4), Ok(vec![5, 6, 7, 8, 9]));
-        assert_eq!(after(3), Err(Compacted));
-        assert_eq!(after(10), Err(Compacted));
     }
 }

@@ -1,11 +1,14 @@
 //! The gRPC server: [`server`] binds and serves, [`agent`] takes agents' streams, [`status`] answers tools, [`peer`] is for
-//! the other collectors, [`incoming`] accepts connections, [`errors`] is the one place where failures become gRPC codes.
+//! the other collectors, [`incoming`] accepts connections, [`layers`] are passed by every call,
+//! [`health`] says whether it serves and leads, [`errors`] is the one place where failures become gRPC codes.
 //!
 //! Handlers read the view and send commands; they never touch ZooKeeper.
 
 pub mod agent;
 pub mod errors;
+mod health;
 pub mod incoming;
+pub mod layers;
 pub mod peer;
 mod responses;
 pub mod server;

@@ -1,20 +1,20 @@
 //! The operations of one candidate, each a few requests: list, watch, claim, settle, verify. Their order is
 //! decided by `core::election`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redkeeper_core::{
-    election::{Candidate, Input, Term, plausible},
+    election::{Candidate, Effect, Election, Input, Term, plausible},
     ids::{CollectorId, Epoch},
 };
 
-use crate::{
-    leader::leadership::read,
-    store::{
-        CommitError, Session, StoreError, Write,
-        layout::Layout,
-        records::{EpochJson, PublisherJson},
-    },
+use redkeeper_runtime::errors::chain;
+
+use super::{Coordinator, Operation};
+use crate::store::{
+    CommitError, Session, Store, StoreError, Write,
+    layout::Layout,
+    records::{EpochJson, PublisherJson, read_json},
 };
 
 /// Candidates look again this often, in case an event was lost.
@@ -55,7 +55,7 @@ pub(crate) async fn claim<T: Session>(
         return refused().await;
     };
     let version = epoch.version;
-    let former: EpochJson = read(Some(epoch));
+    let former: EpochJson = read_json(Some(epoch));
     // Never below what this process has held or seen, even where ZooKeeper was wiped or restored.
     let former = plausible(Epoch(former.epoch));
     let number = former.max(newest).0.saturating_add(1);
@@ -148,7 +148,7 @@ pub(crate) async fn settle<T: Session>(
         return Ok(Input::Settled(None));
     };
     let version = found.version;
-    let epoch: EpochJson = read(Some(found));
+    let epoch: EpochJson = read_json(Some(found));
     let own = epoch.claim == format!("{node}/{}", epoch.epoch);
     Ok(Input::Settled(own.then_some(Term {
         epoch: Epoch(epoch.epoch),
@@ -170,4 +170,70 @@ pub(crate) async fn verify<T: Session>(
     let own = own == [true, true];
     let epoch = nodes[1].as_ref().map(|node| node.version) == term.map(|term| term.token);
     Ok(Input::Verified(own && epoch))
+}
+
+impl<S: Store> Coordinator<S> {
+    /// The operation that the election asks for. Ends with its answer.
+    pub(super) fn operation(
+        &self,
+        session: &Arc<S::Session>,
+        election: &Election,
+        effect: Effect,
+    ) -> Operation {
+        let (session, layout) = (Arc::clone(session), self.layout.clone());
+        let node = election.node().unwrap_or_default().to_owned();
+        let (term, id, newest) = (election.term(), self.id.clone(), election.newest());
+        let sent = self.clock.now();
+        Box::pin(async move {
+            let result = match effect {
+                Effect::Enqueue => layout.enqueue(&*session).await.map(Input::Enqueued),
+                Effect::FindOwn => layout.find_own(&*session).await.map(Input::Found),
+                Effect::List => list(&*session, &layout).await,
+                Effect::Watch(other) => watch_candidate(&*session, &layout, &other).await,
+                Effect::Claim => claim(&*session, &layout, &node, &id, newest).await,
+                Effect::Settle => settle(&*session, &layout, &node).await,
+                Effect::Verify => verify(&*session, &layout, &node, term).await,
+                Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) => Ok(Input::LookAgain),
+            };
+            let input = result.unwrap_or_else(|error| match error {
+                // The request may still be sent later: only the end of the session rules that out.
+                StoreError::TimedOut | StoreError::Lost(_) | StoreError::Refused(_) => {
+                    tracing::warn!("election: {}", chain(&error));
+                    Input::Lost
+                }
+                error => {
+                    tracing::debug!("election: {}", chain(&error));
+                    Input::Unknown
+                }
+            });
+            (input, sent)
+        })
+    }
+
+    pub(super) async fn step_down(&self, session: &Arc<S::Session>, election: &Election, term: Option<Term>) {
+        let Some(term) = term else { return };
+        let mut writes = vec![Write::Delete(self.layout.publisher())];
+        if let Some(node) = election.node() {
+            writes.push(Write::Delete(self.layout.candidate(node)));
+        }
+        match session.commit((&self.layout.epoch(), term.token), writes).await {
+            Ok(()) => tracing::info!(epoch = term.epoch.0, "leadership handed over"),
+            Err(e) => tracing::warn!("leadership ends with the session: {}", chain(&e)),
+        }
+    }
+
+    /// Says once that there are candidates of nobody: they do no harm, and stay until somebody deletes them.
+    pub(super) fn tell_leftovers(&self, candidates: &[Candidate], told: &mut usize) {
+        let left = || candidates.iter().filter(|candidate| candidate.is_leftover());
+        let (first, count) = (left().next(), left().count());
+        let before = std::mem::replace(told, count);
+        if let Some(first) = first.filter(|_| before != count) {
+            let path = self.layout.candidate(&first.name);
+            tracing::warn!(
+                znode = path,
+                count,
+                "candidates that no session owns, as a restored backup leaves them, do not take part in the election; delete them"
+            );
+        }
+    }
 }

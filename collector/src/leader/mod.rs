@@ -2,14 +2,16 @@
 //! session. Carries what `core::election` decides and, while leading, runs the [`publisher`](crate::publish).
 //! Any doubt that cannot be settled ends in a fresh session.
 
+mod announce;
 mod campaign;
 pub mod leadership;
+mod membership;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use redkeeper_core::{
     backoff::Backoff,
-    election::{Candidate, Effect, Election, Input, Term, lease::Lease},
+    election::{Effect, Election, Input, lease::Lease},
     ids::{CollectorId, Epoch},
     time::Mono,
 };
@@ -18,14 +20,11 @@ use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    fleet::{aggregator::Command, view::Shared},
-    leader::{
-        campaign::{claim, list, settle, verify, watch_candidate},
-        leadership::{Membership, Seen},
-    },
+    fleet::{command::Command, view::Shared},
+    leader::membership::{Membership, Seen, look, register},
     metrics::Metrics,
-    publish::{Publishing, load},
-    store::{Connection, Session, Store, StoreError, Write, layout::Layout, records::CollectorJson},
+    publish::{Publishing, Setup, load},
+    store::{Connection, Session, Store, StoreError, layout::Layout},
 };
 
 /// How often members, epoch and leader are read for `GetClusterStatus`.
@@ -134,34 +133,11 @@ impl<S: Store> Coordinator<S> {
         }
     }
 
-    /// Without a session nothing is known of who leads, least of all that it is us.
-    fn offline(&self, error: Option<String>) {
-        self.metrics.pending.set(0);
-        self.tell(|d| {
-            d.note_connection(None, self.clock.wall());
-            d.phase = "offline";
-            (d.lease, d.oldest_pending, d.refused) = (None, None, None);
-            (d.id_taken, d.id_shared) = (None, None);
-            d.last_leader.clear();
-            if let Some(error) = error {
-                d.last_error = error;
-            }
-        });
-    }
-
-    fn tell(&self, change: impl FnOnce(&mut leadership::Directory)) {
-        self.directory.send_if_modified(|directory| {
-            let before = directory.clone();
-            change(directory);
-            *directory != before
-        });
-    }
-
     /// A session with the layout in place and the own membership registered.
     async fn open(&self) -> Result<Arc<S::Session>, StoreError> {
         let session = Arc::new(self.store.connect().await?);
         self.layout.ensure(&*session).await?;
-        let membership = leadership::register(&*session, &self.layout, &self.membership()).await?;
+        let membership = register(&*session, &self.layout, &self.membership()).await?;
         if membership == Membership::Foreign {
             // The node of a former session that has not expired yet, or another collector of the same name.
             tracing::warn!(id = %self.id, "a collector of this name is registered; its node is left alone");
@@ -207,7 +183,7 @@ impl<S: Store> Coordinator<S> {
                             // Who led the term before knows all that it published.
                             let grace = led.is_none_or(|led| led.0 + 1 != term.epoch.0);
                             *led = Some(term.epoch);
-                            publishing = Some(Publishing::new(self, session, term, grace));
+                            publishing = Some(Publishing::new(self.setup(), session, term, grace));
                         }
                     },
                     Effect::Hold => {
@@ -296,136 +272,22 @@ impl<S: Store> Coordinator<S> {
         }
     }
 
-    fn note_phase(
-        &self,
-        election: &Election,
-        publishing: Option<&Publishing<S>>,
-        connection: Connection,
-        lease: Lease,
-    ) {
-        if publishing.is_none() {
-            self.metrics.pending.set(0);
-        }
-        let phase = match publishing {
-            Some(publishing) if connection == Connection::Connected => publishing.phase(),
-            _ => election.phase(),
-        };
-        let own = self.id.as_str();
-        self.tell(|d| {
-            d.note_connection(Some(connection), self.clock.wall());
-            d.phase = phase;
-            d.lease = election.term().map(|_| lease);
-            match election.term() {
-                Some(term) if connection == Connection::Connected => {
-                    d.epoch = term.epoch.0;
-                    own.clone_into(&mut d.last_leader);
-                }
-                Some(_) => d.last_leader.clear(),
-                None => {}
-            }
-        });
-        if let Some(term) = election.term() {
-            self.metrics
-                .epoch
-                .set(i64::try_from(term.epoch.0).unwrap_or(i64::MAX));
-        }
-    }
-
-    /// The operation that the election asks for. Ends with its answer.
-    fn operation(&self, session: &Arc<S::Session>, election: &Election, effect: Effect) -> Operation {
-        let (session, layout) = (Arc::clone(session), self.layout.clone());
-        let node = election.node().unwrap_or_default().to_owned();
-        let (term, id, newest) = (election.term(), self.id.clone(), election.newest());
-        let sent = self.clock.now();
-        Box::pin(async move {
-            let result = match effect {
-                Effect::Enqueue => layout.enqueue(&*session).await.map(Input::Enqueued),
-                Effect::FindOwn => layout.find_own(&*session).await.map(Input::Found),
-                Effect::List => list(&*session, &layout).await,
-                Effect::Watch(other) => watch_candidate(&*session, &layout, &other).await,
-                Effect::Claim => claim(&*session, &layout, &node, &id, newest).await,
-                Effect::Settle => settle(&*session, &layout, &node).await,
-                Effect::Verify => verify(&*session, &layout, &node, term).await,
-                Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) => Ok(Input::LookAgain),
-            };
-            let input = result.unwrap_or_else(|error| match error {
-                // The request may still be sent later: only the end of the session rules that out.
-                StoreError::TimedOut | StoreError::Lost(_) | StoreError::Refused(_) => {
-                    tracing::warn!("election: {}", chain(&error));
-                    Input::Lost
-                }
-                error => {
-                    tracing::debug!("election: {}", chain(&error));
-                    Input::Unknown
-                }
-            });
-            (input, sent)
-        })
-    }
-
-    async fn step_down(&self, session: &Arc<S::Session>, election: &Election, term: Option<Term>) {
-        let Some(term) = term else { return };
-        let mut writes = vec![Write::Delete(self.layout.publisher())];
-        if let Some(node) = election.node() {
-            writes.push(Write::Delete(self.layout.candidate(node)));
-        }
-        match session.commit((&self.layout.epoch(), term.token), writes).await {
-            Ok(()) => tracing::info!(epoch = term.epoch.0, "leadership handed over"),
-            Err(e) => tracing::warn!("leadership ends with the session: {}", chain(&e)),
-        }
-    }
-
-    /// Says once that there are candidates of nobody: they do no harm, and stay until somebody deletes them.
-    fn tell_leftovers(&self, candidates: &[Candidate], told: &mut usize) {
-        let left = || candidates.iter().filter(|candidate| candidate.is_leftover());
-        let (first, count) = (left().next(), left().count());
-        let before = std::mem::replace(told, count);
-        if let Some(first) = first.filter(|_| before != count) {
-            let path = self.layout.candidate(&first.name);
-            tracing::warn!(
-                znode = path,
-                count,
-                "candidates that no session owns, as a restored backup leaves them, do not take part in the election; delete them"
-            );
+    fn setup(&self) -> Setup {
+        Setup {
+            layout: self.layout.clone(),
+            id: self.id.to_string(),
+            view: self.view.clone(),
+            commands: self.commands.clone(),
+            clock: self.clock,
+            orphans_max_percent: self.orphans_max_percent,
+            audit_interval: self.audit_interval,
+            metrics: self.metrics.clone(),
         }
     }
 
     fn look(&self, session: &Arc<S::Session>) -> Looking {
         let (session, layout, own) = (Arc::clone(session), self.layout.clone(), self.membership());
-        Box::pin(async move { leadership::look(&*session, &layout, &own).await })
-    }
-
-    fn note_directory(
-        &self,
-        seen: Seen,
-        election: &Election,
-        session_timeout: Duration,
-        (oldest_pending, refused): (Option<Mono>, Option<(String, usize)>),
-    ) {
-        let epoch = election.newest().0;
-        self.metrics.epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
-        self.tell(|d| {
-            d.members = seen.members;
-            d.note_id(seen.taken_by, self.clock.now(), session_timeout);
-            (d.oldest_pending, d.refused) = (oldest_pending, refused);
-            // What was read may be older than an own claim.
-            if election.term().is_none() {
-                d.epoch = epoch;
-                d.last_leader = seen.publisher.holder;
-                // The znode of a former life, which has not expired yet: nobody is known to lead.
-                if d.last_leader == self.id.as_str() {
-                    d.last_leader.clear();
-                }
-            }
-        });
-    }
-
-    fn membership(&self) -> CollectorJson {
-        CollectorJson {
-            id: self.id.to_string(),
-            grpc: self.address.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        }
+        Box::pin(async move { look(&*session, &layout, &own).await })
     }
 }
 

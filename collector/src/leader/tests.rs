@@ -9,13 +9,10 @@ use tokio::{
 
 use super::*;
 use crate::{
-    fleet::{
-        aggregator::{Aggregator, COMMANDS_MAX},
-        view,
-    },
+    fleet::{aggregator::Aggregator, command::COMMANDS_MAX, view},
     leader::leadership::Directory,
     publish::AUDIT_INTERVAL,
-    store::{Kind, memory::Memory},
+    store::{Kind, Write, memory::Memory},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);

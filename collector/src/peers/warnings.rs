@@ -1,9 +1,10 @@
 //! What is wrong with the cluster as far as this collector knows, in words for people. One list, which `cluster`,
 //! `/readyz`, the metrics and the log tell.
 
-use std::{collections::BTreeMap, time::UNIX_EPOCH};
+use std::collections::BTreeMap;
 
 use redkeeper_core::time::{Mono, WallMs};
+use redkeeper_runtime::clock::rfc3339;
 
 use crate::{
     leader::leadership::Directory,
@@ -54,12 +55,6 @@ pub struct Warning {
     pub text: String,
     /// Since when.
     pub since: Option<WallMs>,
-}
-
-/// A wall-clock time for people.
-pub fn time(at: WallMs) -> String {
-    let at = UNIX_EPOCH + std::time::Duration::from_millis(at.0);
-    humantime::format_rfc3339_seconds(at).to_string()
 }
 
 /// All that is known to be wrong.
@@ -160,7 +155,7 @@ fn about(peer: &Peer, id: &str, address: &str, who: &str) -> Option<Warning> {
             COLLECTOR_SILENT,
             format!(
                 "{who} {id} at {address} does not answer since {}: {}",
-                time(since),
+                rfc3339(since),
                 peer.error
             ),
             Some(since),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Publishing, Reading, Stage};
 use crate::{
     fleet::view::View,
-    publish::load::{adopt, read_bucket},
+    publish::load::{read_bucket, tell_fleet},
     store::Store,
 };
 /// Flapping instances are counted after so many read-backs.
@@ -22,9 +22,9 @@ const AUDIT_READS_PER_SECOND: u32 = 2_500;
 
 impl<S: Store> Publishing<S> {
     pub(super) fn start_audit(&mut self) {
-        self.audit_at = Instant::now() + self.audit_interval;
+        self.audit_at = Instant::now() + self.setup.audit_interval;
         if let Stage::Writing(publisher) = &mut self.stage {
-            let reading = |bucket| read_bucket(Arc::clone(&self.session), self.layout.clone(), bucket);
+            let reading = |bucket| read_bucket(Arc::clone(&self.session), self.setup.layout.clone(), bucket);
             self.audit = publisher
                 .audit_next()
                 .map(|bucket| (bucket, Box::pin(reading(bucket)) as Reading<Found>));
@@ -40,12 +40,15 @@ impl<S: Store> Publishing<S> {
             .audit_at
             .max(Instant::now() + Duration::from_secs(1) * reads / AUDIT_READS_PER_SECOND);
         if bucket.0.is_multiple_of(FLAPPING_EVERY) {
-            let flapping = publisher.flapping(self.clock.now());
-            self.metrics
+            let flapping = publisher.flapping(self.setup.clock.now());
+            self.setup
+                .metrics
                 .flapping
                 .set(i64::try_from(flapping).unwrap_or(i64::MAX));
         }
-        let differences = publisher.audited(self.clock.now(), bucket, found, |held| abandoned(held, view));
+        let differences = publisher.audited(self.setup.clock.now(), bucket, found, |held| {
+            abandoned(held, view)
+        });
         let mut foreign = Vec::new();
         for difference in differences {
             let (kind, what) = match difference {
@@ -58,7 +61,7 @@ impl<S: Store> Publishing<S> {
                     ("foreign", id.to_string())
                 }
             };
-            self.metrics.repairs.get_or_create(&[("kind", kind)]).inc();
+            self.setup.metrics.repairs.get_or_create(&[("kind", kind)]).inc();
             if kind == "orphan" {
                 tracing::info!(
                     instance = what,
@@ -75,6 +78,7 @@ impl<S: Store> Publishing<S> {
         }
         let orphans = publisher.orphans();
         let before = self
+            .setup
             .metrics
             .orphans
             .set(i64::try_from(orphans).unwrap_or(i64::MAX));
@@ -85,10 +89,10 @@ impl<S: Store> Publishing<S> {
             );
         }
         if !foreign.is_empty() {
-            let commands = self.commands.clone();
-            self.adopting = Some(Box::pin(
-                async move { adopt(&commands, foreign.iter(), false).await },
-            ));
+            let commands = self.setup.commands.clone();
+            self.adopting = Some(Box::pin(async move {
+                tell_fleet(&commands, foreign.iter(), false).await
+            }));
         }
     }
 }

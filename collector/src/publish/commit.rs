@@ -7,6 +7,7 @@ use redkeeper_core::{
     publish::{Batch, Op},
 };
 
+use super::format::native;
 use crate::store::{
     CommitError, Session, Store, Write,
     layout::Layout,
@@ -66,8 +67,8 @@ pub(crate) fn commit<S: Store>(
 
 fn write(layout: &Layout, term: Term, op: &Op) -> Write {
     match op {
-        Op::Put(record, true) => Write::Create(layout.instance(record.id()), records::status(record), false),
-        Op::Put(record, false) => Write::Set(layout.instance(record.id()), records::status(record), None),
+        Op::Put(record, true) => Write::Create(layout.instance(record.id()), native::status(record), false),
+        Op::Put(record, false) => Write::Set(layout.instance(record.id()), native::status(record), None),
         Op::Delete(id) => Write::Delete(layout.instance(id)),
         Op::Bucket(bucket, data, true) => {
             Write::Create(layout.bucket(*bucket), records::bucket(*data, term.epoch), false)

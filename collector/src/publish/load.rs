@@ -10,10 +10,11 @@ use redkeeper_core::{
     ids::{Bucket, Epoch, InstanceId},
     publish::{BucketData, Found, Held, Record},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
+use super::format::native;
 use crate::{
-    fleet::aggregator::Command,
+    fleet::command::{Command, adopt},
     store::{Node, Session, StoreError, layout::Layout, records},
 };
 
@@ -57,7 +58,7 @@ pub(crate) async fn read_back<T: Session>(
     let paths: Vec<_> = ids.iter().map(|id| layout.instance(id)).collect();
     let nodes = session.get(&paths).await?;
     let held = |(id, node): (InstanceId, Option<Node>)| {
-        let held = node.map(|node| records::read_status(&id, &node.data));
+        let held = node.map(|node| native::read_status(&id, &node.data));
         (id, held)
     };
     let instances = ids.into_iter().zip(nodes).map(held).collect();
@@ -89,8 +90,18 @@ pub(crate) async fn read_and_adopt<T: Session>(
     while let Some(statuses) = listed.next().await {
         published.held.extend(statuses?);
     }
-    adopt(&commands, published.held.values().filter_map(Held::record), grace).await?;
+    tell_fleet(&commands, published.held.values().filter_map(Held::record), grace).await?;
     Ok(published)
+}
+
+/// Gives the aggregator statuses that were found, and waits until they are in the view.
+pub(crate) async fn tell_fleet(
+    commands: &mpsc::Sender<Command>,
+    records: impl Iterator<Item = &Record>,
+    grace: bool,
+) -> Result<(), StoreError> {
+    let adopted = adopt(commands, records, grace).await;
+    adopted.map_err(|stopped| StoreError::Lost(stopped.to_string()))
 }
 
 /// Reads one bucket.
@@ -105,26 +116,6 @@ pub(crate) async fn read_bucket<T: Session>(
         None => BTreeMap::new(),
     };
     Ok(Found { data, held })
-}
-
-/// Sends statuses to the aggregator and waits until they are in the view.
-///
-/// # Errors
-/// When the aggregator is gone, which happens at shutdown only.
-pub(crate) async fn adopt(
-    commands: &mpsc::Sender<Command>,
-    records: impl Iterator<Item = &Record>,
-    grace: bool,
-) -> Result<(), StoreError> {
-    let (done, adopted) = oneshot::channel();
-    let gone = |_| StoreError::Lost("the aggregator has stopped".to_owned());
-    let statuses = records.map(|record| (Arc::clone(&record.status), record.origin));
-    let statuses = statuses.collect();
-    commands
-        .send(Command::Adopt(statuses, grace, done))
-        .await
-        .map_err(|_| gone(()))?;
-    adopted.await.map_err(|_| gone(()))
 }
 
 async fn read_data<T: Session>(
@@ -167,7 +158,7 @@ async fn read_statuses<T: Session>(
         session.get(&paths).await?
     };
     let one = |(id, node): (InstanceId, Option<Node>)| {
-        let held = records::read_status(&id, &node?.data);
+        let held = native::read_status(&id, &node?.data);
         Some((id, held))
     };
     Ok(ids.into_iter().zip(nodes).filter_map(one).collect())

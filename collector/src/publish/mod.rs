@@ -6,27 +6,18 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use redkeeper_core::{
     election::{Input, Term},
-    fleet::message_order::Origin,
-    ids::{Bucket, InstanceId, Revision},
-    publish::{Found, Publisher, Record, Refusal, Unknown},
-    status::{Reason, Status},
+    ids::{Bucket, Revision},
+    publish::{Found, Publisher, Unknown},
     time::Mono,
 };
 use redkeeper_runtime::{clock::Clock, errors::chain, log_limit::LogLimit};
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    fleet::{
-        aggregator::Command,
-        view::{Compacted, Shared},
-    },
-    leader::Coordinator,
+    fleet::{change_cursor::ChangeCursor, command::Command, view::Shared},
     metrics::Metrics,
     publish::{
-        commit::{Commit, Work, commit, go_live},
+        commit::Commit,
         load::{Doubtful, Published, ReadBack, read_and_adopt, read_back},
     },
     store::{CommitError, Store, StoreError, layout::Layout},
@@ -34,7 +25,9 @@ use crate::{
 
 mod audit;
 mod commit;
+pub mod format;
 pub(crate) mod load;
+mod write;
 
 /// Time between the read-backs of two buckets: 256 of them take 4 s, so that a znode changed by another hand is
 /// right again within 5 s.
@@ -58,20 +51,33 @@ enum Stage {
     Settling(Box<Publisher>, Doubtful, Reading<ReadBack>),
 }
 
+/// What each term of this collector needs.
+#[derive(Clone)]
+pub struct Setup {
+    /// Paths.
+    pub layout: Layout,
+    /// Own name.
+    pub id: String,
+    /// The fleet's view.
+    pub view: Shared,
+    /// To the aggregator.
+    pub commands: mpsc::Sender<Command>,
+    /// Time.
+    pub clock: Clock,
+    /// Share of the statuses that is deleted as orphans at most, in percent.
+    pub orphans_max_percent: u8,
+    /// Time between the read-backs of two buckets.
+    pub audit_interval: Duration,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
 /// One term of leadership.
 pub struct Publishing<S: Store> {
+    setup: Setup,
     session: Arc<S::Session>,
-    layout: Layout,
     term: Term,
     grace: bool,
-    id: String,
-    view: Shared,
-    revisions: watch::Receiver<Revision>,
-    commands: mpsc::Sender<Command>,
-    clock: Clock,
-    orphans_max_percent: u8,
-    audit_interval: Duration,
-    metrics: Metrics,
     stage: Stage,
     /// The read-back of one bucket.
     audit: Option<(Bucket, Reading<Found>)>,
@@ -79,8 +85,8 @@ pub struct Publishing<S: Store> {
     /// Statuses of others' making, on their way to the aggregator.
     adopting: Option<Reading<()>>,
     commits: FuturesUnordered<Commit>,
-    /// Changes up to here have been marked.
-    seen: Revision,
+    /// Behind the changes that have been marked.
+    cursor: ChangeCursor,
     held: bool,
     /// Why the first status was refused for good, and how many were.
     refused: Option<(String, usize)>,
@@ -99,27 +105,24 @@ impl<S: Store> Publishing<S> {
     /// Begins a term after an acknowledged claim.
     ///
     /// `grace`: another collector led until now.
-    pub fn new(of: &Coordinator<S>, session: &Arc<S::Session>, term: Term, grace: bool) -> Self {
-        let reading = read_and_adopt(Arc::clone(session), of.layout.clone(), of.commands.clone(), grace);
+    pub fn new(setup: Setup, session: &Arc<S::Session>, term: Term, grace: bool) -> Self {
+        let reading = read_and_adopt(
+            Arc::clone(session),
+            setup.layout.clone(),
+            setup.commands.clone(),
+            grace,
+        );
         Self {
             session: Arc::clone(session),
-            layout: of.layout.clone(),
             term,
             grace,
-            id: of.id.to_string(),
-            revisions: of.view.revisions(),
-            view: of.view.clone(),
-            commands: of.commands.clone(),
-            clock: of.clock,
-            orphans_max_percent: of.orphans_max_percent,
-            audit_interval: of.audit_interval,
-            metrics: of.metrics.clone(),
+            cursor: ChangeCursor::new(&setup.view, Revision(0)),
             stage: Stage::Reading(Box::pin(reading)),
             audit: None,
-            audit_at: Instant::now() + of.audit_interval,
+            audit_at: Instant::now() + setup.audit_interval,
+            setup,
             adopting: None,
             commits: FuturesUnordered::new(),
-            seen: Revision(0),
             held: false,
             refused: None,
             refusal_lines: LogLimit::new(1, REFUSAL_LINES_INTERVAL),
@@ -205,13 +208,18 @@ impl<S: Store> Publishing<S> {
                         return Err(error.into());
                     }
                 };
-                let now = self.clock.now();
+                let now = self.setup.clock.now();
                 let Published { held, buckets } = published;
-                let mut publisher =
-                    Publisher::new(now, self.term.epoch, held, buckets, self.orphans_max_percent);
-                let view = self.view.get();
+                let mut publisher = Publisher::new(
+                    now,
+                    self.term.epoch,
+                    held,
+                    buckets,
+                    self.setup.orphans_max_percent,
+                );
+                let view = self.setup.view.get();
                 view.instances.keys().for_each(|id| publisher.mark(now, id));
-                self.seen = view.revision;
+                self.cursor.skip_to(view.revision);
                 self.stage = Stage::Writing(Box::new(publisher));
             }
             Stage::Settling(publisher, doubtful, reading) => match reading.as_mut().await {
@@ -228,7 +236,11 @@ impl<S: Store> Publishing<S> {
                     self.stage = Stage::Writing(publisher.clone());
                 }
                 Err(error) => {
-                    let again = read_back(Arc::clone(&self.session), self.layout.clone(), doubtful.clone());
+                    let again = read_back(
+                        Arc::clone(&self.session),
+                        self.setup.layout.clone(),
+                        doubtful.clone(),
+                    );
                     *reading = Box::pin(again);
                     return Err(error.into());
                 }
@@ -239,10 +251,11 @@ impl<S: Store> Publishing<S> {
                     ids,
                     buckets,
                     left_out,
-                } = publisher.unknown(self.clock.now());
+                } = publisher.unknown(self.setup.clock.now());
                 if let Some(id) = left_out {
-                    let path = self.layout.instance(&id);
-                    self.metrics
+                    let path = self.setup.layout.instance(&id);
+                    self.setup
+                        .metrics
                         .batches
                         .get_or_create(&[("result", "left_out")])
                         .inc();
@@ -258,7 +271,11 @@ impl<S: Store> Publishing<S> {
                     );
                 }
                 let doubtful = Doubtful { ids, buckets };
-                let reading = read_back(Arc::clone(&self.session), self.layout.clone(), doubtful.clone());
+                let reading = read_back(
+                    Arc::clone(&self.session),
+                    self.setup.layout.clone(),
+                    doubtful.clone(),
+                );
                 self.stage = Stage::Settling(publisher.clone(), doubtful, Box::pin(reading));
             }
             Stage::Writing(_) => self.write().await?,
@@ -269,11 +286,15 @@ impl<S: Store> Publishing<S> {
     /// A live number: who asks is told what is true now.
     fn note_pending(&self) {
         let pending = i64::try_from(self.pending()).unwrap_or(i64::MAX);
-        self.metrics.pending.set(pending);
+        self.setup.metrics.pending.set(pending);
     }
 
     fn failed(&mut self, error: &CommitError) -> Input {
-        self.metrics.batches.get_or_create(&[("result", "failed")]).inc();
+        self.setup
+            .metrics
+            .batches
+            .get_or_create(&[("result", "failed")])
+            .inc();
         // Everything in flight ends with its connection: one line for all of it.
         if !self.unsettled {
             tracing::warn!("publishing: {}", chain(error));
@@ -292,133 +313,10 @@ impl<S: Store> Publishing<S> {
     fn reading(&self) -> Reading<Published> {
         Box::pin(read_and_adopt(
             Arc::clone(&self.session),
-            self.layout.clone(),
-            self.commands.clone(),
+            self.setup.layout.clone(),
+            self.setup.commands.clone(),
             self.grace,
         ))
-    }
-
-    /// One step of writing: takes in changes, sends what the window allows, waits for what comes first.
-    async fn write(&mut self) -> Result<(), CommitError> {
-        let Stage::Writing(publisher) = &mut self.stage else {
-            return Ok(());
-        };
-        let (view, now) = (self.view.get(), self.clock.now());
-        match view.changes_after(self.seen) {
-            Ok(changes) => {
-                for change in changes {
-                    let id = &change.status.identity.id;
-                    if change.removed {
-                        publisher.remove(now, id)
-                    } else if let Some(record) = publishable(&change.status, change.origin) {
-                        publisher.put(now, record)
-                    } else {
-                        publisher.mark(now, id)
-                    }
-                }
-            }
-            // Too far behind: everything is compared. What was removed meanwhile is found as an orphan.
-            Err(Compacted) => view.instances.keys().for_each(|id| publisher.mark(now, id)),
-        }
-        self.seen = view.revision;
-        let mut sent = false;
-        if self.held || self.unsettled {
-            self.audit = None;
-        } else {
-            let desired = |id: &InstanceId| {
-                let entry = view.instances.get(id)?;
-                publishable(&entry.status, entry.origin)
-            };
-            if let Some(batch) = publisher.next_batch(now, desired) {
-                self.commits
-                    .push(commit::<S>(&self.session, &self.layout, self.term, batch));
-                sent = true;
-            }
-            // Whatever is left now waits for a read-back or for its pace.
-            if !self.live && !self.going_live && publisher.in_flight() == 0 {
-                self.going_live = true;
-                self.commits
-                    .push(go_live::<S>(&self.session, &self.layout, self.term, &self.id));
-            }
-        }
-        let may_write = !self.held && !self.unsettled;
-        let paced = publisher.next_deadline().filter(|_| may_write);
-        let paced = paced.map(|due| self.clock.instant(due));
-        let may_audit = self.live && may_write && self.adopting.is_none();
-        tokio::select! {
-            biased;
-            Some((work, result)) = self.commits.next() => self.committed(work, result)?,
-            changed = self.revisions.changed() => if changed.is_err() {
-                return Err(StoreError::Lost("the aggregator has stopped".to_owned()).into());
-            },
-            adopted = pending(&mut self.adopting) => {
-                self.adopting = None;
-                adopted?;
-            }
-            found = pending_audit(&mut self.audit) => {
-                if let Some((bucket, _)) = self.audit.take() {
-                    self.audited(bucket, found?, &view);
-                }
-            }
-            () = tokio::time::sleep_until(paced.unwrap_or(self.audit_at)), if paced.is_some() => {}
-            // What was made goes out before the next one is made.
-            () = tokio::task::yield_now(), if sent => (),
-            () = tokio::time::sleep_until(self.audit_at), if may_audit && self.audit.is_none() => self.start_audit(),
-        }
-        Ok(())
-    }
-
-    fn committed(&mut self, work: Work, result: Result<(), CommitError>) -> Result<(), CommitError> {
-        let Stage::Writing(publisher) = &mut self.stage else {
-            return result;
-        };
-        let number = match (work, &result) {
-            (Work::GoLive, Ok(())) => {
-                tracing::info!(epoch = self.term.epoch.0, "live: everything known is published");
-                self.live = true;
-                return Ok(());
-            }
-            (Work::GoLive, Err(_)) => {
-                self.going_live = false;
-                return result;
-            }
-            (Work::Batch(number), _) => number,
-        };
-        let kind = match result {
-            Ok(()) => {
-                let written = publisher.acknowledged(number);
-                self.metrics.writes.inc_by(written);
-                "ok"
-            }
-            Err(CommitError::Operation(index, StoreError::Exists)) => {
-                publisher.refused(number, index, Refusal::Exists);
-                "refused"
-            }
-            Err(CommitError::Operation(index, StoreError::Missing)) => {
-                if publisher.refused(number, index, Refusal::Missing) {
-                    return Err(StoreError::Lost("the parent of the buckets is gone".to_owned()).into());
-                }
-                "refused"
-            }
-            Err(CommitError::Operation(index, StoreError::Refused(why))) => {
-                publisher.refused(number, index, Refusal::Forbidden);
-                let count = publisher.quarantined();
-                let new = self.refused.as_ref().is_none_or(|(first, _)| *first != why);
-                if new && let Some(more) = self.refusal_lines.line(std::time::Instant::now()) {
-                    tracing::error!(
-                        count,
-                        more,
-                        "ZooKeeper refuses to let a status be written: {why}; it is left out until it changes"
-                    );
-                }
-                let first = self.refused.take().map_or(why, |(first, _)| first);
-                self.refused = Some((first, count));
-                "forbidden"
-            }
-            Err(error) => return Err(error),
-        };
-        self.metrics.batches.get_or_create(&[("result", kind)]).inc();
-        Ok(())
     }
 
     /// Waits for what is in flight, before leadership is handed over. Bounded by the store's time limits.
@@ -429,23 +327,4 @@ impl<S: Store> Publishing<S> {
             }
         }
     }
-}
-
-async fn pending<T>(request: &mut Option<Request<T>>) -> T {
-    match request {
-        Some(request) => request.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn pending_audit(audit: &mut Option<(Bucket, Reading<Found>)>) -> Result<Found, StoreError> {
-    match audit {
-        Some((_, reading)) => reading.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What is to be published of a status: nothing where nothing is known yet, so that what is published stays.
-fn publishable(status: &Arc<Status>, origin: Origin) -> Option<Record> {
-    (status.verdict.reason != Reason::NotProbed).then(|| Record::of(status, origin))
 }

@@ -34,6 +34,7 @@ mod liveness;
 pub mod message_order;
 mod messages;
 mod reports;
+mod streams;
 mod takeover;
 
 /// Longest time between two steps that the shell allows, with the usual `silent_after` of 3 s; in proportion where that

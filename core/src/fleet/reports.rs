@@ -1,156 +1,18 @@
-//! What an agent's messages change.
+//! Applies the reports of an agent: a single one, a whole snapshot, and the removal of an instance.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::{
-    AgentState, CONTESTED_MAX, Effect, Fleet, FreshnessLimit, Greeting, InstanceState, Member, Message,
-    Report, Rival, Snapshot, is_collectors_own,
-};
+use super::{CONTESTED_MAX, Effect, Fleet, FreshnessLimit, InstanceState, Member, Report, Snapshot};
 use crate::{
-    fleet::message_order::{Arrival, Order, Origin},
-    ids::{AgentId, BootId, Handle, InstanceId, Seq},
-    limits::{AGENT_INSTANCES_MAX, AGENTS_MAX, FLEET_INSTANCES_MAX},
+    fleet::message_order::Origin,
+    ids::{AgentId, InstanceId},
+    limits::{AGENT_INSTANCES_MAX, FLEET_INSTANCES_MAX},
     status::{Reason, Status, Verdict},
     time::{Mono, WallMs},
 };
 
 impl Fleet {
-    pub(super) fn hello(
-        &mut self,
-        now: Mono,
-        wall: WallMs,
-        stream: u64,
-        greeting: Greeting,
-        out: &mut Vec<Effect>,
-    ) {
-        if self.agents.place(&greeting.agent).is_none() && self.agents.len() >= AGENTS_MAX {
-            out.push(Effect::Full(stream, "too many agents"));
-            return;
-        }
-        let (name, silent_after) = (greeting.agent.clone(), self.silent_after);
-        let (place, agent) = self
-            .agents
-            .get_or_add(&name, || AgentState::adopted(name.clone(), now));
-        if agent.holds_its_id_against(&greeting.boot, now, silent_after) {
-            let before = agent.rival.as_ref();
-            let before = before.filter(|rival| rival.greeting.boot == greeting.boot);
-            let times = before.map_or(0, |rival| rival.times);
-            out.push(Effect::InUse(stream, place));
-            agent.rival = Some(Box::new(Rival {
-                greeting,
-                times: times.saturating_add(1),
-                last: now,
-            }));
-            agent.version += 1;
-            out.push(Effect::Agent(place));
-            return;
-        }
-        let order = agent
-            .order
-            .get_or_insert_with(|| Order::new(greeting.boot.clone()));
-        let Some(life) = order.hello(&greeting.boot) else {
-            out.push(Effect::Superseded(stream));
-            return;
-        };
-        let fresh_boot = order.highest() == Seq(0);
-        if fresh_boot {
-            agent.complete = false;
-            agent.members.forget_handles();
-        }
-        agent.rival = agent
-            .rival
-            .take()
-            .filter(|rival| rival.greeting.boot != greeting.boot);
-        agent.version += 1;
-        agent.clock.observe(greeting.clock, wall);
-        agent.greeting = Some(greeting);
-        agent.stream = Some(stream);
-        agent.connected = wall;
-        agent.snapshot = None;
-        agent.beat = now;
-        agent.heard(now, silent_after, &mut self.deadlines);
-        self.streams.insert(stream, (place, life));
-        out.push(Effect::Agent(place));
-    }
-
-    pub(super) fn bye(&mut self, stream: u64) {
-        let of = self.streams.remove(&stream);
-        let agent = of.and_then(|(place, _)| self.agents.at_mut(place));
-        if let Some(agent) = agent.filter(|agent| agent.stream == Some(stream)) {
-            agent.stream = None;
-            agent.snapshot = None;
-        }
-    }
-
-    pub(super) fn message(
-        &mut self,
-        now: Mono,
-        wall: WallMs,
-        (stream, seq): (u64, Seq),
-        message: Message,
-        out: &mut Vec<Effect>,
-    ) {
-        let silent_after = self.silent_after;
-        // The agent may be forgotten by now.
-        let arrived = self.streams.get(&stream).and_then(|(place, life)| {
-            let agent = self.agents.at_mut(*place)?;
-            let arrival = agent.order.as_mut()?.arrive(*life, seq);
-            Some((*place, agent, arrival))
-        });
-        let Some((place, agent, arrival)) = arrived else {
-            out.push(Effect::Superseded(stream));
-            return;
-        };
-        out.push(Effect::Arrived(arrival));
-        match arrival {
-            Arrival::Retired => {
-                out.push(Effect::Superseded(stream));
-                return;
-            }
-            Arrival::News => agent.heard(now, silent_after, &mut self.deadlines),
-            Arrival::Late => {}
-        }
-        if let Message::Heartbeat(ages, clock) = message {
-            if arrival == Arrival::News {
-                agent.version += u64::from(agent.clock.observe(clock, wall));
-                for id in agent.heartbeat(now, &ages) {
-                    self.settle(wall, &id, true, out);
-                }
-            }
-            out.push(Effect::Agent(place));
-            return;
-        }
-        let name = &agent.name.clone();
-        let origin = agent
-            .order
-            .as_ref()
-            .map(|order| order.origin(seq))
-            .unwrap_or_default();
-        match message {
-            Message::Snapshot(reports, last) => {
-                self.snapshot(now, wall, (stream, name, origin), reports, last, out)
-            }
-            Message::Changes(reports) => {
-                for report in reports {
-                    self.report(now, wall, (stream, name, origin), report, out);
-                }
-            }
-            // Above.
-            Message::Heartbeat(..) => {}
-            Message::Gone(handles) => {
-                for handle in handles {
-                    let agent = self.agents.get_mut(name);
-                    let id = agent.and_then(|agent| agent.members.take_handle(handle));
-                    if let Some(id) = id {
-                        self.remove(name, &id, origin, out);
-                    }
-                }
-            }
-        }
-        out.push(Effect::Agent(place));
-    }
-
-    fn snapshot(
+    pub(super) fn snapshot(
         &mut self,
         now: Mono,
         wall: WallMs,
@@ -194,7 +56,7 @@ impl Fleet {
         }
     }
 
-    fn report(
+    pub(super) fn report(
         &mut self,
         now: Mono,
         wall: WallMs,
@@ -349,7 +211,7 @@ impl Fleet {
         self.settle(wall, id, false, out);
     }
 
-    fn remove(&mut self, name: &AgentId, id: &InstanceId, origin: Origin, out: &mut Vec<Effect>) {
+    pub(super) fn remove(&mut self, name: &AgentId, id: &InstanceId, origin: Origin, out: &mut Vec<Effect>) {
         let gone = self
             .instances
             .get(id)
@@ -369,43 +231,4 @@ fn count_restarts(verdict: &mut Verdict, former: &Verdict) {
     let known = !verdict.run_id.is_empty() && !former.run_id.is_empty();
     let seen = u32::from(known && verdict.run_id != former.run_id);
     verdict.restarts = verdict.restarts.max(former.restarts.saturating_add(seen));
-}
-
-impl AgentState {
-    /// Whether this agent keeps its id although another process claims it. A process that has ended has closed its
-    /// stream; one whose host went away says nothing more, and the claim of its successor is granted before its
-    /// instances would be called silent.
-    fn holds_its_id_against(&self, boot: &BootId, now: Mono, silent_after: Duration) -> bool {
-        let other = self.order.as_ref();
-        // A retired boot is told so: it needs another one, whoever is alive.
-        let other = other.is_some_and(|order| order.boot() != boot && !order.is_retired(boot.tag()));
-        let alive = !self.silent && now.since(self.heard) < silent_after * 2 / 3;
-        other && self.stream.is_some() && alive
-    }
-
-    fn heard(&mut self, now: Mono, silent_after: Duration, deadlines: &mut BTreeSet<(Mono, AgentId)>) {
-        self.heard = self.heard.max(now);
-        self.version += u64::from(self.silent);
-        self.silent = false;
-        self.watch(silent_after, deadlines);
-    }
-
-    /// Takes what was probed; tells whose status is no longer what progress says.
-    fn heartbeat(&mut self, now: Mono, ages: &[(Handle, Duration)]) -> Vec<InstanceId> {
-        self.beat = now;
-        for (handle, age) in ages {
-            if let Some(member) = self.members.by_handle(*handle) {
-                member.progress = member.progress.max(now.before(*age));
-            }
-        }
-        let turned = |member: &&Member| {
-            if member.is_fresh(now) {
-                is_collectors_own(member.reason)
-            } else {
-                member.reason != Reason::ProbeStalled
-            }
-        };
-        let turned = self.members.iter().filter(turned);
-        turned.map(|member| member.id.clone()).collect()
-    }
 }

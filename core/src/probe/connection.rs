@@ -1,9 +1,9 @@
-//! How connections fail and end, and what that proves: an accepted connection that dies is soft evidence, a refused one
-//! is hard (`reference/redis.md` section 7).
+//! How connections begin, fail and end, and what that proves: an accepted connection that dies is soft evidence, a
+//! refused one is hard (`reference/redis.md` section 7).
 
 use std::time::Duration;
 
-use super::{Command, ConnectFailure, Effect, Link, Prober, QUICK_MAX};
+use super::{Command, ConnectFailure, Effect, Link, Prober, QUICK_MAX, overdue};
 use crate::{
     probe::schedule,
     status::{Reason, Stage, State},
@@ -14,6 +14,34 @@ use crate::{
 const AT_ONCE_EVERY: Duration = Duration::from_millis(100);
 
 impl Prober {
+    pub(super) fn connect(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        self.waiting.clear();
+        self.replied_on_link = false;
+        self.pinged_on_link = false;
+        self.unasked = 0;
+        self.auth_error = None;
+        self.restriction = None;
+        self.suspicion.forget();
+        self.second_is_void();
+        self.patrol_at = overdue::NEVER;
+        self.link = Link::Connecting {
+            give_up_at: now + self.config.connect_timeout,
+        };
+        self.ping_at = schedule::next(now, self.config.interval, self.config.phase);
+        out.push(Effect::Connect);
+    }
+
+    pub(super) fn connected(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        self.link = Link::Open;
+        if now >= self.quiet_since + self.config.hang_after {
+            // Silence of a former connection is not held against one that has had no time to answer.
+            self.quiet_since = now;
+        }
+        // INFO on each new connection: the server may have been restarted.
+        self.info_at = now.max(self.info_not_before);
+        self.send(now, out);
+    }
+
     pub(super) fn connect_failed(
         &mut self,
         now: Mono,

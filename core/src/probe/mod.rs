@@ -7,22 +7,21 @@
 use std::{borrow::Cow, collections::VecDeque, time::Duration};
 
 use crate::{
-    redis::{
-        info,
-        reply::{self, Meaning, Reply},
-    },
-    status::{Reason, Stage, State, Verdict},
+    redis::{info, reply::Meaning},
+    status::{Reason, Stage, Verdict},
     time::{Mono, WallMs},
 };
 
 pub use messages::{Command, ConnectFailure, Effect, Input, ProbeConfig, Sight};
 
+mod answers;
 mod connection;
 mod extra_checks;
 mod flapping;
 mod messages;
 mod overdue;
 mod refusals;
+mod rounds;
 pub mod schedule;
 mod second_connection;
 mod verdict;
@@ -38,10 +37,6 @@ enum Link {
 /// A dying process may close our connection before its listening socket: a reconnection is then accepted
 /// and reset. It is repeated after 1, 2, 4, 8 and 16 ms before that counts as a failure.
 const QUICK_MAX: u32 = 5;
-
-/// So many answers on one connection that nothing asked for: some servers speak first to say why they will hang up,
-/// and a request may get a second answer; more is a peer that talks by itself.
-const UNASKED_MAX: u32 = 8;
 
 /// A reply is confirmed by another one after this, or a fifth of the interval, at the latest.
 const CONFIRM_AFTER: Duration = Duration::from_millis(100);
@@ -235,241 +230,6 @@ impl Prober {
                 *give_up_at = *give_up_at + late;
             }
             out.push(Effect::Paused(late));
-        }
-    }
-
-    fn tick(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
-        if self.verdict.flapping && !self.flapping.is_flapping(now) {
-            self.verdict.flapping = false;
-            out.push(Effect::Verdict(self.verdict.clone()));
-        }
-        match self.link {
-            Link::Closed { retry_at } if now >= retry_at => self.connect(now, out),
-            Link::Closed { .. } => {}
-            Link::Connecting { give_up_at } if now >= give_up_at => {
-                let text = format!("no connection within {:?}", self.config.connect_timeout);
-                out.push(Effect::Disconnect);
-                self.soft_failure(now, wall, Reason::ConnectTimeout, Stage::Connect, &text, out);
-            }
-            Link::Open if !self.waiting.is_empty() && now >= self.silence_deadline() => {
-                self.silent(now, wall, out);
-                self.still_waiting(now, out);
-            }
-            Link::Connecting { .. } => self.still_waiting(now, out),
-            Link::Open if !self.waiting.is_empty() => {
-                if now >= self.suspicion.look_at() {
-                    self.suspicion.look(now, self.config.interval);
-                    out.push(Effect::Inspect);
-                } else if now >= self.patrol_at {
-                    self.patrol_from(now);
-                    out.push(Effect::Inspect);
-                }
-                self.still_waiting(now, out);
-            }
-            Link::Open if now >= self.ping_at => self.send(now, out),
-            Link::Open if now >= self.patrol_at => {
-                self.patrol_from(now);
-                out.push(Effect::Inspect);
-            }
-            Link::Open => {}
-        }
-    }
-
-    /// A round that found the former one still open: judged, nothing to change yet.
-    fn still_waiting(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        if now >= self.ping_at {
-            self.ping_at = schedule::next(now, self.config.interval, self.config.phase);
-            out.push(Effect::Round);
-        }
-    }
-
-    fn connect(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        self.waiting.clear();
-        self.replied_on_link = false;
-        self.pinged_on_link = false;
-        self.unasked = 0;
-        self.auth_error = None;
-        self.restriction = None;
-        self.suspicion.forget();
-        self.second_is_void();
-        self.patrol_at = overdue::NEVER;
-        self.link = Link::Connecting {
-            give_up_at: now + self.config.connect_timeout,
-        };
-        self.ping_at = schedule::next(now, self.config.interval, self.config.phase);
-        out.push(Effect::Connect);
-    }
-
-    fn connected(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        self.link = Link::Open;
-        if now >= self.quiet_since + self.config.hang_after {
-            // Silence of a former connection is not held against one that has had no time to answer.
-            self.quiet_since = now;
-        }
-        // INFO on each new connection: the server may have been restarted.
-        self.info_at = now.max(self.info_not_before);
-        self.send(now, out);
-    }
-
-    fn send(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        let mut commands = Vec::with_capacity(3);
-        let info_due = now >= self.info_at;
-        if self.config.authenticate && !self.replied_on_link {
-            commands.push(Command::Auth);
-        } else if self.auth_error.is_some() && info_due {
-            // Authentication is tried again on a new connection, no more often than INFO.
-            out.push(Effect::Disconnect);
-            self.info_at = now + self.config.info_interval;
-            self.connect(now, out);
-            return;
-        }
-        commands.push(Command::Ping);
-        if info_due {
-            commands.push(Command::Info);
-            if self.info.cluster_enabled {
-                commands.push(Command::ClusterInfo);
-            }
-            self.info_at = self.next_info(now);
-        }
-        if now >= self.fresh_at && self.verdict.state() != State::Unknown {
-            out.push(Effect::TryFresh);
-            self.fresh_at = self.config.spread.next(now, self.config.connect_interval);
-        }
-        self.suspicion
-            .sent(now, self.verdict.reason == Reason::ReplyTimeout);
-        self.waiting
-            .extend(commands.iter().map(|command| (*command, now)));
-        self.ping_at = schedule::next(now, self.config.interval, self.config.phase);
-        out.push(Effect::Send(commands));
-    }
-
-    fn replied(&mut self, now: Mono, wall: WallMs, reply: &Reply, out: &mut Vec<Effect>) {
-        let Some((command, sent)) = self.waiting.pop_front() else {
-            // Some servers speak first, to say why they will hang up.
-            self.unasked += 1;
-            if self.unasked > UNASKED_MAX {
-                let text = "answers again and again without being asked";
-                self.judge(now, wall, Reason::ProtocolError, Stage::Reply, text, out);
-                self.hang_up(now, out);
-                return;
-            }
-            self.valid_reply(now);
-            self.heard(now, wall, reply::ping(reply), out);
-            return;
-        };
-        self.valid_reply(now);
-        match command {
-            Command::Auth => {
-                if let Reply::Error(line) = reply {
-                    self.auth_error = reply::auth(line);
-                }
-            }
-            Command::Ping => {
-                if !std::mem::replace(&mut self.pinged_on_link, true) {
-                    // This connection was a new one.
-                    (self.fresh, self.fresh_failures) = (None, 0);
-                }
-                self.cut_short = 0;
-                let latency = now.since(sent);
-                self.suspicion.answered(latency, self.config.hang_after);
-                out.push(Effect::Latency(latency));
-                let mut meaning = reply::ping(reply);
-                if let (Some(auth), Reason::AuthRequired) = (&self.auth_error, meaning.reason) {
-                    meaning = auth.clone();
-                }
-                self.heard(now, wall, meaning, out);
-                out.push(Effect::Round);
-            }
-            Command::Info => {
-                self.side = None;
-                let why = match reply {
-                    Reply::Text(_) => None,
-                    Reply::Long(_) => Some("is longer than 1 MiB and its end was not read".to_owned()),
-                    Reply::Error(line) => {
-                        self.side = reply::side_question("INFO", line);
-                        Some(format!("answered -{line}"))
-                    }
-                    Reply::Other => Some("answered something that is no text".to_owned()),
-                };
-                self.unanswered(command, why, out);
-                match reply {
-                    Reply::Text(Cow::Borrowed(text)) => self.parse_info(text),
-                    Reply::Text(Cow::Owned(text)) | Reply::Long(text) => self.parse_info(text),
-                    Reply::Error(_) | Reply::Other => {}
-                }
-                match reply {
-                    Reply::Text(_) | Reply::Long(_) => {
-                        self.refusals.count(now, &self.info.health);
-                        self.informed_at = now;
-                        self.informed(out);
-                        self.patrol_from(now);
-                        out.push(Effect::Locate(self.info.process_id.zip(self.info.uptime_seconds)));
-                    }
-                    // Without the permission to ask, the process may still be found by its socket.
-                    Reply::Error(_) | Reply::Other => {
-                        // What it told before is of the past.
-                        self.info.health = info::Health::default();
-                        out.push(Effect::Locate(None));
-                    }
-                }
-                if self.waiting.is_empty() {
-                    if self.info.cluster_enabled {
-                        // Known only now: asked at once, in the same round.
-                        self.waiting.push_back((Command::ClusterInfo, now));
-                        out.push(Effect::Send(vec![Command::ClusterInfo]));
-                    } else {
-                        self.restricted(now, wall, None, out);
-                    }
-                }
-            }
-            Command::ClusterInfo => {
-                let (text, why) = match reply {
-                    Reply::Text(text) => (Some(text.as_ref()), None),
-                    Reply::Long(text) => (Some(text.as_str()), None),
-                    Reply::Error(line) => {
-                        self.side = self
-                            .side
-                            .take()
-                            .or_else(|| reply::side_question("CLUSTER INFO", line));
-                        (None, Some(format!("answered -{line}")))
-                    }
-                    Reply::Other => (None, Some("answered something that is no text".to_owned())),
-                };
-                self.unanswered(command, why, out);
-                self.restricted(now, wall, text, out);
-            }
-        }
-    }
-
-    fn parse_info(&mut self, text: &str) {
-        let former = std::mem::replace(&mut self.info, info::parse(text));
-        // What it refused in another role, or before it was restarted, says nothing about now.
-        if (former.role, &former.run_id) != (self.info.role, &self.info.run_id) {
-            self.refusals = refusals::Refusals::default();
-        }
-    }
-
-    /// PING was answered on this connection, and what comes next is no answer to PING.
-    fn awaits_side_answer(&self) -> bool {
-        let side = matches!(
-            self.waiting.front(),
-            Some((Command::Info | Command::ClusterInfo, _))
-        );
-        self.pinged_on_link && side
-    }
-
-    fn valid_reply(&mut self, now: Mono) {
-        self.quiet_since = now;
-        self.replied_on_link = true;
-        self.quick = QUICK_MAX;
-        self.failures = 0;
-        self.silence_ended();
-    }
-
-    fn next_info(&self, now: Mono) -> Mono {
-        match self.restricted_info_interval(now) {
-            Some(soon) => now + soon,
-            None => self.config.spread.next(now, self.config.info_interval),
         }
     }
 }

@@ -1,5 +1,8 @@
-use super::*;
-use crate::status::Role;
+use super::{answers::UNASKED_MAX, *};
+use crate::{
+    redis::reply::{self, Reply},
+    status::{Role, State},
+};
 
 mod extra_checks;
 mod info;

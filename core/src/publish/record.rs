@@ -1,10 +1,10 @@
-//! What one status znode says, and the writes that change it.
+//! Defines what a znode says: the record of one status, and the data of a bucket.
 
 use std::sync::Arc;
 
 use crate::{
     fleet::message_order::Origin,
-    ids::{Bucket, Epoch, InstanceId},
+    ids::{Epoch, InstanceId},
     status::{Reason, Status},
 };
 
@@ -102,56 +102,4 @@ pub struct BucketData {
     pub generation: u64,
     /// Number of instances in it.
     pub count: u64,
-}
-
-/// One write of a batch.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Op {
-    /// Write a status; true creates the znode.
-    Put(Record, bool),
-    /// Delete a status.
-    Delete(InstanceId),
-    /// Write a bucket; true creates it. First of its bucket when it creates.
-    Bucket(Bucket, BucketData, bool),
-}
-
-/// Operations that must be applied together, conditional on the epoch.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Batch {
-    /// Number by which the outcome is reported.
-    pub number: u64,
-    /// In this order.
-    pub ops: Vec<Op>,
-}
-
-/// Why one operation was refused, which undid its whole batch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// The znode to be created exists.
-    Exists,
-    /// The znode to be written or deleted, or the parent of the one to be created, does not.
-    Missing,
-    /// Refused for a reason that will not pass by itself, such as a foreign ACL or quota: the instance is left
-    /// out until its status changes, so that it does not hold up the others.
-    Forbidden,
-}
-
-impl Op {
-    /// The instance that it writes; `None` for a bucket.
-    pub fn id(&self) -> Option<&InstanceId> {
-        match self {
-            Self::Put(record, _) => Some(record.id()),
-            Self::Delete(id) => Some(id),
-            Self::Bucket(..) => None,
-        }
-    }
-
-    /// The bucket in which it writes.
-    pub fn bucket(&self) -> Bucket {
-        match self {
-            Self::Put(record, _) => record.id().bucket(),
-            Self::Delete(id) => id.bucket(),
-            Self::Bucket(bucket, _, _) => *bucket,
-        }
-    }
 }

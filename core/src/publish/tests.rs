@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     fleet::message_order::Origin,
     ids::AgentId,
+    limits::{BACKLOG, BATCH_OPS_BACKLOG_MAX, BATCHES_IN_FLIGHT_MAX},
     status::{Identity, Reason, Role, Stage, Status, Verdict},
     time::WallMs,
 };

@@ -1,6 +1,7 @@
 //! Batches that ZooKeeper never answers, and numbers that a consumer may rely on.
 
 use super::{tests::*, *};
+use crate::status::Reason;
 use std::time::Duration;
 
 /// Sends until nothing is left; batches of more operations than `limit`, and those that write `poison`, are never

@@ -2,7 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{limits::RUN_ID_BYTES_MAX, status::cut_shared};
+use super::text::cut_shared;
+use crate::limits::RUN_ID_BYTES_MAX;
 
 /// Says which life of a server is meant: another one after each restart. Empty where it is not known.
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -1,12 +1,12 @@
 //! `redkeeper-agent discover`: what discovery finds, and why.
 
-use std::{process::ExitCode, time::Instant};
+use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
 use redkeeper_runtime::{config::ConfigError, exit, say};
 
 use crate::{
-    config::Config,
-    discovery::{self, Known, PROCESS_NAMES, Settings, registry::Roster},
+    config::{Config, DiscoverySettings, PROCESS_NAMES},
+    discovery::{self, Candidate, Known, registry::Roster},
 };
 
 /// Looks once and prints.
@@ -46,7 +46,7 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
             .ids()
             .into_iter()
             .map(|(address, id)| (address, id.to_string()));
-        say::answer(&discovery::explain(&found, &ids.collect()))
+        say::answer(&table(&found, &ids.collect()))
     } else {
         let taken = found.iter().filter(|candidate| candidate.left.is_none());
         let text: String = taken
@@ -57,11 +57,39 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
 }
 
 /// Where servers of the distributions stand, where nothing is configured.
-fn everywhere() -> Settings {
+fn everywhere() -> DiscoverySettings {
     let files = ["/etc/redis/*.conf", "/etc/redis/**/*.conf", "/etc/valkey/*.conf"];
-    Settings {
+    DiscoverySettings {
         config_files: files.map(str::to_owned).to_vec(),
         process_names: PROCESS_NAMES.map(str::to_owned).to_vec(),
         ignore: Vec::new(),
     }
+}
+
+/// The table of `discover --explain`; `ids` of what is taken, by address.
+fn table(found: &[Candidate], ids: &BTreeMap<String, String>) -> String {
+    let mut text = format!(
+        "{:<24} {:<6} {:<24} {:<44} {}\n",
+        "ADDRESS", "TAKEN", "INSTANCE", "FOUND BY", "WHY NOT"
+    );
+    for candidate in found {
+        let address = match candidate.address.as_str() {
+            "" => "-",
+            address => address,
+        };
+        let id = ids.get(address).filter(|_| candidate.left.is_none());
+        let (taken, id, why) = match (&candidate.left, id) {
+            (None, Some(id)) => ("yes", id.as_str(), String::new()),
+            (None, None) => (
+                "no",
+                "-",
+                "no instance can have this address; the log says why".to_owned(),
+            ),
+            (Some(left), _) => ("no", "-", left.to_string()),
+        };
+        let line = format!("{address:<24} {taken:<6} {id:<24} {:<44} {why}", candidate.source);
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
 }

@@ -13,7 +13,6 @@ use super::{
     InstanceConfig,
     address_pattern::{Placed, address_pattern},
     files::NeededFiles,
-    host_port,
     raw::{Access, Instance, Probe, RawTls},
 };
 use crate::{
@@ -293,4 +292,15 @@ fn tls_of(raw: RawTls, address: &str, wrong: &mut impl FnMut(&str, String)) -> O
         wrong("tls", e);
     }
     Some(tls)
+}
+
+fn host_port(text: &str) -> Result<(String, u16), String> {
+    let problem = || format!("{text:?} is no HOST:PORT such as 127.0.0.1:6379 or [::1]:6379");
+    let (host, port) = text.rsplit_once(':').ok_or_else(problem)?;
+    let port: u16 = port.parse().ok().filter(|port| *port > 0).ok_or_else(problem)?;
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    if host.is_empty() || (bare.is_none() && host.contains(':')) {
+        return Err(problem());
+    }
+    Ok((host.to_owned(), port))
 }

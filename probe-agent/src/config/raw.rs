@@ -5,7 +5,22 @@ use std::{collections::BTreeMap, time::Duration};
 use redkeeper_runtime::daemon::Log;
 use serde::Deserialize;
 
-use crate::{discovery::PROCESS_NAMES, host::owner::DEFAULT_OWNERS, redis::tls::Verify};
+use crate::{host::owner::DEFAULT_OWNERS, redis::tls::Verify};
+
+/// Names of servers' processes, as globs: distributions put versions into them, such as `redis6-server`. Sentinel and
+/// docker-proxy are listed so that they are explained.
+pub(crate) const PROCESS_NAMES: [&str; 10] = [
+    "redis*-server*",
+    "valkey*-server*",
+    "keydb*-server*",
+    "codis-server*",
+    "dragonfly*",
+    "kvrocks*",
+    "[Gg]arnet*",
+    "redis*-sentinel*",
+    "valkey*-sentin*",
+    "docker-proxy",
+];
 
 #[derive(Deserialize, Debug)]
 #[serde(default, deny_unknown_fields)]

@@ -8,7 +8,7 @@ use std::{
 
 use redkeeper_core::redis::server_conf::{Endpoint, ServerConf};
 
-use super::{Candidate, SENTINEL};
+use super::candidate::{Candidate, SENTINEL};
 
 /// Includes that are followed below one file: those of a folder of drop-ins, and more.
 const INCLUDES_MAX: usize = 256;

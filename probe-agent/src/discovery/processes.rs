@@ -11,7 +11,7 @@ use std::{
 use glob::Pattern;
 use redkeeper_core::redis::server_conf::{Endpoint, ServerConf};
 
-use super::{Candidate, SENTINEL};
+use super::candidate::{Candidate, SENTINEL};
 use crate::host::process::listeners;
 
 /// A cluster node listens for its peers this much higher.

@@ -3,17 +3,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
     path::Path,
     time::Instant,
 };
 
 use redkeeper_core::{ids::InstanceId, limits::AGENT_INSTANCES_MAX};
-use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{DiscoveryConfig, InstanceConfig},
-    discovery::{Candidate, Left},
+    discovery::{Candidate, Left, state_file},
 };
 
 /// The discovered instances.
@@ -27,22 +26,6 @@ struct Entry {
     config: InstanceConfig,
     seen: Instant,
 }
-
-/// The file in which what was discovered outlives the agent.
-#[derive(Serialize, Deserialize)]
-struct Memory {
-    discovered: Vec<Remembered>,
-}
-
-/// An instance keeps its id, whichever is found first next time.
-#[derive(Serialize, Deserialize)]
-struct Remembered {
-    address: String,
-    id: String,
-}
-
-/// Largest memory that is read: 5,000 addresses of 256 bytes and ids of 128, with names and quotes.
-const MEMORY_BYTES_MAX: u64 = 3 * 1024 * 1024;
 
 impl Roster {
     /// Takes what a look found; `taken` are the ids of configured instances. Says whether something changed.
@@ -177,16 +160,7 @@ impl Roster {
     /// # Errors
     /// When it cannot be read, or is damaged.
     pub fn recall(&mut self, discovery: &DiscoveryConfig, file: &Path, now: Instant) -> io::Result<()> {
-        let text = match fs::metadata(file) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(e),
-            Ok(metadata) if metadata.len() > MEMORY_BYTES_MAX => {
-                return Err(io::Error::other("is too large to be what an agent wrote"));
-            }
-            Ok(_) => fs::read_to_string(file)?,
-        };
-        let memory: Memory = serde_json::from_str(&text)?;
-        for one in memory.discovered.into_iter().take(AGENT_INSTANCES_MAX) {
+        for one in state_file::read(file)?.into_iter().take(AGENT_INSTANCES_MAX) {
             if let Ok(config) = discovery.instance_as(&one.address, &one.id) {
                 let id = config.identity.id.clone();
                 self.entries.insert(id, Entry { config, seen: now });
@@ -202,23 +176,6 @@ impl Roster {
 
     /// What [`recall`](Self::recall) reads.
     pub fn memory(&self) -> String {
-        let all = self.ids().into_iter().map(|(address, id)| Remembered {
-            address,
-            id: id.to_string(),
-        });
-        let memory = Memory {
-            discovered: all.collect(),
-        };
-        serde_json::to_string(&memory).unwrap_or_default()
+        state_file::memory(self.ids())
     }
-}
-
-/// Writes the memory so that it is whole at any time.
-///
-/// # Errors
-/// When the folder is missing or may not be written to.
-pub fn write(file: &Path, memory: &str) -> io::Result<()> {
-    let new = file.with_extension("new");
-    fs::write(&new, memory)?;
-    fs::rename(new, file)
 }

@@ -1,6 +1,9 @@
 //! Owns the workers. One that panicked, ended, or completed no round for its limit is replaced and counted;
 //! the others never notice.
 
+mod certificate;
+mod link;
+mod page;
 pub mod timer;
 pub mod worker;
 
@@ -24,6 +27,8 @@ use crate::{
     metrics::Metrics,
     probe::{timer::Alarms, worker::Worker},
 };
+
+pub use page::progress_page;
 
 /// Kind of the workers' tasks.
 pub const WORKER: &str = "probe-worker";
@@ -228,22 +233,4 @@ fn replace(supervisor: &Supervisor, board: &Board, post: &mut Post, now: Mono, w
 fn spawn(supervisor: &Supervisor, worker: &Worker, prober: Prober) -> Task {
     let name = worker.config.identity.id.to_string();
     supervisor.spawn(WORKER, name, worker.clone().run(prober))
-}
-
-/// Lines for `/debug/tasks`: each instance's last progress.
-pub fn progress_page(board: &Board, now: Mono) -> String {
-    let mut text =
-        String::from("\nINSTANCE                                 STATE     REASON              LAST ROUND\n");
-    for (Handle(_), entry) in board.entries() {
-        let last = entry.progress.last().map_or("never".to_owned(), |at| {
-            format!("{:.3} s ago", now.since(at).as_secs_f64())
-        });
-        let (id, verdict) = (&entry.identity.id, &entry.verdict);
-        text.push_str(&format!(
-            "{id:<41}{:<10}{:<20}{last}\n",
-            verdict.state(),
-            verdict.reason
-        ));
-    }
-    text
 }

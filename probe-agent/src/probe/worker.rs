@@ -2,19 +2,17 @@
 
 use std::{
     collections::VecDeque,
-    future::Future,
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
 use redkeeper_core::{
     ids::Handle,
-    probe::{ConnectFailure, Effect, Input, Prober, Sight},
-    time::{Mono, WallMs},
+    probe::{Effect, Input, Prober, Sight},
+    time::Mono,
 };
 use redkeeper_runtime::{clock::Clock, log_limit::LogLimit};
 
@@ -24,13 +22,13 @@ use crate::{
     host::process::{Place, Process},
     instances::{Board, Progress},
     metrics::Metrics,
-    probe::timer::{Alarm, Alarms},
-    redis::{self, Connection, NewClient, Received, tls},
+    probe::{
+        certificate,
+        link::{Fresh, Link, has_moved, poll_once},
+        timer::{Alarm, Alarms},
+    },
+    redis::{self, NewClient, tls},
 };
-
-/// Renewal should have been done by then: the usual tools renew 30 days before the end.
-const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
-const TELL_CERTIFICATE_EVERY: Duration = Duration::from_secs(86_400);
 
 /// What a worker needs.
 #[derive(Clone)]
@@ -62,22 +60,7 @@ enum Event {
     Found(Option<Process>),
 }
 
-type Fresh = Pin<Box<dyn Future<Output = NewClient> + Send>>;
 type Search = Pin<Box<dyn Future<Output = Option<Process>> + Send>>;
-type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectFailure>> + Send>>;
-
-/// At most one of connecting and open is there.
-#[derive(Default)]
-struct Link {
-    connecting: Option<Connecting>,
-    open: Option<Connection>,
-    /// The connection that ended last went here, without TLS, and nothing came back on it.
-    ended_mute: Option<SocketAddr>,
-    /// The search for the server's process was made on this connection.
-    searched: bool,
-    /// A second connection under way, because this one is silent.
-    second: Option<Fresh>,
-}
 
 /// What lasts longer than one connection.
 #[derive(Default)]
@@ -138,7 +121,13 @@ impl Worker {
                 (Input::Connected, Some(open)) => {
                     inputs.extend(open.certificate_ends.map(Input::Certificate))
                 }
-                (Input::Certificate(ends), _) => self.tell_certificate(*ends, &mut beside),
+                (Input::Certificate(ends), _) => certificate::tell(
+                    &self.config.identity.id,
+                    *ends,
+                    self.clock,
+                    &self.metrics,
+                    &mut beside.told_certificate,
+                ),
                 _ => {}
             }
             if matches!(input, Input::Replied(_)) {
@@ -179,28 +168,6 @@ impl Worker {
             alarm.poll(deadline, context).map(|()| Event::Input(Input::Tick))
         })
         .await
-    }
-
-    /// A certificate that ends soon takes clients with it, so it is told before.
-    fn tell_certificate(&self, ends: WallMs, beside: &mut Beside) {
-        let (id, now) = (&self.config.identity.id, self.clock.now());
-        let seconds = i64::try_from(ends.0 / 1000).unwrap_or(i64::MAX);
-        self.metrics
-            .certificates
-            .get_or_create_owned(&[("instance", id.to_string())])
-            .set(seconds);
-        let left = Duration::from_millis(ends.0.saturating_sub(self.clock.wall().0));
-        let told = beside
-            .told_certificate
-            .is_some_and(|at| now.since(at) < TELL_CERTIFICATE_EVERY);
-        if left < CERTIFICATE_ENDS_SOON && !told {
-            beside.told_certificate = Some(now);
-            tracing::warn!(
-                instance = %id,
-                "the server's TLS certificate ends in {} days; renew it before clients are refused",
-                left.as_secs() / 86_400
-            );
-        }
     }
 
     /// Keeps the process known as long as it lives and INFO tells the same number; a search by the socket is made
@@ -352,67 +319,3 @@ static SEARCHES: Bounded = Bounded::new(2);
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// As many mute connections as a dying server may accept; one more, and TLS is looked for.
 const MUTES_UNDERSTOOD: u32 = 5;
-
-/// The name of an instance stands for other addresses now: a connection to a former one proves nothing about it.
-fn has_moved(peer: Option<SocketAddr>, addresses: &[SocketAddr]) -> bool {
-    !addresses.is_empty() && peer.is_some_and(|peer| !addresses.contains(&peer))
-}
-
-/// What comes of work under way, if there is any and it is done.
-fn poll_once<T>(
-    under_way: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>,
-    context: &mut Context<'_>,
-) -> Option<T> {
-    match under_way.as_mut()?.as_mut().poll(context) {
-        Poll::Ready(result) => {
-            *under_way = None;
-            Some(result)
-        }
-        Poll::Pending => None,
-    }
-}
-
-impl Link {
-    /// The next thing that happens on it.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Input> {
-        if let Some(result) = poll_once(&mut self.connecting, context) {
-            return Poll::Ready(match result {
-                Ok(connection) => {
-                    self.open = Some(connection);
-                    Input::Connected
-                }
-                Err(failure) => Input::ConnectFailed(failure),
-            });
-        }
-        let Some(connection) = &mut self.open else {
-            return Poll::Pending;
-        };
-        Poll::Ready(match ready!(connection.poll_receive(context)) {
-            Received::Reply(reply) => Input::Replied(reply),
-            Received::Closed(how) => {
-                self.ended_mute = connection.mute_plain();
-                self.open = None;
-                Input::Closed(how)
-            }
-            Received::Refused(failure) => {
-                self.open = None;
-                Input::ConnectFailed(failure)
-            }
-            Received::Garbage(what) => Input::Garbage(what),
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_has_moved_when_its_connection_goes_to_none_of_its_addresses() {
-        let [a, b]: [SocketAddr; 2] = ["10.0.0.1:6379", "[::1]:6379"].map(|text| text.parse().unwrap());
-        assert!(has_moved(Some(a), &[b]));
-        assert!(!has_moved(Some(a), &[b, a]));
-        // No name, or a Unix socket.
-        assert!(!has_moved(Some(a), &[]) && !has_moved(None, &[b]));
-    }
-}

@@ -6,20 +6,17 @@
 use std::{
     mem::MaybeUninit,
     net::SocketAddr,
-    path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use redkeeper_core::{
-    limits::EVIDENCE_BYTES_MAX,
     probe::{Command, ConnectFailure},
     redis::{
-        reply::{self, Meaning, Reply},
+        reply::Reply,
         resp::{Decoded, Decoder},
     },
-    status::{Reason, Verdict, cut},
     time::WallMs,
 };
 use tokio::{
@@ -33,9 +30,13 @@ use crate::{
     redis::tls::Tls,
 };
 
+pub use credentials::Credentials;
 use dial::{connect_tcp, failure};
+pub use new_client::{NewClient, try_fresh};
 
+mod credentials;
 mod dial;
+mod new_client;
 pub mod tls;
 
 /// How to reach an instance.
@@ -49,62 +50,6 @@ pub struct Target {
     pub tls: Option<Tls>,
     /// Whose server alone gets the password, without TLS to prove it: that of what was merely found.
     pub owners: Option<TrustedOwners>,
-}
-
-/// User and password. The password stays in its file until a connection needs it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Credentials {
-    /// ACL user; the default user if absent.
-    pub user: Option<String>,
-    /// File whose first line is the password, as bytes: in any encoding.
-    pub password_file: PathBuf,
-}
-
-/// Largest password file that is read: Redis refuses passwords over 512 bytes in practice.
-const PASSWORD_FILE_BYTES_MAX: u64 = 4096;
-
-impl Credentials {
-    /// Adds to the evidence of a refused password whose it is, and where it stands. No secret is told.
-    pub fn explain(&self, verdict: &mut Verdict) {
-        if verdict.reason == Reason::AuthFailed {
-            let user = self.user.as_deref().unwrap_or("default");
-            let text = format!(
-                "{}; user {user:?}, password of {}",
-                verdict.evidence,
-                self.password_file.display()
-            );
-            verdict.evidence = cut(&text, EVIDENCE_BYTES_MAX).into();
-        }
-    }
-
-    /// The password as it stands in the file now.
-    ///
-    /// # Errors
-    /// Says which file cannot be used, and why.
-    pub fn password(&self) -> Result<Vec<u8>, String> {
-        read_password(&self.password_file).map_err(|e| format!("{}: {e}", self.password_file.display()))
-    }
-}
-
-/// A mark that some editors put before a text: it belongs to no password.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-fn read_password(path: &Path) -> std::io::Result<Vec<u8>> {
-    let metadata = std::fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(std::io::Error::other("is no regular file"));
-    }
-    if metadata.len() > PASSWORD_FILE_BYTES_MAX {
-        return Err(std::io::Error::other("is too large for a password"));
-    }
-    let bytes = std::fs::read(path)?;
-    let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
-    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.is_empty() {
-        return Err(std::io::Error::other("has no password in its first line"));
-    }
-    Ok(line.to_owned())
 }
 
 /// Bytes asked for at a time: INFO has about 6,000.
@@ -251,60 +196,6 @@ async fn read_files<A: Send + 'static, T: Send + 'static>(
     read.ok_or_else(late)?.map_err(ConnectFailure::Own)
 }
 
-/// What a new client meets.
-#[derive(Debug)]
-pub struct NewClient {
-    /// The answer to PING, or to what comes before.
-    pub answer: Result<Meaning, ConnectFailure>,
-    /// When the server's certificate ends.
-    pub certificate_ends: Option<WallMs>,
-    /// What the name stands for now; empty where none was looked up.
-    pub addresses: Vec<SocketAddr>,
-}
-
-/// Connects, authenticates, asks for PONG, and closes.
-pub async fn try_fresh(target: &Target, limit: Duration) -> NewClient {
-    let (mut certificate_ends, mut steps) = (None, Steps::default());
-    let ask = async {
-        let mut connection = connect_by_steps(target, limit, &mut steps).await?;
-        certificate_ends = connection.certificate_ends;
-        let authenticates = connection.auth.is_some();
-        let commands: &[_] = if authenticates {
-            &[Command::Auth, Command::Ping]
-        } else {
-            &[Command::Ping]
-        };
-        connection
-            .send(commands)
-            .await
-            .map_err(|_| ConnectFailure::Reset)?;
-        for command in commands {
-            match connection.receive().await {
-                // A full server speaks first and hangs up, whatever was asked.
-                Received::Reply(Reply::Error(line)) if *command == Command::Auth => {
-                    if let Some(meaning) = reply::auth(&line) {
-                        return Ok(meaning);
-                    }
-                }
-                Received::Reply(reply) if *command == Command::Ping => return Ok(reply::ping(&reply)),
-                Received::Reply(_) => {}
-                Received::Closed(_) => return Err(ConnectFailure::Reset),
-                Received::Garbage(what) => return Err(ConnectFailure::NotRedis(what)),
-                Received::Refused(failure) => return Err(failure),
-            }
-        }
-        Err(ConnectFailure::TimedOut)
-    };
-    let answer = tokio::time::timeout(limit, ask)
-        .await
-        .unwrap_or(Err(ConnectFailure::TimedOut));
-    NewClient {
-        answer,
-        certificate_ends,
-        addresses: steps.addresses,
-    }
-}
-
 impl Connection {
     /// Writes commands in one go.
     ///
@@ -391,40 +282,6 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_line_of_a_password_file_is_taken_as_bytes() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        for (content, password) in [
-            (&b"secret"[..], Some(&b"secret"[..])),
-            (b"secret\r\nsecond\n", Some(b"secret")),
-            (b"\xef\xbb\xbfsecret\n", Some(b"secret")),
-            (b"gr\xfcn\n", Some(b"gr\xfcn")),
-            (b" a b \n", Some(b" a b ")),
-            (b"\xef\xbb\xbf\r\n", None),
-            (b"\nsecond", None),
-            (b"", None),
-        ] {
-            std::fs::write(file.path(), content).unwrap();
-            assert_eq!(
-                read_password(file.path()).ok().as_deref(),
-                password,
-                "{content:?}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_no_file_is_no_password() {
-        // As is a pipe, whose reading waits for a writer.
-        let folder = tempfile::tempdir().unwrap();
-        let credentials = Credentials {
-            user: None,
-            password_file: folder.path().to_owned(),
-        };
-        let error = credentials.password().unwrap_err();
-        assert!(error.contains("no regular file"), "{error}");
-    }
 
     #[tokio::test]
     async fn answers_end_and_garbage_are_told_apart() {

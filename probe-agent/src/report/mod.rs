@@ -2,8 +2,10 @@
 //! dead collector delays only its own stream.
 
 pub mod boot;
+mod dial;
+mod ended;
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use redkeeper_core::{
     backoff::Backoff,
@@ -14,15 +16,17 @@ use redkeeper_core::{
 use redkeeper_proto::{
     convert,
     v1::{self, agent_service_client::AgentServiceClient, report_status_request, report_status_response},
-    words,
 };
 use redkeeper_runtime::clock::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::{instances::Board, metrics::Metrics, report::boot::Boot};
+
+pub use dial::{Dial, Dialing, Network};
+use ended::Ended;
 
 /// Kind of the uplinks' tasks.
 pub const UPLINK: &str = "uplink";
@@ -52,24 +56,6 @@ const SILENT_AFTER: Duration = Duration::from_secs(3);
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(20)..=Duration::from_secs(60);
 
-/// A connection that is being made.
-pub type Dialing = Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send>>;
-
-/// How a collector is reached.
-pub trait Dial: Send + Sync {
-    /// Connects as `endpoint` says, which bounds the time.
-    fn dial(&self, endpoint: Endpoint) -> Dialing;
-}
-
-/// The network.
-pub struct Network;
-
-impl Dial for Network {
-    fn dial(&self, endpoint: Endpoint) -> Dialing {
-        Box::pin(async move { endpoint.connect().await })
-    }
-}
-
 /// A stream to one collector.
 pub struct Uplink {
     /// `host:port`.
@@ -90,46 +76,6 @@ pub struct Uplink {
     pub metrics: Metrics,
     /// Request to stop.
     pub stop: CancellationToken,
-}
-
-/// Why a stream ended.
-#[derive(Debug, thiserror::Error)]
-enum Ended {
-    #[error("cannot connect: {}", words::unconnected(.0))]
-    Connect(tonic::transport::Error),
-    #[error("{}", words::failed(.0))]
-    Refused(tonic::Status),
-    #[error("no Welcome within {WELCOME_TIMEOUT:?}")]
-    NoWelcome,
-    #[error("the collector broke the protocol: {0}")]
-    Protocol(String),
-    #[error("no acknowledgement for {0:?}")]
-    Mute(Duration),
-    #[error("the collector asked to reconnect: {0}")]
-    Drained(String, Duration),
-    #[error("the collector ended the stream")]
-    Closed,
-    #[error("another agent of this id was taken in place of this one at another collector; reporting anew")]
-    Renewed,
-}
-
-impl Ended {
-    /// The collector does not want this agent, as it is now.
-    fn is_refusal(&self) -> bool {
-        use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, ResourceExhausted};
-        let codes = [
-            AlreadyExists,
-            FailedPrecondition,
-            InvalidArgument,
-            ResourceExhausted,
-        ];
-        matches!(self, Self::Refused(status) if codes.contains(&status.code()))
-    }
-
-    /// The collector heard another agent of this id since.
-    fn is_superseded(&self) -> bool {
-        matches!(self, Self::Refused(status) if status.code() == tonic::Code::FailedPrecondition)
-    }
 }
 
 impl Uplink {

@@ -2,11 +2,9 @@
 //! with its place and what to do. figment merges the layers; it stops at the first mistake and gives no
 //! line for most, which this module repairs.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
+pub use errors::{ConfigError, Problem};
 pub use figment::value::Dict;
 use figment::{
     Figment, Profile,
@@ -17,56 +15,14 @@ use figment::{
 use serde::de::DeserializeOwned;
 
 use service_links::ServiceLinks;
+use toml_position::{find, position};
 
+mod errors;
 mod service_links;
+mod toml_position;
 
 /// Most mistakes that are reported at one time.
 const PROBLEMS_MAX: usize = 50;
-
-/// One mistake.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Problem {
-    /// Key, such as `instances`, `0`, `address`.
-    pub path: Vec<String>,
-    /// What is wrong and what to do.
-    pub message: String,
-}
-
-impl Problem {
-    /// A mistake at a key written with dots.
-    pub fn new(path: &str, message: impl Into<String>) -> Self {
-        Self {
-            path: path.split('.').map(str::to_owned).collect(),
-            message: message.into(),
-        }
-    }
-}
-
-/// Why there is no configuration. Displays every mistake on a line of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError(Vec<String>);
-
-impl ConfigError {
-    /// One line for each mistake.
-    pub fn lines(&self) -> &[String] {
-        &self.0
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.0 {
-            writeln!(f, "error: {line}")?;
-        }
-        write!(
-            f,
-            "{} mistake(s) in the configuration; nothing was started",
-            self.0.len()
-        )
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// Where values may come from.
 #[derive(Clone, Debug)]
@@ -345,38 +301,6 @@ fn contains(dict: &Dict, path: &[String]) -> bool {
         Some(_) => rest.is_empty(),
         None => false,
     }
-}
-
-/// Byte offset of the key `path` in a TOML text, or of the nearest part of it that exists.
-fn find(text: &str, path: &[String]) -> Option<usize> {
-    let document = toml_edit::ImDocument::parse(text).ok()?;
-    let mut item: &toml_edit::Item = document.as_item();
-    let mut best = None;
-    for part in path {
-        let next = match part.parse::<usize>() {
-            Ok(index) if item.is_array() || item.is_array_of_tables() => item.get(index),
-            _ => {
-                let key = item.as_table_like().and_then(|table| table.get_key_value(part));
-                if let Some((key, _)) = key {
-                    best = key.span().map(|span| span.start).or(best);
-                }
-                key.map(|(_, item)| item)
-            }
-        };
-        let Some(next) = next else { break };
-        if part.parse::<usize>().is_ok() {
-            best = next.span().map(|span| span.start).or(best);
-        }
-        item = next;
-    }
-    best
-}
-
-fn position(text: &str, at: usize) -> (usize, usize) {
-    let before = &text.as_bytes()[..at.min(text.len())];
-    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-    let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
-    (line, column)
 }
 
 #[cfg(test)]

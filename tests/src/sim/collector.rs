@@ -9,7 +9,8 @@ use std::{
 
 use redkeeper_collector::{
     fleet::{
-        aggregator::{Aggregator, COMMANDS_MAX},
+        aggregator::Aggregator,
+        command::COMMANDS_MAX,
         heartbeats::Beats,
         view::{self, Shared},
     },
@@ -141,6 +142,7 @@ impl Collector {
             },
             directory: reader.clone(),
             clock,
+            draining: stop.clone(),
             close_grace: SHUTDOWN_GRACE / 2,
         };
         let coordinator = Coordinator {

@@ -1,30 +1,19 @@
-//! One task for each agent's stream: checks messages, hands them to the aggregator, acknowledges what was
-//! applied, and ends the stream when it must.
+//! Takes agents' streams: reads the Hello of each, refuses those that may not report, and starts the task of the
+//! others ([`stream`]).
 
 mod control;
+mod stream;
 
 use std::{
-    pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::Poll,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
-use futures_util::Stream;
-use redkeeper_core::{
-    fleet::{Greeting, Message},
-    ids::{AgentId, Seq},
-    limits::{AGENT_INSTANCES_MAX, AGENT_MESSAGE_BYTES_MAX, UNACKED_MESSAGES_MAX},
-    time::Mono,
-};
+use redkeeper_core::fleet::Greeting;
 use redkeeper_proto::{
     convert,
     v1::{
-        Ack, Drain, ReportStatusRequest, ReportStatusResponse, Welcome, agent_service_server::AgentService,
-        report_status_request, report_status_response::Message as Answer,
+        ReportStatusRequest, ReportStatusResponse, agent_service_server::AgentService, report_status_request,
     },
 };
 use redkeeper_runtime::{clock::Clock, log_limit::RepeatLimit, supervise::Supervisor};
@@ -32,16 +21,11 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    agent::control::{Aside, Event},
     errors::Failure,
-    responses::{self, AnswerStream, Answers},
+    responses::{self, AnswerStream},
 };
 use crate::{
-    fleet::{
-        aggregator::Command,
-        heartbeats::{Beat, Beats},
-        progress::{self, End, FeedbackReader},
-    },
+    fleet::{command::Command, heartbeats::Beats},
     metrics::Metrics,
 };
 
@@ -52,8 +36,6 @@ pub const STREAM: &str = "agent-stream";
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Answers under way on one stream: acknowledgements carry the newest number only, so a few are enough.
 const ANSWERS_MAX: usize = 4;
-/// When agents of a stopping collector come back.
-const DRAIN_RECONNECT: Duration = Duration::from_millis(500);
 
 /// Takes agents' streams.
 #[derive(Clone)]
@@ -93,16 +75,6 @@ impl Default for Refusals {
 /// Between two lines about the same agent that is refused for the same reason.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(600);
 
-/// An acknowledgement waits for others, up to this time, or four thirds of `silent_after`: each costs more than the
-/// message that it answers. An agent calls a collector mute after twice `silent_after`.
-const ACK_DELAY: Duration = Duration::from_secs(4);
-/// So many messages wait no longer than until they are applied: half of what an agent may have unacknowledged.
-const ACK_EVERY: u64 = UNACKED_MESSAGES_MAX as u64 / 2;
-/// So many messages in a row are taken before anything else is looked at.
-const STREAK_MAX: u32 = 64;
-/// When a stream looks whether so many messages are applied; then after twice as long each time, up to the latter.
-const ACK_SOON: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(64));
-
 #[tonic::async_trait]
 impl AgentService for Ingest {
     type ReportStatusStream = AnswerStream<ReportStatusResponse>;
@@ -111,6 +83,9 @@ impl AgentService for Ingest {
         &self,
         request: Request<Streaming<ReportStatusRequest>>,
     ) -> Result<Response<Self::ReportStatusStream>, Status> {
+        if self.supervisor.stop().is_cancelled() {
+            return Err(Failure::ShuttingDown.into());
+        }
         let address = request.remote_addr();
         let peer = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
         let address = address.map_or_else(String::new, |address| address.ip().to_canonical().to_string());
@@ -126,36 +101,12 @@ impl AgentService for Ingest {
     }
 }
 
-/// What a stream's task does next.
-enum Next {
-    /// `None` at the end of the stream.
-    Message(Option<Result<ReportStatusRequest, Status>>),
-    Aside(Event),
-}
-
-fn answer(message: Answer) -> Result<Box<ReportStatusResponse>, Status> {
-    Ok(Box::new(ReportStatusResponse {
-        message: Some(message),
-    }))
-}
-
 /// An agent counts its messages from 1 on; beyond this, one each microsecond for 290,000 years, sums could overflow.
 const SEQUENCE_MAX: u64 = 1 << 63;
 
 fn in_range(sequence: u64) -> Result<(), String> {
     let text = || format!("sequence {sequence} is beyond {SEQUENCE_MAX}");
     (sequence <= SEQUENCE_MAX).then_some(()).ok_or_else(text)
-}
-
-/// What an agent is told when the aggregator ends its stream; `None`: the aggregator has ended itself.
-fn failure(why: Option<End>, agent: &str) -> Failure {
-    match why {
-        Some(End::Superseded) => Failure::Superseded,
-        Some(End::InUse(place)) => Failure::IdInUse(agent.to_owned(), place),
-        Some(End::Resend) => Failure::Resend,
-        Some(End::Full(what)) => Failure::Full(what),
-        None => Failure::ShuttingDown,
-    }
 }
 
 impl Ingest {
@@ -198,224 +149,5 @@ impl Ingest {
         in_range(first.sequence).map_err(bad)?;
         let greeting = convert::greeting_from_wire(&hello).map_err(|e| bad(e.to_string()))?;
         Ok((first.sequence, greeting))
-    }
-
-    async fn stream(
-        self: Arc<Self>,
-        mut messages: Box<Streaming<ReportStatusRequest>>,
-        first: u64,
-        greeting: Box<Greeting>,
-        answers: Answers<ReportStatusResponse>,
-    ) {
-        let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
-        let agent = greeting.agent.to_string();
-        let (name, who) = (
-            greeting.agent.clone(),
-            format!("agent {agent} on {}", greeting.place()),
-        );
-        let mut opened = false;
-        let talk = async {
-            let feedback = self.open(stream, greeting).await?;
-            opened = true;
-            tracing::info!(agent, stream, "agent connected");
-            self.talk(&mut messages, first, (name, stream), feedback, &answers)
-                .await
-        };
-        let ended = talk.await;
-        // Before the agent is told: when it comes again, its id is free. During shutdown the aggregator may be gone.
-        drop(self.commands.send(Command::Bye(stream)).await);
-        let why = match &ended {
-            Ok(why) => why.clone(),
-            Err(failure) => failure.to_string(),
-        };
-        if opened {
-            tracing::info!(agent, stream, "agent's stream ended: {why}");
-        }
-        if let Err(failure) = ended {
-            self.refused(&who, &failure);
-            // The last place of the queue is never taken by acknowledgements, so this does not wait long.
-            let told = answers.send(Err(failure.into()));
-            if tokio::time::timeout(self.silent_after, told).await.is_err() {
-                tracing::debug!(agent, stream, "the agent did not take the reason");
-            }
-        }
-    }
-
-    /// Asks the aggregator whether the agent may report.
-    async fn open(&self, stream: u64, greeting: Box<Greeting>) -> Result<FeedbackReader, Failure> {
-        let agent = greeting.agent.to_string();
-        let (sender, mut feedback) = progress::channel();
-        self.send(Command::Hello(stream, *greeting, sender)).await?;
-        // Its answer, or its end, is certain; an agent that does not want to wait so long closes the stream.
-        if (&mut feedback.accepted).await.is_err() {
-            let why = (&mut feedback.end).await.ok();
-            return Err(failure(why, &agent));
-        }
-        Ok(feedback)
-    }
-
-    async fn talk(
-        &self,
-        messages: &mut Streaming<ReportStatusRequest>,
-        mut last: u64,
-        (agent, stream): (AgentId, u64),
-        feedback: FeedbackReader,
-        answers: &Answers<ReportStatusResponse>,
-    ) -> Result<String, Failure> {
-        let limits = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let welcome = Welcome {
-            collector_id: self.id.clone(),
-            heartbeat_interval: Some(convert::duration_to_wire(self.heartbeat_interval)),
-            silent_after: Some(convert::duration_to_wire(self.silent_after)),
-            max_message_bytes: limits(AGENT_MESSAGE_BYTES_MAX),
-            max_instances: limits(AGENT_INSTANCES_MAX),
-        };
-        if answers.send(answer(Answer::Welcome(welcome))).await.is_err() {
-            return Ok("closed by the agent".to_owned());
-        }
-        let (idle, ack_delay) = (self.silent_after * 2, ACK_DELAY.min(self.silent_after * 4 / 3));
-        let (mut acked, mut ack_at, mut heard) = (last, None::<Mono>, self.clock.now());
-        let (mut soon, mut streak) = (ACK_SOON.0, 0);
-        // The last message that went to the aggregator as a command; the Hello is applied before any of them.
-        let mut commanded = last + 1;
-        let applied = feedback.applied;
-        // The timer is moved lazily: what was heard meanwhile is looked at when it fires.
-        let mut timer_at = heard + idle;
-        let stop = self.supervisor.stop().clone();
-        let mut aside = Aside::new(stop, feedback.end, self.clock.instant(timer_at));
-        loop {
-            // Messages first, mostly: one that comes need not look at anything else.
-            let next = std::future::poll_fn(|context| {
-                if streak >= STREAK_MAX {
-                    streak = 0;
-                    if let Poll::Ready(event) = aside.poll(context) {
-                        return Poll::Ready(Next::Aside(event));
-                    }
-                }
-                match Pin::new(&mut *messages).poll_next(context) {
-                    Poll::Ready(message) => Poll::Ready(Next::Message(message)),
-                    Poll::Pending => aside.poll(context).map(Next::Aside),
-                }
-            });
-            match next.await {
-                Next::Aside(Event::Stop) => {
-                    let drain = Drain {
-                        reason: "the collector is shutting down".to_owned(),
-                        reconnect_after: Some(convert::duration_to_wire(DRAIN_RECONNECT)),
-                    };
-                    // If the agent does not take it, the end of the stream tells it the same.
-                    drop(answers.try_send(answer(Answer::Drain(drain))));
-                    return Ok("drained".to_owned());
-                }
-                Next::Aside(Event::End(why)) => {
-                    return Err(failure(why, agent.as_str()));
-                }
-                Next::Aside(Event::Timer) => {
-                    streak = 0;
-                    let now = self.clock.now();
-                    if ack_at.is_some_and(|at| now >= at) {
-                        let applied = applied.get().0;
-                        // One place is left to the reason of the end, so that nothing here waits for the agent.
-                        if applied > acked && answers.capacity() > 1 {
-                            acked = applied;
-                            if answers
-                                .try_send(answer(Answer::Ack(Ack { sequence: acked })))
-                                .is_err()
-                            {
-                                return Ok("closed by the agent".to_owned());
-                            }
-                        }
-                        // The aggregator, or the agent, is busy with the rest.
-                        ack_at = (last > acked).then(|| now + soon);
-                        soon = if last > acked {
-                            (soon * 2).min(ACK_SOON.1)
-                        } else {
-                            ACK_SOON.0
-                        };
-                    }
-                    if now >= heard + idle {
-                        return Ok(format!("nothing heard for {idle:?}"));
-                    }
-                    timer_at = ack_at.unwrap_or(heard + idle).min(heard + idle);
-                    aside.reset(self.clock.instant(timer_at));
-                }
-                Next::Message(None) => return Ok("closed by the agent".to_owned()),
-                Next::Message(Some(Err(status))) if status.code() == tonic::Code::OutOfRange => {
-                    return Err(self.bad(status.message().to_owned()));
-                }
-                Next::Message(Some(Err(status))) => return Ok(format!("broken: {}", status.message())),
-                Next::Message(Some(Ok(message))) => {
-                    streak += 1;
-                    heard = self.clock.now();
-                    let seq = message.sequence;
-                    if seq <= last {
-                        return Err(self.bad(format!("sequence {seq} after {last} on the same stream")));
-                    }
-                    in_range(seq).map_err(|text| self.bad(text))?;
-                    last = seq;
-                    let content = message
-                        .message
-                        .ok_or_else(|| self.bad(format!("message {seq} is empty")))?;
-                    let content =
-                        convert::message_from_wire(content, &agent).map_err(|e| self.bad(e.to_string()))?;
-                    let message = Beat {
-                        stream,
-                        seq: Seq(seq),
-                        message: content,
-                        received: heard,
-                    };
-                    // It must not overtake what is still on its way.
-                    let beats =
-                        matches!(message.message, Message::Heartbeat(..)) && applied.get().0 >= commanded;
-                    if !beats {
-                        commanded = seq;
-                    }
-                    self.hand_on(message, beats).await?;
-                    let wait = if last >= acked + ACK_EVERY {
-                        soon
-                    } else {
-                        ack_delay
-                    };
-                    let at = ack_at.unwrap_or(heard + wait).min(heard + wait);
-                    ack_at = Some(at);
-                    if at < timer_at {
-                        timer_at = at;
-                        aside.reset(self.clock.instant(at));
-                    }
-                }
-            }
-        }
-    }
-
-    fn bad(&self, text: String) -> Failure {
-        self.metrics
-            .reports
-            .get_or_create(&[("result", "bad_message")])
-            .inc();
-        Failure::BadMessage(text)
-    }
-
-    /// A heartbeat may wait for others (`beats`); everything else is taken in at once.
-    async fn hand_on(&self, message: Beat, beats: bool) -> Result<(), Failure> {
-        let message = if beats {
-            match self.beats.push(message) {
-                Ok(()) => return Ok(()),
-                Err(refused) => *refused,
-            }
-        } else {
-            message
-        };
-        let Beat {
-            stream, seq, message, ..
-        } = message;
-        self.send(Command::Message(stream, seq, message)).await
-    }
-
-    /// Waits while the aggregator is busy: the agent's own stream slows down, and no other.
-    async fn send(&self, command: Command) -> Result<(), Failure> {
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| Failure::ShuttingDown)
     }
 }

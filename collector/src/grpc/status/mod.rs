@@ -1,13 +1,14 @@
 //! Answers tools from the view. Nothing here waits for the aggregator or for ZooKeeper.
 
 mod paging;
+mod queries;
 pub mod watch;
 mod wire;
 
 use std::ops::Bound;
 
 use redkeeper_core::{
-    ids::{AgentId, ClusterName, InstanceId, Revision},
+    ids::{AgentId, ClusterName, InstanceId},
     status::State,
     time::WallMs,
 };
@@ -15,7 +16,6 @@ use redkeeper_proto::{
     convert,
     v1::{self, status_service_server::StatusService, store_status::Session},
 };
-use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -27,70 +27,12 @@ use super::{
     },
 };
 use crate::{
-    fleet::{
-        counts::Kind,
-        view::{Change, Shared, View},
-    },
-    leader::leadership,
-    metrics::Metrics,
-    peers::{
-        self,
-        warnings::{Warning, warnings},
-    },
+    fleet::{change_log::Change, counts::Kind},
+    peers::warnings::{Warning, warnings},
     store::Connection,
 };
 
-/// Answers queries.
-#[derive(Clone)]
-pub struct Queries {
-    /// Own name.
-    pub id: String,
-    /// Own life, part of resume tokens: revisions of another process mean nothing here.
-    pub boot: String,
-    /// The view.
-    pub view: Shared,
-    /// Who leads.
-    pub directory: leadership::Reader,
-    /// What the other collectors answer.
-    pub peers: peers::Reader,
-    /// Whether it runs without ZooKeeper.
-    pub standalone: bool,
-    /// Time.
-    pub clock: Clock,
-    /// Owner of the watchers' tasks.
-    pub supervisor: Supervisor,
-    /// Counters.
-    pub metrics: Metrics,
-}
-
-impl Queries {
-    /// Who answers, who leads, and how old the data is.
-    pub(super) fn header(&self, view: &View) -> v1::ResponseHeader {
-        let (directory, now) = (self.directory.borrow(), self.clock.now());
-        v1::ResponseHeader {
-            served_by: self.id.clone(),
-            leader: directory.leader(now).to_owned(),
-            epoch: directory.epoch,
-            revision: view.revision.0,
-            data_age: view.data_age(now).map(convert::duration_to_wire),
-        }
-    }
-
-    /// What a watcher that has seen everything up to here resumes with.
-    pub(super) fn token(&self, revision: Revision) -> String {
-        format!("{}-{}", self.boot, revision.0)
-    }
-
-    fn resume(&self, token: &str) -> Result<Revision, Failure> {
-        let (boot, revision) = token
-            .rsplit_once('-')
-            .ok_or_else(|| Failure::InvalidArgument(format!("resume_token: {token:?} is none of ours")))?;
-        match revision.parse() {
-            Ok(revision) if boot == self.boot => Ok(Revision(revision)),
-            _ => Err(Failure::RevisionCompacted),
-        }
-    }
-}
+pub use queries::Queries;
 
 #[tonic::async_trait]
 impl StatusService for Queries {
@@ -182,7 +124,7 @@ impl StatusService for Queries {
                 request.instance_id.is_empty() || change.status.identity.id.as_str() == request.instance_id;
             asked && change.is_transition()
         };
-        let mut rest = view.changes_before(before).filter(wanted);
+        let mut rest = view.log.before(before).filter(wanted);
         let transitions: Vec<_> = rest
             .by_ref()
             .take(size)

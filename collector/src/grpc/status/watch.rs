@@ -15,17 +15,21 @@ use tokio::{
     sync::{mpsc::error::TrySendError, oneshot},
     time::{Interval, MissedTickBehavior},
 };
-use tokio_stream::{Stream, wrappers};
+use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::{
-    Queries,
     paging::LOOKED_AT_ONCE,
+    queries::Queries,
     wire::{Filter, Now, Seen, count, entry, transition},
 };
 use crate::{
-    fleet::view::{Compacted, View},
+    fleet::{
+        change_cursor::{ChangeCursor, NoMoreChanges},
+        change_log::Lagged,
+        view::View,
+    },
     grpc::{
         errors::Failure,
         responses::{self, AnswerStream, Answers},
@@ -51,11 +55,9 @@ pub struct WatchStream {
     filter: Arc<Filter>,
     /// Until it is told.
     snapshot: Option<Snapshot>,
-    /// The last change that was looked at.
-    seen: Revision,
+    cursor: ChangeCursor,
     /// There may be changes after it.
     behind: bool,
-    revisions: wrappers::WatchStream<Revision>,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     progress: Interval,
     ended: bool,
@@ -88,9 +90,8 @@ impl WatchStream {
         queries.metrics.watchers.inc();
         Self {
             snapshot: from.is_none().then(|| snapshot(queries, &filter, peer)),
-            seen: from.unwrap_or_default(),
+            cursor: ChangeCursor::new(&queries.view, from.unwrap_or_default()),
             behind: true,
-            revisions: wrappers::WatchStream::from_changes(queries.view.revisions()),
             stopped: Box::pin(queries.supervisor.stop().clone().cancelled_owned()),
             progress,
             ended: false,
@@ -103,22 +104,20 @@ impl WatchStream {
     /// The next change that the filter lets through, if there is one by now.
     fn next_change(&mut self) -> Result<Option<Response>, Failure> {
         let view = self.queries.view.get();
-        let changes = view.changes_after(self.seen);
-        for change in changes.map_err(|Compacted| Failure::RevisionCompacted)? {
-            self.seen = change.revision;
+        let (filter, now) = (&self.filter, Now::of(&self.queries.clock));
+        let found = self.cursor.find(&view, |change| {
             // A change out of the filter is told too: what was shown must not stay shown.
-            if let Some(seen) = self.filter.concerns(change) {
-                self.behind = self.seen < view.revision;
-                let mut told = transition(&view, change, Now::of(&self.queries.clock));
-                told.left_filter = seen == Seen::Left && !change.removed;
-                return Ok(Some(Response {
-                    event: Some(Event::Change(told)),
-                    resume_token: self.queries.token(self.seen),
-                }));
-            }
-        }
-        self.behind = false;
-        Ok(None)
+            let seen = filter.concerns(change)?;
+            let mut told = transition(&view, change, now);
+            told.left_filter = seen == Seen::Left && !change.removed;
+            Some(told)
+        });
+        let found = found.map_err(|Lagged| Failure::RevisionCompacted)?;
+        self.behind = found.is_some() && self.cursor.seen() < view.revision;
+        Ok(found.map(|told| Response {
+            event: Some(Event::Change(told)),
+            resume_token: self.queries.token(self.cursor.seen()),
+        }))
     }
 
     fn fail(&mut self, failure: Failure) -> Poll<Option<Result<Response, Status>>> {
@@ -143,7 +142,7 @@ impl Stream for WatchStream {
                 return Poll::Ready(Some(answer));
             }
             match snapshot.revision.try_recv() {
-                Ok(revision) => this.seen = revision,
+                Ok(revision) => this.cursor.skip_to(revision),
                 Err(_) => {
                     this.ended = true;
                     return Poll::Ready(None);
@@ -154,12 +153,9 @@ impl Stream for WatchStream {
         if this.stopped.as_mut().poll(context).is_ready() {
             return this.fail(Failure::ShuttingDown);
         }
-        // To the end, so that it wakes this stream: what is new by then is looked up below.
-        while let Poll::Ready(changed) = Pin::new(&mut this.revisions).poll_next(context) {
-            if changed.is_none() {
-                return this.fail(Failure::ShuttingDown);
-            }
-            this.behind = true;
+        match this.cursor.poll_changed(context) {
+            Ok(changed) => this.behind |= changed,
+            Err(NoMoreChanges) => return this.fail(Failure::ShuttingDown),
         }
         if this.behind {
             match this.next_change() {
@@ -172,7 +168,7 @@ impl Stream for WatchStream {
         let header = this.queries.header(&this.queries.view.get());
         Poll::Ready(Some(Ok(Response {
             event: Some(Event::Progress(v1::Progress { header: Some(header) })),
-            resume_token: this.queries.token(this.seen),
+            resume_token: this.queries.token(this.cursor.seen()),
         })))
     }
 }

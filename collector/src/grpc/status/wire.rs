@@ -12,8 +12,9 @@ use redkeeper_runtime::clock::Clock;
 
 use crate::{
     fleet::{
+        change_log::Change,
         counts::{Counts, Kind},
-        view::{AgentEntry, Change, Entry, View},
+        view::{AgentEntry, Entry, View},
     },
     grpc::errors::Failure,
 };

@@ -24,7 +24,7 @@ use crate::{
     rig::{answers, endpoint, runtime},
     stats::Samples,
 };
-use redkeeper_collector::fleet::view;
+use redkeeper_collector::fleet::change_log;
 
 /// Instances whose changes fill the history.
 const HISTORIC: u32 = 500;
@@ -201,11 +201,11 @@ async fn fill_history(collector: &Collector) -> Result<(), String> {
     let address = format!("127.0.0.1:{}", collector.grpc.number);
     let mut speaker = Speaker::connect(&address, "history".to_owned(), HISTORIC).await?;
     drain(&mut speaker);
-    for n in 0..=view::LOG_MAX / HISTORIC as usize {
+    for n in 0..=change_log::CHANGES_MAX / HISTORIC as usize {
         speaker.change(1, HISTORIC, n % 2 == 1).await?;
     }
     let down = || async { collector.metric("redkeeper_transitions_total{reason=\"CONNECTION_REFUSED\"}") };
-    let half = (view::LOG_MAX / 2) as f64;
+    let half = (change_log::CHANGES_MAX / 2) as f64;
     eventually("half of the history are deaths", down, |n| *n >= Some(half)).await;
     drop(speaker);
     let silent =

@@ -1,0 +1,99 @@
+//! The one way to follow the fleet's changes: the publisher and each watch stream hold a cursor. A cursor never misses a change
+//! silently: where changes were dropped before it came to them it says that it lagged, and its owner compares everything.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use redkeeper_core::ids::Revision;
+use tokio::sync::watch;
+use tokio_stream::{Stream, wrappers::WatchStream};
+
+use super::{
+    change_log::{Change, Lagged},
+    view::{Shared, View},
+};
+
+/// The place of one reader in the change log.
+pub struct ChangeCursor {
+    /// The last change that was looked at.
+    seen: Revision,
+    news: watch::Receiver<Revision>,
+    polled: WatchStream<Revision>,
+}
+
+/// The aggregator has stopped: there will be no more changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoMoreChanges;
+
+impl ChangeCursor {
+    /// A cursor behind the change `seen`.
+    pub fn new(view: &Shared, seen: Revision) -> Self {
+        Self {
+            seen,
+            news: view.revisions(),
+            polled: WatchStream::from_changes(view.revisions()),
+        }
+    }
+
+    /// The last change that was looked at.
+    pub fn seen(&self) -> Revision {
+        self.seen
+    }
+
+    /// Moves behind everything up to `seen`, which its owner has taken from a whole view.
+    pub fn skip_to(&mut self, seen: Revision) {
+        self.seen = seen;
+    }
+
+    /// All changes of `view` that were not looked at, oldest first. The cursor is behind the newest of them then, also where
+    /// it lagged.
+    ///
+    /// # Errors
+    /// When some of them are no longer kept.
+    pub fn all<'v>(&mut self, view: &'v View) -> Result<impl Iterator<Item = &'v Change> + use<'v>, Lagged> {
+        let seen = std::mem::replace(&mut self.seen, view.revision);
+        view.log.after(seen, view.revision)
+    }
+
+    /// Looks at one change of `view` after the other until `wanted` makes something of one. `None`: there are no more.
+    ///
+    /// # Errors
+    /// When some of them are no longer kept.
+    pub fn find<T>(
+        &mut self,
+        view: &View,
+        mut wanted: impl FnMut(&Change) -> Option<T>,
+    ) -> Result<Option<T>, Lagged> {
+        for change in view.log.after(self.seen, view.revision)? {
+            self.seen = change.revision;
+            if let Some(found) = wanted(change) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until there may be changes. Safe to cancel.
+    ///
+    /// # Errors
+    /// When there will be no more.
+    pub async fn changed(&mut self) -> Result<(), NoMoreChanges> {
+        self.news.changed().await.map_err(|_| NoMoreChanges)
+    }
+
+    /// Whether there may be changes since the last call. Where there are none, the task is woken by the next one.
+    ///
+    /// # Errors
+    /// When there will be no more.
+    pub fn poll_changed(&mut self, context: &mut Context<'_>) -> Result<bool, NoMoreChanges> {
+        let mut changed = false;
+        // To the end, so that the next change wakes the task.
+        while let Poll::Ready(news) = Pin::new(&mut self.polled).poll_next(context) {
+            news.ok_or(NoMoreChanges)?;
+            changed = true;
+        }
+        Ok(changed)
+    }
+}

@@ -1,0 +1,52 @@
+//! What streams and the leader's session loop ask of the aggregator.
+
+use std::sync::Arc;
+
+use redkeeper_core::{
+    fleet::{Greeting, Message, message_order::Origin},
+    ids::Seq,
+    publish::Record,
+    status::Status,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::progress::Feedback;
+
+/// Commands that may wait: one message of each of 2,000 agents, twice. Senders wait when it is full, which
+/// slows their streams down, and no others.
+pub const COMMANDS_MAX: usize = 4_096;
+/// What others ask of the aggregator.
+pub enum Command {
+    /// A stream began.
+    Hello(u64, Greeting, Feedback),
+    /// A message of a stream.
+    Message(u64, Seq, Message),
+    /// A stream ended.
+    Bye(u64),
+    /// Statuses found in ZooKeeper, and whether another collector led until now. Answered when they are in the view.
+    Adopt(Vec<(Arc<Status>, Origin)>, bool, oneshot::Sender<()>),
+}
+
+/// The aggregator has stopped, which happens at shutdown only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the aggregator has stopped")]
+pub struct Stopped;
+
+/// Sends statuses to the aggregator and waits until they are in the view.
+///
+/// # Errors
+/// When the aggregator is gone, which happens at shutdown only.
+pub(crate) async fn adopt(
+    commands: &mpsc::Sender<Command>,
+    records: impl Iterator<Item = &Record>,
+    grace: bool,
+) -> Result<(), Stopped> {
+    let (done, adopted) = oneshot::channel();
+    let statuses = records.map(|record| (Arc::clone(&record.status), record.origin));
+    let statuses = statuses.collect();
+    commands
+        .send(Command::Adopt(statuses, grace, done))
+        .await
+        .map_err(|_| Stopped)?;
+    adopted.await.map_err(|_| Stopped)
+}

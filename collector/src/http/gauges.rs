@@ -1,0 +1,128 @@
+//! Metrics that are read off the present state when somebody asks for them: the fleet's view, leadership, and peers. Nothing
+//! must be forgotten when an instance goes.
+
+use std::collections::BTreeMap;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+    registry::Registry,
+};
+use redkeeper_runtime::clock::Clock;
+
+use crate::{
+    fleet::view::Shared,
+    leader::leadership,
+    peers::{
+        self,
+        warnings::{CODES, warnings},
+    },
+    store::Connection,
+};
+
+/// Registers all of them.
+pub(crate) fn register(registry: &mut Registry, view: Shared, standing: Standing) {
+    registry.register_collector(Box::new(Fleet(view)));
+    registry.register_collector(Box::new(standing));
+}
+
+/// Counts of the view, made when they are asked for: nothing to forget when an instance goes.
+struct Fleet(Shared);
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fleet")
+    }
+}
+
+impl Collector for Fleet {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let view = self.0.get();
+        let mut counts = BTreeMap::<_, i64>::new();
+        for entry in view.instances.values() {
+            let reason = entry.status.verdict.reason;
+            *counts
+                .entry((reason.state().as_str(), reason.as_str()))
+                .or_default() += 1;
+        }
+        let help = "Instances by state and reason";
+        let mut metric = encoder.encode_descriptor("redkeeper_instances", help, None, MetricType::Gauge)?;
+        for ((state, reason), count) in counts {
+            ConstGauge::new(count).encode(metric.encode_family(&[("state", state), ("reason", reason)])?)?;
+        }
+        let silent = view.agents.values().filter(|agent| agent.silent).count();
+        let mut metric = encoder.encode_descriptor("redkeeper_agents", "Agents", None, MetricType::Gauge)?;
+        for (state, count) in [("heard", view.agents.len() - silent), ("silent", silent)] {
+            ConstGauge::new(i64::try_from(count).unwrap_or(0))
+                .encode(metric.encode_family(&[("state", state)])?)?;
+        }
+        let off = view
+            .agents
+            .values()
+            .filter(|agent| agent.clock_ahead_ms != 0)
+            .count();
+        let help = "Agents whose wall clock is more than 5 s off this collector's";
+        let metric =
+            encoder.encode_descriptor("redkeeper_agents_clock_off", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(off).unwrap_or(0)).encode(metric)
+    }
+}
+
+/// What depends on the instant at which it is asked for: a lease runs out, an age grows.
+#[derive(Clone)]
+pub(crate) struct Standing {
+    /// Own standing.
+    pub(crate) directory: leadership::Reader,
+    /// What other collectors answer.
+    pub(crate) peers: peers::Reader,
+    /// Time.
+    pub(crate) clock: Clock,
+}
+
+impl std::fmt::Debug for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Standing")
+    }
+}
+
+impl Collector for Standing {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (standing, now) = (self.directory.borrow().clone(), self.clock.now());
+        let leads = standing.lease.is_some_and(|lease| lease.holds(now));
+        ConstGauge::new(i64::from(leads)).encode(encoder.encode_descriptor(
+            "redkeeper_leader",
+            "1 on the leader",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let connected = standing.connection == Some(Connection::Connected);
+        ConstGauge::new(i64::from(connected)).encode(encoder.encode_descriptor(
+            "redkeeper_zookeeper_connected",
+            "1 while there is a session with ZooKeeper",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let found = warnings(&standing, &self.peers.borrow(), now);
+        let help = "What is wrong with the cluster, by kind: `redkeeper cluster` tells it in words";
+        let mut metric = encoder.encode_descriptor("redkeeper_warnings", help, None, MetricType::Gauge)?;
+        for code in CODES {
+            let count = found.iter().filter(|warning| warning.code == code).count();
+            ConstGauge::new(i64::try_from(count).unwrap_or(0))
+                .encode(metric.encode_family(&[("code", code)])?)?;
+        }
+        let unheard = i64::try_from(self.peers.borrow().unheard.len()).unwrap_or(0);
+        ConstGauge::new(unheard).encode(encoder.encode_descriptor(
+            "redkeeper_agents_unheard",
+            "Agents that another collector hears, but not the leader",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        ConstGauge::new(standing.behind(now)).encode(encoder.encode_descriptor(
+            "redkeeper_zookeeper_behind_seconds",
+            "Age of the oldest status that is not yet acknowledged",
+            None,
+            MetricType::Gauge,
+        )?)
+    }
+}

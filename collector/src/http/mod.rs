@@ -1,0 +1,84 @@
+//! What the collector says over HTTP: whether it is ready, what is wrong, and one page for people. The pages that all daemons
+//! have, such as `/metrics` and `/debug/tasks`, are the runtime's.
+
+pub(crate) mod gauges;
+
+use std::sync::Arc;
+
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use redkeeper_core::ids::CollectorId;
+use redkeeper_runtime::{admin::Admin, supervise::Supervisor};
+use tokio_util::sync::CancellationToken;
+
+use self::gauges::Standing;
+use crate::{fleet::view::Shared, peers::warnings::warnings, store::Connection};
+
+/// What the answers are made of.
+#[derive(Clone)]
+pub(crate) struct Pages {
+    /// Leadership and peers.
+    pub(crate) standing: Standing,
+    /// The fleet's view.
+    pub(crate) view: Shared,
+    /// Statuses not yet acknowledged by ZooKeeper.
+    pub(crate) pending: Gauge,
+    /// The request to stop.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Pages {
+    /// The HTTP server's content.
+    pub(crate) fn admin(self, id: &CollectorId, supervisor: Supervisor, registry: Registry) -> Admin {
+        let title = format!("redkeeper-collector {id} v{}", env!("CARGO_PKG_VERSION"));
+        let (ready, page) = (self.clone(), self.clone());
+        let admin = Admin::new(
+            title,
+            supervisor,
+            registry,
+            Arc::new(move || ready.ready()),
+            Arc::new(move || page.page()),
+        );
+        admin.note(Arc::new(move || self.warnings()));
+        admin
+    }
+
+    /// Ready to be asked: a leader is known, and this collector does not stop.
+    fn ready(&self) -> Result<(), String> {
+        if self.stop.is_cancelled() {
+            return Err("shutting down".to_owned());
+        }
+        let d = self.standing.directory.borrow();
+        match d.connection {
+            Some(Connection::Connected) if !d.leader(self.standing.clock.now()).is_empty() => Ok(()),
+            Some(Connection::Connected) => Err(d.shares_id().unwrap_or_else(|| "no leader yet".to_owned())),
+            _ => Err(format!("ZooKeeper: {}", d.away().unwrap_or_default())),
+        }
+    }
+
+    fn page(&self) -> String {
+        let (view, d) = (self.view.get(), self.standing.directory.borrow());
+        format!(
+            "\nphase {}  leader {:?}  epoch {}  pending {}\n{} instances, {} agents, revision {}\n",
+            d.phase,
+            d.leader(self.standing.clock.now()),
+            d.epoch,
+            self.pending.get(),
+            view.instances.len(),
+            view.agents.len(),
+            view.revision.0
+        )
+    }
+
+    fn warnings(&self) -> String {
+        let standing = &self.standing;
+        let found = warnings(
+            &standing.directory.borrow(),
+            &standing.peers.borrow(),
+            standing.clock.now(),
+        );
+        found
+            .iter()
+            .map(|warning| format!("warning: {}\n", warning.text))
+            .collect()
+    }
+}

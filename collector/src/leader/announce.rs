@@ -1,0 +1,108 @@
+//! Tells the rest of the daemon, by the watched [`Directory`], where this collector stands: its session, who leads, who else is
+//! registered, and what ZooKeeper refuses.
+
+use std::time::Duration;
+
+use redkeeper_core::{
+    election::{Election, lease::Lease},
+    time::Mono,
+};
+
+use super::{Coordinator, leadership::Directory, membership::Seen};
+use crate::{
+    publish::Publishing,
+    store::{Connection, Store, records::CollectorJson},
+};
+
+impl<S: Store> Coordinator<S> {
+    /// Without a session nothing is known of who leads, least of all that it is us.
+    pub(super) fn offline(&self, error: Option<String>) {
+        self.metrics.pending.set(0);
+        self.tell(|d| {
+            d.note_connection(None, self.clock.wall());
+            d.phase = "offline";
+            (d.lease, d.oldest_pending, d.refused) = (None, None, None);
+            (d.id_taken, d.id_shared) = (None, None);
+            d.last_leader.clear();
+            if let Some(error) = error {
+                d.last_error = error;
+            }
+        });
+    }
+
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Directory)) {
+        self.directory.send_if_modified(|directory| {
+            let before = directory.clone();
+            change(directory);
+            *directory != before
+        });
+    }
+
+    pub(super) fn note_phase(
+        &self,
+        election: &Election,
+        publishing: Option<&Publishing<S>>,
+        connection: Connection,
+        lease: Lease,
+    ) {
+        if publishing.is_none() {
+            self.metrics.pending.set(0);
+        }
+        let phase = match publishing {
+            Some(publishing) if connection == Connection::Connected => publishing.phase(),
+            _ => election.phase(),
+        };
+        let own = self.id.as_str();
+        self.tell(|d| {
+            d.note_connection(Some(connection), self.clock.wall());
+            d.phase = phase;
+            d.lease = election.term().map(|_| lease);
+            match election.term() {
+                Some(term) if connection == Connection::Connected => {
+                    d.epoch = term.epoch.0;
+                    own.clone_into(&mut d.last_leader);
+                }
+                Some(_) => d.last_leader.clear(),
+                None => {}
+            }
+        });
+        if let Some(term) = election.term() {
+            self.metrics
+                .epoch
+                .set(i64::try_from(term.epoch.0).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub(super) fn note_directory(
+        &self,
+        seen: Seen,
+        election: &Election,
+        session_timeout: Duration,
+        (oldest_pending, refused): (Option<Mono>, Option<(String, usize)>),
+    ) {
+        let epoch = election.newest().0;
+        self.metrics.epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
+        self.tell(|d| {
+            d.members = seen.members;
+            d.note_id(seen.taken_by, self.clock.now(), session_timeout);
+            (d.oldest_pending, d.refused) = (oldest_pending, refused);
+            // What was read may be older than an own claim.
+            if election.term().is_none() {
+                d.epoch = epoch;
+                d.last_leader = seen.publisher.holder;
+                // The znode of a former life, which has not expired yet: nobody is known to lead.
+                if d.last_leader == self.id.as_str() {
+                    d.last_leader.clear();
+                }
+            }
+        });
+    }
+
+    pub(super) fn membership(&self) -> CollectorJson {
+        CollectorJson {
+            id: self.id.to_string(),
+            grpc: self.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! One step of writing: takes in changes of the view, sends what the window allows, and books what ZooKeeper answers.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use redkeeper_core::{
+    fleet::message_order::Origin,
+    ids::{Bucket, InstanceId},
+    publish::{Found, Record, Refusal},
+    status::{Reason, Status},
+};
+
+use super::{
+    Publishing, Reading, Request, Stage,
+    commit::{Work, commit, go_live},
+};
+use crate::{
+    fleet::change_log::Lagged,
+    store::{CommitError, Store, StoreError},
+};
+
+impl<S: Store> Publishing<S> {
+    /// One step of writing: takes in changes, sends what the window allows, waits for what comes first.
+    pub(super) async fn write(&mut self) -> Result<(), CommitError> {
+        let Stage::Writing(publisher) = &mut self.stage else {
+            return Ok(());
+        };
+        let (view, now) = (self.setup.view.get(), self.setup.clock.now());
+        match self.cursor.all(&view) {
+            Ok(changes) => {
+                for change in changes {
+                    let id = &change.status.identity.id;
+                    if change.removed {
+                        publisher.remove(now, id)
+                    } else if let Some(record) = publishable(&change.status, change.origin) {
+                        publisher.put(now, record)
+                    } else {
+                        publisher.mark(now, id)
+                    }
+                }
+            }
+            // Too far behind: everything is compared. What was removed meanwhile is found as an orphan.
+            Err(Lagged) => view.instances.keys().for_each(|id| publisher.mark(now, id)),
+        }
+        let mut sent = false;
+        if self.held || self.unsettled {
+            self.audit = None;
+        } else {
+            let desired = |id: &InstanceId| {
+                let entry = view.instances.get(id)?;
+                publishable(&entry.status, entry.origin)
+            };
+            if let Some(batch) = publisher.next_batch(now, desired) {
+                self.commits
+                    .push(commit::<S>(&self.session, &self.setup.layout, self.term, batch));
+                sent = true;
+            }
+            // Whatever is left now waits for a read-back or for its pace.
+            if !self.live && !self.going_live && publisher.in_flight() == 0 {
+                self.going_live = true;
+                self.commits.push(go_live::<S>(
+                    &self.session,
+                    &self.setup.layout,
+                    self.term,
+                    &self.setup.id,
+                ));
+            }
+        }
+        let may_write = !self.held && !self.unsettled;
+        let paced = publisher.next_deadline().filter(|_| may_write);
+        let paced = paced.map(|due| self.setup.clock.instant(due));
+        let may_audit = self.live && may_write && self.adopting.is_none();
+        tokio::select! {
+            biased;
+            Some((work, result)) = self.commits.next() => self.committed(work, result)?,
+            changed = self.cursor.changed() => if changed.is_err() {
+                return Err(StoreError::Lost("the aggregator has stopped".to_owned()).into());
+            },
+            adopted = pending(&mut self.adopting) => {
+                self.adopting = None;
+                adopted?;
+            }
+            found = pending_audit(&mut self.audit) => {
+                if let Some((bucket, _)) = self.audit.take() {
+                    self.audited(bucket, found?, &view);
+                }
+            }
+            () = tokio::time::sleep_until(paced.unwrap_or(self.audit_at)), if paced.is_some() => {}
+            // What was made goes out before the next one is made.
+            () = tokio::task::yield_now(), if sent => (),
+            () = tokio::time::sleep_until(self.audit_at), if may_audit && self.audit.is_none() => self.start_audit(),
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self, work: Work, result: Result<(), CommitError>) -> Result<(), CommitError> {
+        let Stage::Writing(publisher) = &mut self.stage else {
+            return result;
+        };
+        let number = match (work, &result) {
+            (Work::GoLive, Ok(())) => {
+                tracing::info!(epoch = self.term.epoch.0, "live: everything known is published");
+                self.live = true;
+                return Ok(());
+            }
+            (Work::GoLive, Err(_)) => {
+                self.going_live = false;
+                return result;
+            }
+            (Work::Batch(number), _) => number,
+        };
+        let kind = match result {
+            Ok(()) => {
+                let written = publisher.acknowledged(number);
+                self.setup.metrics.writes.inc_by(written);
+                "ok"
+            }
+            Err(CommitError::Operation(index, StoreError::Exists)) => {
+                publisher.refused(number, index, Refusal::Exists);
+                "refused"
+            }
+            Err(CommitError::Operation(index, StoreError::Missing)) => {
+                if publisher.refused(number, index, Refusal::Missing) {
+                    return Err(StoreError::Lost("the parent of the buckets is gone".to_owned()).into());
+                }
+                "refused"
+            }
+            Err(CommitError::Operation(index, StoreError::Refused(why))) => {
+                publisher.refused(number, index, Refusal::Forbidden);
+                let count = publisher.quarantined();
+                let new = self.refused.as_ref().is_none_or(|(first, _)| *first != why);
+                if new && let Some(more) = self.refusal_lines.line(std::time::Instant::now()) {
+                    tracing::error!(
+                        count,
+                        more,
+                        "ZooKeeper refuses to let a status be written: {why}; it is left out until it changes"
+                    );
+                }
+                let first = self.refused.take().map_or(why, |(first, _)| first);
+                self.refused = Some((first, count));
+                "forbidden"
+            }
+            Err(error) => return Err(error),
+        };
+        self.setup
+            .metrics
+            .batches
+            .get_or_create(&[("result", kind)])
+            .inc();
+        Ok(())
+    }
+}
+
+async fn pending<T>(request: &mut Option<Request<T>>) -> T {
+    match request {
+        Some(request) => request.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn pending_audit(audit: &mut Option<(Bucket, Reading<Found>)>) -> Result<Found, StoreError> {
+    match audit {
+        Some((_, reading)) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What is to be published of a status: nothing where nothing is known yet, so that what is published stays.
+fn publishable(status: &Arc<Status>, origin: Origin) -> Option<Record> {
+    (status.verdict.reason != Reason::NotProbed).then(|| Record::of(status, origin))
+}

@@ -1,0 +1,203 @@
+//! Defines a batch of writes, and puts the next one together from what differs.
+
+use std::{cell::Cell, collections::BTreeSet};
+
+use super::{
+    Key, Publisher, REFUSALS_MAX, REV_MAX, Sent,
+    record::{BucketData, Held, Record},
+};
+use crate::{
+    ids::{Bucket, InstanceId},
+    limits::{BACKLOG, BATCH_OPS_BACKLOG_MAX, BATCH_OPS_MAX, BATCHES_IN_FLIGHT_MAX},
+    status::Reason,
+    time::Mono,
+};
+
+/// One write of a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Write a status; true creates the znode.
+    Put(Record, bool),
+    /// Delete a status.
+    Delete(InstanceId),
+    /// Write a bucket; true creates it. First of its bucket when it creates.
+    Bucket(Bucket, BucketData, bool),
+}
+
+/// Operations that must be applied together, conditional on the epoch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// Number by which the outcome is reported.
+    pub number: u64,
+    /// In this order.
+    pub ops: Vec<Op>,
+}
+
+/// Why one operation was refused, which undid its whole batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The znode to be created exists.
+    Exists,
+    /// The znode to be written or deleted, or the parent of the one to be created, does not.
+    Missing,
+    /// Refused for a reason that will not pass by itself, such as a foreign ACL or quota: the instance is left
+    /// out until its status changes, so that it does not hold up the others.
+    Forbidden,
+}
+
+impl Op {
+    /// The instance that it writes; `None` for a bucket.
+    pub fn id(&self) -> Option<&InstanceId> {
+        match self {
+            Self::Put(record, _) => Some(record.id()),
+            Self::Delete(id) => Some(id),
+            Self::Bucket(..) => None,
+        }
+    }
+
+    /// The bucket in which it writes.
+    pub fn bucket(&self) -> Bucket {
+        match self {
+            Self::Put(record, _) => record.id().bucket(),
+            Self::Delete(id) => id.bucket(),
+            Self::Bucket(bucket, _, _) => *bucket,
+        }
+    }
+}
+
+impl Publisher {
+    /// The next batch to be sent, if anything differs and the window has room. `desired` is the newest status.
+    pub fn next_batch(
+        &mut self,
+        now: Mono,
+        desired: impl Fn(&InstanceId) -> Option<Record>,
+    ) -> Option<&Batch> {
+        self.paced_until = None;
+        if let Some(at) = self.doubts.wait(now) {
+            self.paced_until = Some(at);
+            return None;
+        }
+        let window = if self.doubts.one_at_a_time() {
+            1
+        } else {
+            BATCHES_IN_FLIGHT_MAX
+        };
+        if self.in_flight.len() >= window {
+            return None;
+        }
+        let mut busy: BTreeSet<Bucket> = self
+            .in_flight
+            .values()
+            .flat_map(|sent| sent.buckets.iter().copied())
+            .collect();
+        let refused = self.refusals.iter().filter(|(_, n)| **n >= REFUSALS_MAX);
+        busy.extend(refused.map(|(bucket, _)| *bucket));
+        let room = if self.dirty.len() > BACKLOG {
+            BATCH_OPS_BACKLOG_MAX
+        } else {
+            BATCH_OPS_MAX
+        };
+        let room = self.doubts.room(room);
+        let (mut ops, mut touched) = (Vec::new(), BTreeSet::new());
+        let mut oldest = None::<Mono>;
+        let (made, paced) = (Cell::new(None), Cell::new(None::<Mono>));
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let mut looked_at = dirty.extract_if(.., |key, dirty| {
+            if busy.contains(&key.bucket()) {
+                return false;
+            }
+            let op = self.op(key, dirty.newest.take().or_else(|| desired(&key.id)));
+            if let Some(due) = op
+                .as_ref()
+                .and_then(|_| self.paces.due((key.hash64(), &key.id), now))
+            {
+                paced.set(Some(paced.get().map_or(due, |first| first.min(due))));
+                return false;
+            }
+            made.set(op);
+            true
+        });
+        // The writes of the touched buckets count too.
+        while ops.len() + touched.len() + 2 <= room {
+            let Some((key, dirty)) = looked_at.next() else {
+                break;
+            };
+            if let Some(op) = made.take() {
+                touched.insert(key.bucket());
+                oldest = oldest.min(Some(dirty.since)).or(Some(dirty.since));
+                ops.push(op);
+            }
+        }
+        drop(looked_at);
+        self.dirty = dirty;
+        self.paced_until = paced.get();
+        let buckets = self.new_buckets.union(&self.stale_buckets);
+        for bucket in buckets.filter(|bucket| !busy.contains(bucket)) {
+            if ops.len() + touched.len() + 1 > room {
+                break;
+            }
+            touched.insert(*bucket);
+        }
+        if touched.is_empty() {
+            self.forget_removed();
+            return None;
+        }
+        let mut all = Vec::with_capacity(ops.len() + touched.len());
+        // Both are in the order of the buckets.
+        let mut ops = ops.into_iter().peekable();
+        for &bucket in &touched {
+            let create = self.new_buckets.contains(&bucket);
+            let mut data = self.buckets.get(&bucket).copied().unwrap_or_default();
+            data.generation = data.generation.saturating_add(1);
+            let own: Vec<_> = std::iter::from_fn(|| ops.next_if(|op| op.bucket() == bucket)).collect();
+            for op in &own {
+                match op {
+                    Op::Put(_, true) => data.count = data.count.saturating_add(1),
+                    Op::Delete(_) => data.count = data.count.saturating_sub(1),
+                    _ => {}
+                }
+            }
+            if create {
+                all.push(Op::Bucket(bucket, data, true));
+                all.extend(own);
+            } else {
+                all.extend(own);
+                all.push(Op::Bucket(bucket, data, false));
+            }
+        }
+        let number = self.next;
+        let batch = Batch { number, ops: all };
+        self.next += 1;
+        self.audit.touched(&touched);
+        self.stale_buckets.retain(|bucket| !touched.contains(bucket));
+        let sent = Sent {
+            batch,
+            buckets: touched,
+            marked: oldest,
+            at: now,
+        };
+        Some(&self.in_flight.entry(number).or_insert(sent).batch)
+    }
+
+    fn op(&self, key: &Key, desired: Option<Record>) -> Option<Op> {
+        let id = &key.id;
+        if self.quarantined.contains(id) {
+            return None;
+        }
+        let held = self.mirror.get_hashed(key.hash64(), id);
+        // Nothing is published of it, and nobody who could be heard has it: nothing is told of it either. So a former
+        // leader's deletion stays, and an operator's.
+        let desired = desired.filter(|record| held.is_some() || record.reason() != Reason::AgentSilent);
+        let Some(mut record) = desired else {
+            return (self.removed.contains(id) && held.is_some()).then(|| Op::Delete(id.clone()));
+        };
+        let rev = match held {
+            Some(Held::Record(held)) if held.same(&record) => return None,
+            Some(Held::Record(held) | Held::Altered(held)) if held.rev <= REV_MAX => held.rev,
+            _ => self.rev_max,
+        };
+        record.epoch = self.epoch;
+        record.rev = rev.saturating_add(1);
+        Some(Op::Put(record, held.is_none()))
+    }
+}

@@ -1,0 +1,63 @@
+//! Says why a command failed, and what its user can do about it.
+
+use std::time::Duration;
+
+use tonic::Status;
+use tonic_types::StatusExt;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Nobody answers.
+    #[error("no collector can be reached ({0})")]
+    Unreachable(String),
+    /// No answer in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The collector said no.
+    #[error("{}", .0.message())]
+    Refused(Status),
+    /// The connection ended after an answer.
+    #[error("the collector has gone away in the middle of the answers")]
+    Gone,
+    /// A value on the command line is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// Standard output.
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] std::io::Error),
+    /// The answer says that something is wrong.
+    #[error("{0} fault(s) in the cluster")]
+    Faults(usize),
+    /// The collector ended a watch.
+    #[error("the collector ended the watch")]
+    WatchEnded,
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        // What the library says of a broken connection is not for people.
+        if status.get_details_error_info().is_some() {
+            Self::Refused(status)
+        } else {
+            Self::Gone
+        }
+    }
+}
+
+impl Error {
+    /// What to do.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable(_) | Self::Timeout(_) => {
+                Some("name the collectors with --endpoints host:7400,... or REDKEEPER_ENDPOINTS")
+            }
+            Self::Refused(status) => match status.get_details_error_info()?.reason.as_str() {
+                "INSTANCE_NOT_FOUND" => Some("`redkeeper list` shows the known ids"),
+                _ => None,
+            },
+            Self::WatchEnded | Self::Gone => Some("start it again; another collector may answer"),
+            Self::Usage(_) | Self::Output(_) | Self::Faults(_) => None,
+        }
+    }
+}

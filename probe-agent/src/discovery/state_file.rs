@@ -1,0 +1,61 @@
+//! The state file, by which discovered instances outlive the agent: their addresses and ids, as JSON.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use redkeeper_core::ids::InstanceId;
+use serde::{Deserialize, Serialize};
+
+/// The file in which what was discovered outlives the agent.
+#[derive(Serialize, Deserialize)]
+struct Memory {
+    discovered: Vec<Remembered>,
+}
+
+/// An instance keeps its id, whichever is found first next time.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Remembered {
+    pub(super) address: String,
+    pub(super) id: String,
+}
+
+/// Largest memory that is read: 5,000 addresses of 256 bytes and ids of 128, with names and quotes.
+const MEMORY_BYTES_MAX: u64 = 3 * 1024 * 1024;
+
+/// Reads what a former agent had discovered. A file that is not there is empty.
+///
+/// # Errors
+/// When it cannot be read, or is damaged.
+pub(super) fn read(file: &Path) -> io::Result<Vec<Remembered>> {
+    let text = match fs::metadata(file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+        Ok(metadata) if metadata.len() > MEMORY_BYTES_MAX => {
+            return Err(io::Error::other("is too large to be what an agent wrote"));
+        }
+        Ok(_) => fs::read_to_string(file)?,
+    };
+    let memory: Memory = serde_json::from_str(&text)?;
+    Ok(memory.discovered)
+}
+
+/// What [`read`] reads, from ids by address.
+pub(super) fn memory(ids: BTreeMap<String, InstanceId>) -> String {
+    let all = ids.into_iter().map(|(address, id)| Remembered {
+        address,
+        id: id.to_string(),
+    });
+    let memory = Memory {
+        discovered: all.collect(),
+    };
+    serde_json::to_string(&memory).unwrap_or_default()
+}
+
+/// Writes the memory so that it is whole at any time.
+///
+/// # Errors
+/// When the folder is missing or may not be written to.
+pub(crate) fn write(file: &Path, memory: &str) -> io::Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, memory)?;
+    fs::rename(new, file)
+}

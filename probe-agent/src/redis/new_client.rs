@@ -1,0 +1,65 @@
+//! Tries what a new client meets: a second connection, beside the one that probes.
+
+use std::{net::SocketAddr, time::Duration};
+
+use redkeeper_core::{
+    probe::{Command, ConnectFailure},
+    redis::reply::{self, Meaning, Reply},
+    time::WallMs,
+};
+
+use super::{Received, Steps, Target, connect_by_steps};
+
+/// What a new client meets.
+#[derive(Debug)]
+pub struct NewClient {
+    /// The answer to PING, or to what comes before.
+    pub answer: Result<Meaning, ConnectFailure>,
+    /// When the server's certificate ends.
+    pub certificate_ends: Option<WallMs>,
+    /// What the name stands for now; empty where none was looked up.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Connects, authenticates, asks for PONG, and closes.
+pub async fn try_fresh(target: &Target, limit: Duration) -> NewClient {
+    let (mut certificate_ends, mut steps) = (None, Steps::default());
+    let ask = async {
+        let mut connection = connect_by_steps(target, limit, &mut steps).await?;
+        certificate_ends = connection.certificate_ends;
+        let authenticates = connection.auth.is_some();
+        let commands: &[_] = if authenticates {
+            &[Command::Auth, Command::Ping]
+        } else {
+            &[Command::Ping]
+        };
+        connection
+            .send(commands)
+            .await
+            .map_err(|_| ConnectFailure::Reset)?;
+        for command in commands {
+            match connection.receive().await {
+                // A full server speaks first and hangs up, whatever was asked.
+                Received::Reply(Reply::Error(line)) if *command == Command::Auth => {
+                    if let Some(meaning) = reply::auth(&line) {
+                        return Ok(meaning);
+                    }
+                }
+                Received::Reply(reply) if *command == Command::Ping => return Ok(reply::ping(&reply)),
+                Received::Reply(_) => {}
+                Received::Closed(_) => return Err(ConnectFailure::Reset),
+                Received::Garbage(what) => return Err(ConnectFailure::NotRedis(what)),
+                Received::Refused(failure) => return Err(failure),
+            }
+        }
+        Err(ConnectFailure::TimedOut)
+    };
+    let answer = tokio::time::timeout(limit, ask)
+        .await
+        .unwrap_or(Err(ConnectFailure::TimedOut));
+    NewClient {
+        answer,
+        certificate_ends,
+        addresses: steps.addresses,
+    }
+}
