@@ -1,6 +1,6 @@
 //! Binds, builds, starts and stops the collector.
 //!
-//! What a daemon is made of stands in [`serve`]; how it ends, in [`shutdown`](crate::shutdown).
+//! `serve` builds everything that runs; `crate::shutdown` stops it step by step.
 
 use std::sync::{Arc, atomic::AtomicU64};
 
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    fleet::{aggregator::Aggregator, command::COMMANDS_MAX, heartbeats::Beats, view},
+    fleet::{aggregator::Aggregator, command::COMMANDS_MAX, heartbeats::HeartbeatQueue, view},
     grpc::{
         agent::Ingest,
         incoming,
@@ -30,16 +30,16 @@ use crate::{
         Pages,
         gauges::{self, Standing},
     },
-    leader::{Coordinator, leadership::Directory},
+    leader::{Coordinator, leadership::Leadership},
     metrics::Metrics,
-    peers::{Peers, poll::Watchman},
+    peers::{Peers, poll::PeerPoller},
     publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
     shutdown::Shutdown,
     store::{Store, layout::Layout, memory::Memory, zookeeper::ZooKeeper},
 };
 
-/// Threads of the main runtime: half of the CPUs, 1 to 4. A message passes four tasks, and on more threads each step
-/// wakes another CPU, which costs more than the step; one thread takes some 50,000 messages or queries a second.
+/// Threads of the main runtime: half of the CPUs, 1 to 4. A message passes four tasks; on more threads each step wakes
+/// another CPU, which costs more than the step. One thread handles some 50,000 messages or queries a second.
 fn threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     (cpus / 2).clamp(1, 4)
@@ -51,7 +51,7 @@ fn threads() -> usize {
 /// When it cannot start, when a critical task ends, or when it does not stop in time.
 pub fn run(config: Config) -> Result<(), DaemonError> {
     let mut builder = match threads() {
-        // The same, without the queues between threads.
+        // A current-thread runtime needs no queues between threads.
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
@@ -75,7 +75,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 
 async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let bound = |what, address| move |e| DaemonError::Bind(what, address, e);
-    let grpc_listener = server::bind(config.grpc_listen).map_err(bound("grpc_listen", config.grpc_listen))?;
+    let grpc_listener = server::bind(config.grpc_listen, config.silent_after)
+        .map_err(bound("grpc_listen", config.grpc_listen))?;
     let http = admin::bind(config.http_listen).map_err(bound("http_listen", config.http_listen))?;
     let admin_listener =
         admin::bind(config.admin_listen).map_err(bound("admin_listen", config.admin_listen))?;
@@ -83,8 +84,8 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let stop = CancellationToken::new();
     let supervisor = Supervisor::new(stop.clone());
     let clock = Clock::new();
-    let (replacer, view) = view::channel();
-    let (directory, directory_reader) = watch::channel(Directory::default());
+    let (view_publisher, view) = view::channel();
+    let (leadership, leadership_reader) = watch::channel(Leadership::default());
     let mut registry = Registry::default();
     let (listeners, shares) = (Listeners::default(), Shares::of_this_process());
     registry.register_collector(Box::new(listeners.clone()));
@@ -96,7 +97,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let admin_listener = listeners.add("admin", admin_listener, shares.admin);
     let (peers, peers_reader) = watch::channel(Peers::default());
     let standing = Standing {
-        directory: directory_reader.clone(),
+        leadership: leadership_reader.clone(),
         peers: peers_reader.clone(),
         clock,
     };
@@ -104,7 +105,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     gauges::register(&mut registry, view.clone(), standing.clone());
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let standalone = config.zookeeper.is_none();
-    let beats = Arc::new(Beats::default());
+    let heartbeats = Arc::new(HeartbeatQueue::default());
 
     let pages = Pages {
         standing,
@@ -129,9 +130,9 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let fleet = Fleet::new(clock.now(), config.silent_after);
     let aggregator = Aggregator::new(
         fleet,
-        replacer,
+        view_publisher,
         receiver,
-        Arc::clone(&beats),
+        Arc::clone(&heartbeats),
         clock,
         metrics.clone(),
         shutdown.aggregator.clone(),
@@ -149,7 +150,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         address: config.advertise.clone(),
         view: view.clone(),
         commands: commands.clone(),
-        directory,
+        leadership,
         clock,
         orphans_max_percent: config.zookeeper.as_ref().map_or(100, |zk| zk.orphans_max_percent),
         audit_interval: if standalone {
@@ -162,9 +163,9 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     };
     let coordinating = start_coordinator(&supervisor, coordinator).map_err(DaemonError::Start)?;
 
-    let watchman = Watchman {
+    let watchman = PeerPoller {
         id: config.id.to_string(),
-        directory: directory_reader.clone(),
+        leadership: leadership_reader.clone(),
         view: view.clone(),
         peers,
         clock,
@@ -179,7 +180,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
             heartbeat_interval: config.heartbeat_interval,
             silent_after: config.silent_after,
             commands,
-            beats,
+            heartbeats,
             clock,
             supervisor: supervisor.clone(),
             metrics: metrics.clone(),
@@ -190,14 +191,14 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
             id,
             boot: format!("{:016x}", fastrand::u64(..)),
             view,
-            directory: directory_reader.clone(),
+            leadership: leadership_reader.clone(),
             peers: peers_reader,
             standalone,
             clock,
             supervisor: supervisor.clone(),
             metrics,
         },
-        directory: directory_reader,
+        leadership: leadership_reader,
         clock,
         draining: stop.clone(),
         close_grace: shutdown.close_grace(),
@@ -218,7 +219,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
 
     stop.cancelled().await;
     let clean = shutdown.run(&supervisor).await;
-    // Its thread ends with its task.
+    // The coordinator's thread ends with its task.
     drop(coordinating);
     aggregating.join().await;
     daemon::verdict(&supervisor, clean, config.shutdown_grace)

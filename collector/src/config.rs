@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use crate::{cli::Cli, store::servers::ZOOKEEPER_PORT};
 
-/// Read if `--config` is not given and it exists.
+/// Configuration file that is read when `--config` is not given, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/redkeeper/collector.toml";
 
 #[derive(Deserialize, Debug)]
@@ -81,16 +81,16 @@ impl Default for ZooKeeper {
     }
 }
 
-/// Where statuses are published.
+/// The ZooKeeper to which statuses are published.
 #[derive(Clone, Debug)]
 pub struct ZooKeeperConfig {
     /// `host:port,host:port`.
     pub servers: String,
-    /// Path below which everything stands.
+    /// Root path of all znodes.
     pub root: String,
-    /// Session time-out asked for.
+    /// Requested session time-out.
     pub session_timeout: Duration,
-    /// Share of the statuses that is deleted as orphans at most, in percent.
+    /// Largest share of the statuses that may be deleted as orphans, in percent.
     pub orphans_max_percent: u8,
 }
 
@@ -99,25 +99,25 @@ pub struct ZooKeeperConfig {
 pub struct Config {
     /// Name of this collector.
     pub id: CollectorId,
-    /// gRPC.
+    /// gRPC listen address.
     pub grpc_listen: SocketAddr,
-    /// gRPC address told to others.
+    /// gRPC address that is given to others.
     pub advertise: String,
-    /// HTTP for everybody.
+    /// HTTP listen address for everybody.
     pub http_listen: SocketAddr,
-    /// HTTP for the operator of this host.
+    /// HTTP listen address for the operator of this host.
     pub admin_listen: SocketAddr,
-    /// How often agents prove that they live.
+    /// Interval of the agents' heartbeats.
     pub heartbeat_interval: Duration,
     /// Silence after which an agent's instances are UNKNOWN.
     pub silent_after: Duration,
     /// How long shutdown may take.
     pub shutdown_grace: Duration,
-    /// `None`: standalone.
+    /// ZooKeeper; `None` when standalone.
     pub zookeeper: Option<ZooKeeperConfig>,
-    /// Logs.
+    /// Log settings.
     pub log: Log,
-    /// What a person should know about it.
+    /// Remarks on this configuration that an operator should read.
     pub notes: Vec<String>,
 }
 
@@ -137,10 +137,10 @@ impl Configuration for Config {
     }
 }
 
-/// Reads and validates everything.
+/// Reads and validates the configuration.
 ///
 /// # Errors
-/// All mistakes, each with its place.
+/// All mistakes, each with its position.
 pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
     let mut flags = BTreeMap::new();
     if let Some(id) = &cli.id {
@@ -199,7 +199,10 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         120_000,
     );
     if raw.zookeeper.orphans_max_percent > 100 {
-        let text = format!("{} is no share in percent", raw.zookeeper.orphans_max_percent);
+        let text = format!(
+            "{} must be between 0 and 100 percent",
+            raw.zookeeper.orphans_max_percent
+        );
         wrong("zookeeper.orphans_max_percent", text);
     }
     if raw.silent_after < raw.heartbeat_interval * 2 {
@@ -248,10 +251,10 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
     })
 }
 
-/// Longest root: with the longest id, a path stays below 300 bytes.
+/// Maximum length of the root: with the longest id, a path stays below 300 bytes.
 const ROOT_BYTES_MAX: usize = 100;
 
-/// What ZooKeeper takes as a path, and what this collector can live with.
+/// Checks that ZooKeeper accepts the root as a path, and that this collector can work with it.
 fn check_root(root: &str) -> Result<(), String> {
     let parts = root.strip_prefix('/').ok_or("is no path such as /redkeeper")?;
     if root.len() > ROOT_BYTES_MAX {
@@ -280,7 +283,7 @@ fn joined(hosts: Vec<HostPort>) -> String {
         .join(",")
 }
 
-/// An address that others can use, without a port that of gRPC.
+/// The configured address as others can use it; the gRPC port is added where it has none.
 fn advertised(text: &str, port: u16) -> Result<String, String> {
     let address = HostPort::parse(text, Some(port))
         .map_err(|e| format!("{e}, such as db01.example:7400; without it, the host's name is used"))?;
@@ -364,7 +367,7 @@ mod tests {
         }
     }
 
-    /// What would fail at the start, or could never work, is refused by the check as well.
+    /// The check also refuses what would fail at the start or could never work.
     #[test]
     fn what_can_never_work_is_refused() {
         let problems = |raw: Raw| {

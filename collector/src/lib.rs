@@ -9,11 +9,11 @@
 //!
 //! * [`config`], [`cli`], [`app`]: what to run, and how it starts.
 //! * [`fleet`]: what is known of all instances; [`grpc`]: agents' streams and tools' queries.
-//! * [`leader`]: the ZooKeeper session and the election; [`publish`]: what the leader writes; [`store`]: ZooKeeper behind a
-//!   small trait, with the paths and records in it.
-//! * [`peers`]: asks the other collectors, and says what is wrong with the cluster.
-//! * [`http`]: readiness and the page for people; [`metrics`]: what `/metrics` shows.
-//! * [`shutdown`]: the steps of the end.
+//! * [`leader`]: the ZooKeeper session and the election; [`publish`]: what the leader writes; [`store`]: ZooKeeper
+//!   behind a small trait, with the paths and records in it.
+//! * [`peers`]: polls the other collectors, and derives what is wrong with the cluster.
+//! * `http`: readiness and the human-readable page; [`metrics`]: what `/metrics` shows.
+//! * `shutdown`: the steps of stopping.
 
 pub mod app;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The counters of the collector. Whoever counts has them; `http` shows them.
+//! The counters of the collector. Each is incremented where its event occurs; `http` shows them.
 
 use prometheus_client::{
     metrics::{
@@ -12,14 +12,14 @@ use prometheus_client::{
 
 type Labels = [(&'static str, &'static str); 1];
 
-/// Counters of the collector. Clones are the same counters.
+/// Counters of the collector. Clones share the same counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// Messages from agents by result.
     pub reports: Family<Labels, Counter>,
     /// Changes of state or reason, by the new reason.
     pub transitions: Family<Labels, Counter>,
-    /// Times that the collector found that it had been asleep.
+    /// Number of times that the collector found that it had been asleep.
     pub pauses: Counter,
     /// Number of the newest term known.
     pub epoch: Gauge,
@@ -27,7 +27,7 @@ pub struct Metrics {
     pub batches: Family<Labels, Counter>,
     /// Status znodes written.
     pub writes: Counter,
-    /// Znodes found changed by another hand, by kind; and orphans deleted.
+    /// Znodes modified externally and rewritten, by kind, and orphans deleted.
     pub repairs: Family<Labels, Counter>,
     /// Statuses that no agent stands behind.
     pub orphans: Gauge,
@@ -41,19 +41,19 @@ pub struct Metrics {
     pub watchers: Gauge,
     /// Watch streams ended because the reader was too slow.
     pub watch_lagged: Counter,
-    /// gRPC calls by method and code; of a stream its beginning.
+    /// gRPC calls by method and code; a stream counts by its beginning.
     pub calls: Family<[(&'static str, &'static str); 2], Counter>,
     /// How long unary calls took, in seconds.
     pub call_seconds: Family<Labels, Histogram, fn() -> Histogram>,
 }
 
-/// From 50 microseconds to 13 s.
+/// Buckets from 50 microseconds to 13 s.
 fn call_buckets() -> Histogram {
     Histogram::new(exponential_buckets(0.000_05, 4.0, 10))
 }
 
 impl Default for Metrics {
-    /// Counters that no page shows.
+    /// Counters that are registered nowhere.
     fn default() -> Self {
         Self {
             reports: Default::default(),
@@ -76,7 +76,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counters that a page shows.
+    /// Counters that `registry` shows.
     pub fn new(registry: &mut Registry) -> Self {
         let m = Self::default();
         registry.register(
@@ -103,7 +103,7 @@ impl Metrics {
         );
         registry.register(
             "redkeeper_zookeeper_repairs",
-            "Znodes found changed by another hand, and orphans deleted",
+            "Znodes modified externally and rewritten, and orphans deleted",
             m.repairs.clone(),
         );
         registry.register(

@@ -1,12 +1,12 @@
-//! The end of the collector, step by step, so that nothing that was heard is lost:
+//! Shutdown of the collector, step by step, so that nothing that was heard is lost:
 //!
-//! 1. On the request to stop: `/readyz` and the health service say no, agents' streams are drained (agents go on with the
-//!    other collectors), watch streams end.
+//! 1. On the request to stop: `/readyz` and the health service say no, agents' streams are drained (agents go on with
+//!    the other collectors), and watch streams end.
 //! 2. The leader finishes its batches and hands leadership over.
 //! 3. The gRPC port closes.
-//! 4. The aggregator, to which all of them talk, stops.
+//! 4. The aggregator, to which all of these send commands, stops.
 //!
-//! Each step has a limit and a line in the log; together they have `shutdown_grace`.
+//! Each step has a time limit and a line in the log; together they have `shutdown_grace`.
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::grpc::{agent::STREAM, status::watch::SNAPSHOT};
 
-/// How long agents may take to read that they are drained. One that does not read is cut with its connection.
+/// How long agents may take to read that they are drained. The connection of one that does not read is closed.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How long batches in flight and the hand-over may take; each has 2 s (`leader`).
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
 /// How long clients may take to close their connections once their streams have ended.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// What each step stops.
+/// The tokens by which each step stops its part, and the limit for all.
 pub(crate) struct Shutdown {
-    /// The session with ZooKeeper, and with it leadership.
+    /// Stops the session with ZooKeeper, and with it leadership.
     pub(crate) leader: CancellationToken,
-    /// The gRPC server.
+    /// Stops the gRPC server.
     pub(crate) grpc: CancellationToken,
-    /// The aggregator.
+    /// Stops the aggregator.
     pub(crate) aggregator: CancellationToken,
     /// Limit for all steps together.
     grace: Duration,
@@ -50,7 +50,7 @@ impl Shutdown {
         CLOSE_LIMIT.min(self.grace / 2)
     }
 
-    /// Takes the steps after the request to stop. True where all tasks ended in time.
+    /// Runs the steps after the request to stop. Returns true if all tasks ended in time.
     pub(crate) async fn run(self, supervisor: &Supervisor) -> bool {
         let end = Instant::now() + self.grace;
         let left = |limit: Duration| limit.min(end - Instant::now());

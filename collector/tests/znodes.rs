@@ -10,7 +10,7 @@ use redkeeper_collector::{
 };
 use redkeeper_core::{
     ids::InstanceId,
-    publish::Held,
+    publish::StoredStatus,
     status::{Ability, Reason, Role, State},
 };
 
@@ -49,7 +49,7 @@ fn statuses_of_version_0_1_0_are_read_for_ever() {
         ),
     ] {
         let held = native::read_status(&InstanceId::new(id).unwrap(), &kept(name));
-        let Held::Record(record) = held else {
+        let StoredStatus::Record(record) = held else {
             panic!("{name}: {held:?}")
         };
         let verdict = &record.status.verdict;
@@ -80,7 +80,7 @@ fn statuses_of_version_0_1_0_are_read_for_ever() {
 fn statuses_of_a_newer_version_are_read_and_left_as_they_are() {
     let id = InstanceId::new("db01:6379").unwrap();
     let held = native::read_status(&id, &kept("status-newer.json"));
-    let Held::Record(record) = held else {
+    let StoredStatus::Record(record) = held else {
         panic!("{held:?}")
     };
     assert_eq!(record.reason(), Reason::Unrecognized(0, State::Degraded));

@@ -22,8 +22,8 @@ impl Backoff {
         self.min.checked_mul(factor).unwrap_or(self.max).min(self.max)
     }
 
-    /// Delay for `attempt`, spread evenly over the upper half of [`base`](Self::base) by `random` in [0, 1),
-    /// so that a fleet does not come back in one instant.
+    /// Delay for `attempt`, spread evenly over the upper half of [`base`](Self::base) by `random` in [0, 1), so that
+    /// the members of a fleet do not all reconnect at the same instant.
     pub fn delay(&self, attempt: u32, random: f64) -> Duration {
         let random = if random.is_finite() {
             random.clamp(0.0, 1.0)

@@ -1,5 +1,5 @@
-//! Addresses as people type them into files, variables and command lines. One set of rules for all of them: what is
-//! accepted here can work, and what can never work is refused with what to write instead.
+//! Parses addresses that users write in files, variables and command lines. One set of rules applies to all of them:
+//! what is accepted can work, and what can never work is refused with advice on what to write instead.
 
 use std::{fmt, net::Ipv6Addr};
 
@@ -22,46 +22,47 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// Why a text is no address.
+/// Why a text is not a valid address.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HostError {
-    /// A list without any.
+    /// The list contains no address.
     #[error("names no host")]
     Empty,
-    /// Nothing before the port.
+    /// No host before the port.
     #[error("{0:?} names no host before the port")]
     NoHost(String),
-    /// No port, and none is usual.
+    /// No port, and there is no default.
     #[error("{0:?} has no port; write it as HOST:PORT")]
     NoPort(String),
     /// A port that cannot be connected to.
     #[error("{0:?} has no valid port; ports are 1 to 65535")]
     BadPort(String),
-    /// `http://` and the like.
+    /// A URL scheme, such as `http://`.
     #[error("{0:?} is a URL; write HOST:PORT without the part up to //")]
     Scheme(String),
-    /// Something behind the port.
+    /// A path after the port.
     #[error("{0:?} has a path; write HOST:PORT only")]
     Path(String),
-    /// An IPv6 address whose end cannot be told from the port.
+    /// An IPv6 address without brackets, whose end cannot be distinguished from the port.
     #[error("{0:?} needs brackets around its IPv6 address, such as [::1]:7400")]
     Brackets(String),
-    /// Brackets around something else.
+    /// Brackets around something that is not an IPv6 address.
     #[error("{0:?} has no IPv6 address in its brackets")]
     NotIpv6(String),
-    /// A character that no name of a host has.
+    /// A character that is not valid in a host name.
     #[error("{0:?} contains {1:?}, which is in no name of a host")]
     Character(String, char),
-    /// Longer than the name of any host.
+    /// Longer than any host name.
     #[error("{0:?} is longer than 253 bytes")]
     TooLong(String),
 }
 
-/// Longest name of a host (RFC 1035).
+/// Longest host name (RFC 1035).
 const HOST_BYTES_MAX: usize = 253;
 
 impl HostPort {
-    /// Reads one address. Blanks around it do not count. Without a port it gets `default_port`, where there is one.
+    /// Parses one address. Blanks around it are ignored. An address without a port gets `default_port`, if there is
+    /// one.
     ///
     /// # Errors
     /// Says what is wrong, and what to write instead.
@@ -79,7 +80,9 @@ impl HostPort {
         }
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, rest) = rest.split_once(']').ok_or_else(|| HostError::Brackets(owned()))?;
-            if host.parse::<Ipv6Addr>().is_err() {
+            // The interface of a link-local address follows it, such as `fe80::1%eth0`.
+            let (address, zone) = host.split_once('%').unwrap_or((host, "0"));
+            if address.parse::<Ipv6Addr>().is_err() || zone.is_empty() {
                 return Err(HostError::NotIpv6(owned()));
             }
             match rest.strip_prefix(':') {
@@ -97,7 +100,8 @@ impl HostPort {
         if host.is_empty() {
             return Err(HostError::NoHost(owned()));
         }
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
+        let zoned = host.contains(':');
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c) || (zoned && c == '%');
         if let Some(c) = host.chars().find(|c| !allowed(*c)) {
             return Err(HostError::Character(owned(), c));
         }
@@ -105,7 +109,7 @@ impl HostPort {
             return Err(HostError::TooLong(owned()));
         }
         let port = match port {
-            // A sign is no part of a port.
+            // A port has no sign, which `parse` would accept.
             Some(port) if port.bytes().all(|digit| digit.is_ascii_digit()) => port.parse().ok(),
             Some(_) => None,
             None => Some(default_port.ok_or_else(|| HostError::NoPort(owned()))?),
@@ -120,10 +124,11 @@ impl HostPort {
     }
 }
 
-/// Reads a list with commas. Blanks around the addresses and empty places do not count; each address counts once.
+/// Parses a comma-separated list. Blanks around the addresses and empty elements are ignored; a repeated address is
+/// listed once.
 ///
 /// # Errors
-/// The first mistake; a list that names nobody is one.
+/// The first mistake; a list without an address is one.
 pub fn list(text: &str, default_port: Option<u16>) -> Result<Vec<HostPort>, HostError> {
     let mut hosts = Vec::new();
     for part in text.split(',').filter(|part| !part.trim().is_empty()) {
@@ -164,6 +169,7 @@ mod tests {
             (",127.0.0.1", "127.0.0.1:7400"),
             ("[::1]", "[::1]:7400"),
             ("[::1]:1, LOCALHOST:65535", "[::1]:1,LOCALHOST:65535"),
+            ("[fe80::1%eth0]:1", "[fe80::1%eth0]:1"),
             ("a:1,a:1 ,a:2", "a:1,a:2"),
             ("under_score.example:07400", "under_score.example:7400"),
         ] {
@@ -191,6 +197,8 @@ mod tests {
             ("::1", "needs brackets"),
             ("[::1:7400", "needs brackets"),
             ("[localhost]:7400", "no IPv6 address in its brackets"),
+            ("[fe80::1%]:1", "no IPv6 address in its brackets"),
+            ("a%b:1", "contains '%'"),
             ("user@a:7400", "contains '@'"),
             ("a b:7400", "contains ' '"),
             ("a?x", "contains '?'"),
@@ -205,7 +213,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is read and written again is read as the same; no text does harm.
+        /// An address that is parsed and formatted parses as the same address; no text causes a panic.
         #[test]
         fn what_is_read_is_written_the_same(text in "[a-z0-9:.,/ \\[\\]]{0,20}", other in ".{0,20}") {
             for text in [text, other] {

@@ -1,5 +1,6 @@
-//! A map by the names of instances, found by their hash: a sorted map compares a dozen names on the way to one, and each of
-//! them is somewhere else in memory. Divided by buckets, so that it grows in small steps and a bucket is listed by itself.
+//! A hash map with instance names as keys: a sorted map compares a dozen names in each look-up, and each of them is
+//! somewhere else in memory. The map is divided into buckets, so that it grows in small steps and one bucket can be
+//! listed alone.
 
 use hashbrown::{HashTable, hash_table::Entry};
 
@@ -8,10 +9,10 @@ use crate::{
     limits::BUCKETS,
 };
 
-/// Values by name. The order in which they are listed follows from what was put in and taken out, and from nothing else.
+/// Values by instance name. The order of iteration depends only on the insertions and removals.
 #[derive(Clone, Debug)]
 pub struct IdMap<V> {
-    /// By the number of the bucket.
+    /// Indexed by the number of the bucket.
     buckets: Box<[HashTable<(InstanceId, V)>]>,
     len: usize,
 }
@@ -34,7 +35,8 @@ impl<V: PartialEq> PartialEq for IdMap<V> {
 
 impl<V: Eq> Eq for IdMap<V> {}
 
-/// The bits that tell the bucket are the same in all names of one: the others must make the difference.
+/// Spreads the bits of a hash: those that select the bucket are the same for all names in it, so the others must
+/// distinguish them.
 fn spread(hash: u64) -> u64 {
     // 2^64 over the golden ratio, as in Fibonacci hashing.
     let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -50,12 +52,12 @@ impl<V> IdMap<V> {
         spread(id.hash64())
     }
 
-    /// How many.
+    /// Number of values.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// True where there is none.
+    /// True if there are no values.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -65,20 +67,20 @@ impl<V> IdMap<V> {
         self.get_hashed(id.hash64(), id)
     }
 
-    /// The same where the hash of the name is known.
+    /// Like [`get`](Self::get), where the hash of the name is known.
     pub fn get_hashed(&self, hash: u64, id: &InstanceId) -> Option<&V> {
         let found = self.buckets[Self::bucket_of(hash)].find(spread(hash), |(known, _)| known == id);
         found.map(|(_, value)| value)
     }
 
-    /// The value of a name, to be changed.
+    /// The mutable value of a name.
     pub fn get_mut(&mut self, id: &InstanceId) -> Option<&mut V> {
         let hash = id.hash64();
         let found = self.buckets[Self::bucket_of(hash)].find_mut(spread(hash), |(known, _)| known == id);
         found.map(|(_, value)| value)
     }
 
-    /// The value of a name, made where there is none.
+    /// The value of a name, created by `make` if there is none.
     pub fn get_or_insert_with(&mut self, id: &InstanceId, make: impl FnOnce() -> V) -> &mut V {
         let hash = id.hash64();
         let bucket = &mut self.buckets[Self::bucket_of(hash)];
@@ -91,7 +93,7 @@ impl<V> IdMap<V> {
         }
     }
 
-    /// Keeps what `keep` says.
+    /// Keeps only the values for which `keep` is true.
     pub fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
         for bucket in &mut self.buckets {
             bucket.retain(|(_, value)| keep(value));
@@ -100,30 +102,29 @@ impl<V> IdMap<V> {
         self.len = self.buckets.iter().map(HashTable::len).sum();
     }
 
-    /// Gives back room of which less than a quarter is used. It costs a move of what is left, which is less than was
-    /// removed before.
+    /// Shrinks the bucket once it is less than a quarter full. The cost is bounded by the preceding removals.
     fn give_back(bucket: &mut HashTable<(InstanceId, V)>) {
         if bucket.len() * 4 < bucket.capacity() {
             bucket.shrink_to_fit(Self::rehash);
         }
     }
 
-    /// All values.
+    /// Iterates over all values.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.buckets.iter().flatten().map(|(_, value)| value)
     }
 
-    /// Whether there is such a name.
+    /// Whether the map has a value for this name.
     pub fn contains_key(&self, id: &InstanceId) -> bool {
         self.get(id).is_some()
     }
 
-    /// Puts a value in; returns the former one.
+    /// Inserts a value; returns the former one.
     pub fn insert(&mut self, id: InstanceId, value: V) -> Option<V> {
         let hash = id.hash64();
         let bucket = &mut self.buckets[Self::bucket_of(hash)];
         match bucket.entry(spread(hash), |(known, _)| *known == id, Self::rehash) {
-            // The name too: the newer copy is the one that others hold.
+            // Replaces the name too: the newer copy is the one that other holders share.
             Entry::Occupied(mut entry) => Some(std::mem::replace(entry.get_mut(), (id, value)).1),
             Entry::Vacant(entry) => {
                 entry.insert((id, value));
@@ -133,7 +134,7 @@ impl<V> IdMap<V> {
         }
     }
 
-    /// Takes a value out.
+    /// Removes a value and returns it.
     pub fn remove(&mut self, id: &InstanceId) -> Option<V> {
         let hash = id.hash64();
         let bucket = &mut self.buckets[Self::bucket_of(hash)];
@@ -144,14 +145,14 @@ impl<V> IdMap<V> {
         Some(value)
     }
 
-    /// All of a bucket.
+    /// Iterates over one bucket.
     pub fn bucket(&self, bucket: Bucket) -> impl Iterator<Item = (&InstanceId, &V)> {
         self.buckets[usize::from(bucket.0)]
             .iter()
             .map(|(id, value)| (id, value))
     }
 
-    /// Takes out all of a bucket.
+    /// Removes all values of one bucket and returns them.
     pub fn take_bucket(&mut self, bucket: Bucket) -> impl Iterator<Item = (InstanceId, V)> + use<V> {
         let taken = std::mem::take(&mut self.buckets[usize::from(bucket.0)]);
         self.len -= taken.len();
@@ -172,7 +173,7 @@ mod tests {
     }
 
     proptest! {
-        /// The same as a sorted map, whatever is done to both.
+        /// The map behaves like a sorted map under any sequence of operations.
         #[test]
         fn does_what_a_sorted_map_does(steps in proptest::collection::vec((0u8..8, 0u16..2_000), 0..600)) {
             let (mut map, mut model) = (IdMap::default(), BTreeMap::new());
@@ -228,7 +229,7 @@ mod tests {
         assert_eq!(room(&map), 0);
     }
 
-    /// Names of one bucket must not crowd together: looking one up would compare them all.
+    /// Names of one bucket must be spread over many slots, because a look-up compares all names in its slot.
     #[test]
     fn names_of_a_bucket_are_spread() {
         let ids =
@@ -237,7 +238,8 @@ mod tests {
         let one: Vec<u64> = hashes.filter(|hash| hash % 256 == 7).map(spread).collect();
         let places: std::collections::BTreeSet<u64> = one.iter().map(|hash| hash % 512).collect();
         let tags: std::collections::BTreeSet<u64> = one.iter().map(|hash| hash >> 57).collect();
-        // Of 391 thrown at random into 512 places, 273 places are hit on average, and about 122 of the 128 tags.
+        // Of 391 names distributed at random over 512 slots, 273 slots are hit on average, and about 122 of the 128
+        // tags.
         assert!((350..430).contains(&one.len()), "{}", one.len());
         assert!(places.len() > 240, "{}", places.len());
         assert!(tags.len() > 110, "{}", tags.len());

@@ -1,4 +1,4 @@
-//! Names and numbers that must not be mixed up.
+//! Types for names and numbers, so that they are not mixed up.
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +7,7 @@ use crate::limits::{BUCKETS, INSTANCE_ID_BYTES_MAX, NAME_BYTES_MAX};
 /// Why a text is not a valid name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NameError {
-    /// Nothing there.
+    /// The text is empty.
     #[error("is empty")]
     Empty,
     /// More bytes than allowed.
@@ -21,7 +21,7 @@ pub enum NameError {
     /// A character outside the alphabet.
     #[error("contains {0:?}; allowed are letters, digits and {1}")]
     Character(char, &'static str),
-    /// A name that ZooKeeper or the path syntax keeps for itself.
+    /// A name that ZooKeeper or the path syntax reserves.
     #[error("is reserved")]
     Reserved,
 }
@@ -53,7 +53,7 @@ macro_rules! name {
 
         impl PartialEq for $name {
             fn eq(&self, other: &Self) -> bool {
-                // Most are copies of one.
+                // Most equal names share one allocation.
                 Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
             }
         }
@@ -123,7 +123,7 @@ fn fnv1a_64(text: &str) -> u64 {
     })
 }
 
-/// One of the 256 directories under `instances/`, written as two hex digits.
+/// One of the 256 znodes below `instances`, named by two hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Bucket(pub u8);
 
@@ -140,7 +140,7 @@ impl fmt::Display for Bucket {
     }
 }
 
-/// One life of an agent process: 16 to 64 hex digits, drawn at random.
+/// Identifies one life of an agent process: 16 to 64 hex digits, drawn at random.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct BootId(Arc<str>);
 
@@ -174,11 +174,11 @@ impl BootId {
     }
 }
 
-/// 32 bits made of a [`BootId`]: enough to tell the lives of one agent apart. 0 where it is not known.
+/// 32 bits derived from a [`BootId`], enough to distinguish the boots of one agent. 0 where the boot is not known.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct BootTag(pub u32);
 
-/// Short name of an instance within one boot of its agent.
+/// Short number of an instance within one boot of its agent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Handle(pub u32);
 

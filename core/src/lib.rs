@@ -1,22 +1,23 @@
-//! The decisions of redkeeper, and nothing else.
+//! The decision logic of redkeeper, without any I/O.
 //!
-//! No module here reads a clock, draws a random number or does I/O; Cargo enforces it (no runtime among
-//! the dependencies) and this crate's `clippy.toml` bans the routes through `std`. The shells that drive
-//! the cores all have one shape:
+//! No module here reads a clock, draws a random number or does I/O; Cargo enforces it (no runtime among the
+//! dependencies) and this crate's `clippy.toml` bans the routes through `std`. A shell drives each core, always through
+//! these two methods:
 //!
 //! ```text
 //! fn step(&mut self, now: Mono, input: Input, out: &mut Vec<Effect>)
 //! fn next_deadline(&self) -> Option<Mono>
 //! ```
 //!
-//! wait for an input or for the deadline, call `step`, carry out the effects in order.
+//! The shell waits for an input or for the deadline, calls `step`, and carries out the effects in order.
 //!
-//! * [`probe`]: the judge of one instance; [`redis`]: what a server's answers mean.
+//! * [`probe`]: the verdict on one instance; [`redis`]: what a server's answers mean.
 //! * [`outbox`]: what an agent sends to one collector next.
 //! * [`fleet`]: what a collector knows of all instances: order of messages, time-outs, take-over, conflicts.
 //! * [`election`]: who may write to ZooKeeper.
 //! * [`publish`]: what to write, in which batches.
-//! * [`status`], [`ids`], [`id_map`], [`time`], [`limits`], [`backoff`], [`hosts`]: the words that they share.
+//! * [`status`], [`ids`], [`id_map`], [`time`], [`limits`], [`backoff`], [`hosts`]: the types and bounds that they
+//!   share.
 
 pub mod backoff;
 pub mod election;

@@ -1,29 +1,29 @@
-//! Every bound that is part of a protocol, with its arithmetic.
+//! Bounds that are part of a protocol, each with its reason.
 
-/// Longest instance id (`design` section 2).
+/// Longest instance id, which is also the name of the instance's znode.
 pub const INSTANCE_ID_BYTES_MAX: usize = 128;
 /// Longest agent id, collector id and cluster name: a DNS label's length.
 pub const NAME_BYTES_MAX: usize = 63;
 /// Longest address: a Unix socket path has at most 107 bytes, a DNS name with port fits too in practice.
 pub const ADDRESS_BYTES_MAX: usize = 107;
-/// Id, cluster, address and agent of one instance together: what is left of a 512-byte status znode
-/// after its keys, numbers, the 40-byte run_id and the origin (see `collector::znode`, which asserts it).
+/// Id, cluster, address and agent of one instance together: what is left of a 512-byte status znode after its keys,
+/// numbers, the 40-byte run_id and the origin (`collector::publish::format::native` asserts it).
 pub const NAMES_TOTAL_BYTES_MAX: usize = 165;
-/// Status JSON in a znode.
+/// Size of the status JSON in a znode.
 pub const STATUS_JSON_BYTES_MAX: usize = 512;
-/// Evidence text of a verdict.
+/// Size of the evidence of a verdict.
 pub const EVIDENCE_BYTES_MAX: usize = 256;
-/// `run_id` is 40 hex digits in Redis and Valkey; anything longer is cut.
+/// `run_id` is 40 hex digits in Redis and Valkey; anything longer is truncated.
 pub const RUN_ID_BYTES_MAX: usize = 40;
-/// Server version text.
+/// Size of the server version.
 pub const VERSION_BYTES_MAX: usize = 32;
-/// Labels of one instance, and the bytes of each key and value.
+/// Labels of one instance.
 pub const LABELS_MAX: usize = 16;
-/// See [`LABELS_MAX`].
+/// Size of each key and each value of a label.
 pub const LABEL_BYTES_MAX: usize = 63;
 /// Instances of one agent: ten times what a large host runs.
 pub const AGENT_INSTANCES_MAX: usize = 5_000;
-/// Agents of one collector; beyond that the design's "stream to every collector" is to be revisited.
+/// Agents of one collector. For more, the rule that each agent keeps a stream to every collector must be reconsidered.
 pub const AGENTS_MAX: usize = 20_000;
 /// Instances of one fleet: 256 buckets of about 4,000 children, 80 KB for each listing.
 pub const FLEET_INSTANCES_MAX: usize = 1_000_000;
@@ -32,10 +32,10 @@ pub const AGENT_MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Instances in one message. A report is below 1,400 bytes without labels and 3,500 with all of them:
 /// 64 x 3,500 = 224,000 < `AGENT_MESSAGE_BYTES_MAX`.
 pub const REPORTS_PER_MESSAGE_MAX: usize = 64;
-/// Instances in one part of a snapshot. Every stream carries one, and keeps buffers as large as its largest message: with
-/// 64 instances a collector's streams took 0.9 KB more each (measured).
+/// Instances in one part of a snapshot. Every stream carries a snapshot, and keeps buffers as large as its largest
+/// message: with 64 instances in a part, each stream of a collector took 0.9 KB more (measured).
 pub const REPORTS_PER_SNAPSHOT_PART_MAX: usize = 16;
-/// Former boots that are remembered for each agent, so that they stay retired.
+/// Former boots that are remembered for each agent, so that they stay superseded.
 pub const RETIRED_BOOTS_MAX: usize = 32;
 /// Messages that an agent sends on one stream without an acknowledgement.
 pub const UNACKED_MESSAGES_MAX: usize = 64;
@@ -43,12 +43,13 @@ pub const UNACKED_MESSAGES_MAX: usize = 64;
 pub const BUCKETS: usize = 256;
 /// Instance writes in one multi: 75 % of the throughput of 500 at a quarter of its latency (measured).
 pub const BATCH_OPS_MAX: usize = 128;
-/// The same while more than [`BACKLOG`] instances wait: then throughput counts, not the latency of one.
+/// Instance writes in one multi while more than [`BACKLOG`] instances wait: throughput then matters more than the
+/// latency of one write.
 pub const BATCH_OPS_BACKLOG_MAX: usize = 256;
-/// So many instances that wait are a backlog: half of what a window of small batches holds. With large ones ZooKeeper took
-/// 1.7 times as many writes in the same time (measured).
+/// Number of waiting instances that counts as a backlog: half of what a window of small batches holds. With large
+/// batches ZooKeeper took 1.7 times as many writes in the same time (measured).
 pub const BACKLOG: usize = BATCHES_IN_FLIGHT_MAX * BATCH_OPS_MAX / 2;
-/// Multis that are unacknowledged at one time.
+/// Unacknowledged multis at one time.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 8;
 
 const _: () = assert!(REPORTS_PER_SNAPSHOT_PART_MAX <= REPORTS_PER_MESSAGE_MAX);

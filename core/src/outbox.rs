@@ -1,5 +1,5 @@
-//! What goes to one collector next. Holds handles only; their newest state is read from the agent's table
-//! when a message is made, so that memory is bounded by the table however slow the collector is.
+//! Queue of what an agent sends to one collector next. It holds handles only; their newest state is read from the
+//! agent's table when a message is built, so memory is bounded by the table, however slow the collector is.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -12,20 +12,20 @@ use crate::{
     time::Mono,
 };
 
-/// A message to be made.
+/// A message to build.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Next {
     /// Part of the snapshot; true on the last part.
     Snapshot(Vec<Handle>, bool),
     /// Changed instances.
     Changes(Vec<Handle>),
-    /// Forgotten instances.
+    /// Instances that are forgotten.
     Gone(Vec<Handle>),
     /// Proof of progress of all instances.
     Heartbeat,
 }
 
-/// One stream's state, from its connection on.
+/// State of one stream, from its connection on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outbox {
     snapshot: Option<BTreeSet<Handle>>,
@@ -37,7 +37,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// A fresh stream: everything in `all` goes out as a snapshot first.
+    /// Starts a new stream: everything in `all` is sent as a snapshot first.
     pub fn new(now: Mono, heartbeat_interval: Duration, all: impl IntoIterator<Item = Handle>) -> Self {
         Self {
             snapshot: Some(all.into_iter().collect()),
@@ -49,7 +49,7 @@ impl Outbox {
         }
     }
 
-    /// Notes instances that changed.
+    /// Records instances that changed.
     pub fn mark(&mut self, handles: impl IntoIterator<Item = Handle>) {
         for handle in handles {
             let in_snapshot = self.snapshot.as_ref().is_some_and(|s| s.contains(&handle));
@@ -59,7 +59,7 @@ impl Outbox {
         }
     }
 
-    /// Notes instances that were forgotten.
+    /// Records instances that were forgotten.
     pub fn forget(&mut self, handles: impl IntoIterator<Item = Handle>) {
         for handle in handles {
             self.dirty.remove(&handle);
@@ -70,7 +70,7 @@ impl Outbox {
         }
     }
 
-    /// The message to be made now, if any. The caller must send it and then call [`sent`](Self::sent).
+    /// The message to build now, if any. The caller must send it and then call [`sent`](Self::sent).
     pub fn next(&mut self, now: Mono) -> Option<Next> {
         if self.unacked.len() >= UNACKED_MESSAGES_MAX {
             return None;
@@ -90,36 +90,36 @@ impl Outbox {
             return Some(Next::Changes(take(&mut self.dirty, REPORTS_PER_MESSAGE_MAX)));
         }
         if now >= self.heartbeat_at {
-            // From now on, not from when it was due: a late agent does not send a burst.
+            // Counted from now, not from when it was due, so that a late agent does not send a burst.
             self.heartbeat_at = now + self.heartbeat_interval;
             return Some(Next::Heartbeat);
         }
         None
     }
 
-    /// Notes that a message with this number was handed to the stream.
+    /// Records that a message with this number was passed to the stream.
     pub fn sent(&mut self, now: Mono, seq: Seq) {
         self.unacked.push_back((seq, now));
     }
 
-    /// Takes an acknowledgement. Everything up to `seq` is done.
+    /// Applies an acknowledgement of everything up to `seq`.
     pub fn acked(&mut self, seq: Seq) {
         while self.unacked.front().is_some_and(|(sent, _)| *sent <= seq) {
             self.unacked.pop_front();
         }
     }
 
-    /// When the oldest unacknowledged message was sent. The stream is dead when that is too long ago.
+    /// When the oldest unacknowledged message was sent. If that is too long ago, the stream is dead.
     pub fn oldest_unacked(&self) -> Option<Mono> {
         self.unacked.front().map(|(_, at)| *at)
     }
 
-    /// Messages without an acknowledgement.
+    /// Number of messages without an acknowledgement.
     pub fn unacked(&self) -> usize {
         self.unacked.len()
     }
 
-    /// When [`next`](Self::next) has a heartbeat to send if nothing else happens.
+    /// When [`next`](Self::next) returns a heartbeat if nothing else happens.
     pub fn next_deadline(&self) -> Mono {
         self.heartbeat_at
     }
@@ -155,7 +155,8 @@ mod tests {
     }
 
     proptest! {
-        /// Every marked handle goes out after its last mark; the window is never exceeded; acked never return.
+        /// Every marked handle is sent after its last mark; the window is never exceeded; acknowledged messages never
+        /// reappear.
         #[test]
         fn newest_state_survives_and_the_window_holds(ops in proptest::collection::vec(op(), 0..400)) {
             let mut outbox = Outbox::new(Mono(0), Duration::from_secs(1), (0..100).map(Handle));

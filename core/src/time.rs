@@ -1,4 +1,4 @@
-//! Monotonic time as an argument.
+//! Time as a plain value: the shell reads the clocks and passes the time in as an argument.
 
 use std::time::Duration;
 
@@ -36,10 +36,10 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Wall-clock time in milliseconds since the Unix epoch. For people: never compared with another clock.
+/// Wall-clock time in milliseconds since the Unix epoch. Only displayed: never compared with another clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct WallMs(pub u64);
-/// A wall-clock time that is known, so not zero: an optional one takes no more memory.
+/// A known wall-clock time, which is not zero, so that an `Option` of it takes no more memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KnownWallMs(std::num::NonZeroU64);
 

@@ -1,4 +1,4 @@
-//! The command line, as typed.
+//! The command-line arguments.
 
 use std::time::Duration;
 
@@ -8,17 +8,16 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 #[derive(Parser, Debug)]
 #[command(name = "redkeeper", version, about)]
 pub(crate) struct Args {
-    /// Collectors to ask, in this order: the next one where one does not answer. Without it REDKEEPER_ENDPOINTS counts,
-    /// and without that 127.0.0.1:7400.
+    /// Collectors to ask, in this order, until one answers. Default: REDKEEPER_ENDPOINTS, or else 127.0.0.1:7400.
     #[arg(long, global = true, value_name = "HOST:PORT,...")]
     pub endpoints: Option<String>,
     /// How long to wait for each answer, such as 500ms or 5s.
     #[arg(long, global = true, default_value = "5s", value_parser = duration)]
     pub timeout: Duration,
-    /// How to print.
+    /// Output format.
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
     pub output: Format,
-    /// What to do.
+    /// Command to run.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -32,21 +31,21 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How to print.
+/// Output format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// Human-readable tables.
     Table,
-    /// One JSON document with the fields of the gRPC answer; for `watch` one a line.
+    /// One JSON document with the fields of the gRPC answer; for `watch`, one per line.
     Json,
 }
 
-/// What to do.
+/// Command to run.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// List instances.
     List {
-        /// Which ones.
+        /// Which instances to print.
         #[command(flatten)]
         filter: Filter,
         /// Print at most this many.
@@ -60,7 +59,7 @@ pub(crate) enum Command {
     },
     /// Print the present state, then every change, until ctrl-c.
     Watch {
-        /// Which ones.
+        /// Which instances to print.
         #[command(flatten)]
         filter: Filter,
     },

@@ -1,4 +1,4 @@
-//! A connection to the first collector that answers. To take a connection is no answer: many programs do that.
+//! Connects to the first collector that answers. Accepting a connection is not an answer: many programs do that.
 
 use std::{
     cell::Cell,
@@ -15,14 +15,14 @@ use tonic_types::StatusExt;
 
 use crate::{error::Error, seems};
 
-/// A dead path is noticed within twice this.
+/// A dead path is detected within twice this time.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// A client of a collector.
+/// gRPC client of a collector.
 pub(crate) type Client = StatusServiceClient<Channel>;
 
-/// Makes the first request of a command to one endpoint after the other, until a collector answers it. Each gets its
-/// share of what is left of `timeout`, which looking up its name is part of.
+/// Sends the first request of a command to one endpoint after the other, until a collector answers. Each endpoint gets
+/// a share of the rest of `timeout`, name look-up included.
 pub(crate) async fn first<T>(
     endpoints: &[HostPort],
     timeout: Duration,
@@ -50,9 +50,9 @@ pub(crate) async fn first<T>(
 
 /// Why an endpoint gave no answer.
 enum Failed {
-    /// A collector said no: that is its answer, and another one would say the same.
+    /// A collector refused the request. That is an answer; another collector would refuse it too.
     Refused(Status),
-    /// In words, to be read after the address.
+    /// No collector answered; the text is to be read after the address.
     NoCollector(String),
 }
 
@@ -66,7 +66,7 @@ async fn ask<T>(
         .map_err(|e| Failed::NoCollector(format!("is no address: {e}")))?;
     let channel = endpoint
         .tcp_nodelay(true)
-        // Each address of a name gets its share of this.
+        // Each address of a name gets a share of this time.
         .connect_timeout(time)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
@@ -87,7 +87,7 @@ async fn ask<T>(
     match call(&mut client).await {
         Ok(answer) => Ok((client, answer.into_inner())),
         Err(status) if says_a_collector(&status) => match status.code() {
-            // It stops, or is full: another one may have the time.
+            // The collector is stopping or overloaded: another one may answer.
             Code::Unavailable | Code::ResourceExhausted => {
                 Err(Failed::NoCollector(format!("says: {}", status.message())))
             }
@@ -98,14 +98,15 @@ async fn ask<T>(
     }
 }
 
-/// Only collectors put this into their refusals.
+/// Whether the refusal comes from a collector: only collectors attach these details.
 fn says_a_collector(status: &Status) -> bool {
     status
         .get_details_error_info()
         .is_some_and(|info| info.domain == "redkeeper")
 }
 
-/// What its library refuses before a collector sees it, such as a request that is too large. The request is at fault.
+/// Whether the server's gRPC library refused the request before the collector saw it, for example because it is too
+/// large. The request is at fault then.
 fn is_refusal(status: &Status) -> bool {
     let about_the_request = matches!(
         status.code(),
@@ -115,9 +116,9 @@ fn is_refusal(status: &Status) -> bool {
 }
 
 async fn no_answer(status: &Status, address: &HostPort) -> String {
-    // What a program that speaks HTTP said, and what this side made of a broken connection, look alike but for this.
+    // Only this distinguishes the answer of an HTTP program from an error that the client made of a broken connection.
     let from_library = std::error::Error::source(status).is_some();
-    // The library takes the status of HTTP for one of gRPC where there is none.
+    // The library converts the HTTP status into a gRPC status if there is none.
     let http = status.message().contains("HTTP status code");
     match status.code() {
         Code::Unimplemented if !http => "speaks gRPC, but is no collector".to_owned(),
@@ -129,7 +130,7 @@ async fn no_answer(status: &Status, address: &HostPort) -> String {
     }
 }
 
-/// Why there is no connection at all, in words; `None` where one was made and then went wrong.
+/// Returns why no connection was made, as text; `None` if one was made and failed later.
 fn unconnected(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     use std::io::ErrorKind;
     let mut cause = Some(error);

@@ -1,4 +1,4 @@
-//! Says why a command failed, and what its user can do about it.
+//! Why a command failed, and what the user can do about it.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tonic_types::StatusExt;
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Nobody answers.
+    /// No collector answers.
     #[error("no collector can be reached ({0})")]
     Unreachable(String),
     /// No answer in time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// The collector said no.
+    /// The collector refused the request.
     #[error("{}", .0.message())]
     Refused(Status),
     /// The connection ended after an answer.
@@ -23,10 +23,10 @@ pub(crate) enum Error {
     /// A value on the command line is wrong.
     #[error("{0}")]
     Usage(String),
-    /// Standard output.
+    /// Writing to standard output failed.
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
-    /// The answer says that something is wrong.
+    /// The answer reports faults.
     #[error("{0} fault(s) in the cluster")]
     Faults(usize),
     /// The collector ended a watch.
@@ -36,7 +36,7 @@ pub(crate) enum Error {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        // What the library says of a broken connection is not for people.
+        // The library's text about a broken connection is not meant for users.
         if status.get_details_error_info().is_some() {
             Self::Refused(status)
         } else {
@@ -46,7 +46,7 @@ impl From<Status> for Error {
 }
 
 impl Error {
-    /// What to do.
+    /// What the user can do, if anything.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Unreachable(_) | Self::Timeout(_) => {

@@ -1,4 +1,4 @@
-//! Which values of a filter nobody has: an empty list must not look like a fleet without faults.
+//! Finds filter values that match nothing: an empty list must not look like a fleet without faults.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -6,10 +6,10 @@ use redkeeper_proto::v1;
 
 use crate::{args::Filter, client::Client};
 
-/// So many known names are told.
+/// Maximum number of known names that are listed.
 const NAMES_MAX: usize = 10;
 
-/// A sentence for each value that nobody has. Nothing where the collector does not say what there is.
+/// Returns a sentence for each value that matches nothing, or nothing if the collector does not report what exists.
 pub(crate) async fn unknown_values(client: &mut Client, by: &Filter, limit: Duration) -> Vec<String> {
     if by.cluster.is_empty() && by.host.is_empty() {
         return Vec::new();
@@ -53,7 +53,8 @@ fn missing<'a>(asked: &'a [String], known: &BTreeSet<&str>) -> impl Iterator<Ite
     asked.iter().filter(|name| !known.contains(name.as_str()))
 }
 
-/// The flag takes names of agents. The name of a host is another one where the agent was given an id.
+/// Describes an unknown `--host`. The option takes names of agents; the host name differs if the agent has an id of its
+/// own.
 fn unknown_host(name: &str, agents: &BTreeSet<&str>, known: &[v1::Agent]) -> String {
     let on_it = known.iter().filter(|agent| agent.host == name);
     let on_it: BTreeSet<_> = on_it.map(|agent| agent.id.as_str()).collect();

@@ -1,4 +1,4 @@
-//! `redkeeper`: asks any collector. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `cluster` tells of a fault.
+//! `redkeeper`: queries any collector. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `cluster` reports a fault.
 
 mod args;
 mod client;
@@ -22,17 +22,17 @@ fn main() -> ExitCode {
         Err(e) => return fail(&Error::Output(e)),
     };
     let done = runtime.block_on(commands::run(args));
-    // A look-up of a name that hangs in the system's resolver is not waited for.
+    // Does not wait for a name look-up that hangs in the system's resolver.
     runtime.shutdown_background();
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader of our output has seen enough: no failure.
+        // The reader of the output has closed it; that is not a failure.
         Err(Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
-/// The one place where errors are printed: one line, and a hint where there is one.
+/// Prints an error on one line, and a hint if there is one. All errors are printed here.
 fn fail(error: &Error) -> ExitCode {
     output::complain(&format!("redkeeper: {error}"));
     if let Some(hint) = error.hint() {

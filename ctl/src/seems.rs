@@ -1,4 +1,4 @@
-//! What a program that speaks no gRPC seems to be, told by what it says to a line of HTTP.
+//! Guesses what a program without gRPC is, from its answer to a line of HTTP.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::{
     net::TcpStream,
 };
 
-/// It has said something by then, or it says nothing.
+/// A program that has sent nothing by then counts as silent.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// In words, to be read after the address.
+/// Describes the program; the text is to be read after the address.
 pub(crate) async fn like(address: &HostPort) -> String {
     let mut head = Vec::new();
-    // However far it comes, what was read by then is judged.
+    // However far this gets, the bytes read by then are judged.
     let talked = tokio::time::timeout(PATIENCE, talk(address, &mut head)).await;
     words(&head, matches!(talked, Ok(Ok(())))).to_owned()
 }
@@ -26,7 +26,7 @@ async fn talk(address: &HostPort, head: &mut Vec<u8>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// `closed`: it ended the connection, or said more than is read.
+/// Describes the answer. `closed`: the program ended the connection, or sent more than is read.
 fn words(head: &[u8], closed: bool) -> &'static str {
     let begins = |text: &str| head.starts_with(text.as_bytes());
     if begins("HTTP/") {

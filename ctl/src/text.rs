@@ -1,11 +1,11 @@
-//! Text for terminals: tables, and words of others made harmless.
+//! Text for terminals: tables, and foreign text made harmless.
 
 use redkeeper_core::status::is_directional;
 
 /// Rows under a header, in columns as wide as their widest cell so far.
 pub(crate) struct Table {
     widths: Vec<usize>,
-    /// What was added and is not yet printed.
+    /// Formatted rows that are not yet printed.
     pub(crate) text: String,
 }
 
@@ -40,7 +40,7 @@ impl Table {
     }
 }
 
-/// A whole table.
+/// Formats a whole table.
 pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new(header.len());
     let head = header.iter().map(|&word| word.to_owned()).collect();
@@ -48,7 +48,7 @@ pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) ->
     table.text
 }
 
-/// Text of others, as a terminal may show it: what would move its cursor or turn the direction of the text is escaped.
+/// Escapes characters of foreign text that would move a terminal's cursor or change the direction of the text.
 pub(crate) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    instances::Board,
+    instances::InstanceTable,
     metrics::Metrics,
     probe::{
-        self, Overseer,
-        timer::{ALARMS, Alarms},
+        self, ProbeSupervisor,
+        timer::{TIMERS, Timers},
     },
     reload::{Load, Reloader},
     report::{Network, UPLINK, Uplink, boot::Boot},
@@ -51,7 +51,7 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
     let listeners = Listeners::default();
     registry.register_collector(Box::new(listeners.clone()));
     let metrics = Metrics::new(&mut registry);
-    let board = Arc::new(Board::new(clock));
+    let table = Arc::new(InstanceTable::new(clock));
 
     let (count, connected) = (config.instances.len(), metrics.connected.clone());
     let ready_collectors = config.collectors.clone();
@@ -65,7 +65,7 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
             Err("no collector is connected".to_owned())
         }
     };
-    let page_board = Arc::clone(&board);
+    let page_board = Arc::clone(&table);
     let page = move || probe::progress_page(&page_board, clock.now());
     let title = format!("redkeeper-agent {} v{}", config.id, env!("CARGO_PKG_VERSION"));
     let admin = Admin::new(
@@ -85,43 +85,43 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
     );
     tracing::info!(agent = %config.id, instances = count, collectors = ?config.collectors, http = %address, "started");
 
-    start(&config, load, &supervisor, &board, clock, &metrics)
+    start(&config, load, &supervisor, &table, clock, &metrics)
         .await
         .map_err(DaemonError::Start)?;
     stop.cancelled().await;
-    // Everything but the task that listens for the second signal.
+    // Waits for all tasks except the one that listens for the second signal.
     let clean = supervisor.all_ended(&["signals"], config.shutdown_grace).await;
     daemon::verdict(&supervisor, clean, config.shutdown_grace)
 }
 
-/// How long the first report waits for the first look of discovery. What is configured is probed meanwhile.
+/// How long the first report waits for the first discovery scan. Configured instances are probed meanwhile.
 const FIRST_LOOK: std::time::Duration = std::time::Duration::from_secs(10);
 
 async fn start(
     config: &Config,
     load: Load,
     supervisor: &Supervisor,
-    board: &Arc<Board>,
+    table: &Arc<InstanceTable>,
     clock: Clock,
     metrics: &Metrics,
 ) -> std::io::Result<()> {
     let common = probe::Common {
         supervisor: supervisor.clone(),
-        board: Arc::clone(board),
-        alarms: Alarms::new(clock),
+        table: Arc::clone(table),
+        timers: Timers::new(clock),
         clock,
         metrics: metrics.clone(),
     };
-    let alarms = common.alarms.clone().run(supervisor.stop().clone());
-    let _owned_by_supervisor = supervisor.spawn_critical(ALARMS, "", alarms);
+    let timers = common.timers.clone().run(supervisor.stop().clone());
+    let _owned_by_supervisor = supervisor.spawn_critical(TIMERS, "", timers);
     let (reloads, receiver) = mpsc::channel(1);
-    let reloader = Reloader::new(config.clone(), load, reloads, metrics.clone(), Arc::clone(board)).await;
+    let reloader = Reloader::new(config.clone(), load, reloads, metrics.clone(), Arc::clone(table)).await;
     let first_look = reloader.first_look();
-    let overseer = Overseer::start(common, reloader.all(), receiver);
-    let _owned_by_supervisor = supervisor.spawn_critical("overseer", "", overseer.run());
+    let probes = ProbeSupervisor::start(common, reloader.all(), receiver);
+    let _owned_by_supervisor = supervisor.spawn_critical("probe-supervisor", "", probes.run());
     let _owned_by_supervisor =
         supervisor.spawn_critical("reload", "", reloader.run(supervisor.stop().clone())?);
-    for kind in [ALARMS, "overseer", "reload"] {
+    for kind in [TIMERS, "probe-supervisor", "reload"] {
         supervisor.expect(kind, 1);
     }
     supervisor.expect(UPLINK, config.collectors.len());
@@ -136,7 +136,7 @@ async fn start(
             agent: config.id.clone(),
             boot: Arc::clone(&boot),
             host: config.host.clone(),
-            board: Arc::clone(board),
+            table: Arc::clone(table),
             clock,
             metrics: metrics.clone(),
             stop: supervisor.stop().clone(),
@@ -153,7 +153,7 @@ async fn start(
             }
             uplink.run().await;
         };
-        // A stream's own end is handled inside; the end of its task is a bug, and stops the agent visibly.
+        // The uplink handles the end of a stream itself. If its task ends, that is a bug, and the agent stops visibly.
         let _owned_by_supervisor = supervisor.spawn_critical(UPLINK, collector.clone(), run);
     }
     Ok(())

@@ -1,5 +1,6 @@
-//! What the runtime asks of the validated configuration: how to log, and for `--check-config` what is wrong now. That
-//! needs a look at files and `/proc`, so it stands above both the configuration and discovery.
+//! Implements for the validated configuration what the runtime requires: the log settings and, for `--check-config`,
+//! the present faults. Finding these reads files and `/proc`, so this module depends on both the configuration and
+//! discovery.
 
 use redkeeper_runtime::daemon::{Configuration, Log};
 

@@ -20,19 +20,19 @@ pub struct Cli {
     /// Check the configuration, say what is wrong with it, and exit with 0 or 78.
     #[arg(long)]
     pub check_config: bool,
-    /// Something else than running the agent.
+    /// Subcommands, used instead of running the agent.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// Something else than running the agent.
+/// Subcommands, used instead of running the agent.
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
-    /// Diagnose one instance and print everything that is learned. Exit code 0 UP, 1 DEGRADED, 2 DOWN, 3 UNKNOWN.
+    /// Diagnose one instance and print all findings. Exit code: 0 UP, 1 DEGRADED, 2 DOWN, 3 UNKNOWN.
     Probe(Probe),
     /// Look for instances on this host as the configuration says, or everywhere, and print what was found.
     Discover {
-        /// Print each candidate with the reason for taking or leaving it.
+        /// Print each candidate with the reason why it is accepted or rejected.
         #[arg(long)]
         explain: bool,
     },
@@ -54,7 +54,7 @@ fn timeout(text: &str) -> Result<std::time::Duration, String> {
     }
 }
 
-/// What to diagnose.
+/// Options of `redkeeper-agent probe`.
 #[derive(clap::Args, Debug)]
 pub struct Probe {
     /// HOST:PORT, or a Unix socket path that starts with /.
@@ -66,13 +66,13 @@ pub struct Probe {
     /// File whose first line is the password.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// Speak TLS, and trust the authorities in this PEM file.
+    /// Use TLS, and trust the certificate authorities in this PEM file.
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// Own certificate chain, PEM.
+    /// Client certificate chain, PEM.
     #[arg(long, requires_all = ["tls_ca", "tls_key"], value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
-    /// Key of the own certificate, PEM.
+    /// Private key of the client certificate, PEM.
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
     /// Name that the server's certificate must have; the host of ADDRESS by default.
@@ -81,7 +81,7 @@ pub struct Probe {
     /// What the server's certificate must prove.
     #[arg(long, requires = "tls_ca", value_enum, default_value_t, value_name = "WHAT")]
     pub tls_verify: Verify,
-    /// How long silence is waited for, from the last answer.
+    /// How long to wait for an answer, counted from the last one.
     #[arg(long, default_value = "3s", value_parser = timeout, value_name = "TIME")]
     pub timeout: std::time::Duration,
     /// Print one JSON object on one line.

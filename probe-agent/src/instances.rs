@@ -1,5 +1,5 @@
-//! The table of all verdicts. Everything that is sent to a collector is read from here, so a slow collector
-//! costs no memory. Sections under its lock are short and never wait.
+//! The table of instances and their verdicts. All messages to collectors are composed from it, so a slow collector
+//! costs no memory. Its lock is held only for short sections that never wait.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,72 +21,72 @@ use redkeeper_proto::{convert, v1};
 use redkeeper_runtime::clock::Clock;
 use tokio::sync::Notify;
 
-/// When an instance's worker last completed a round. Written by the worker, read by all.
+/// Time at which an instance's worker last completed a round. Written by the worker, read by everyone else.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<AtomicU64>);
 
 impl Progress {
-    /// A round was completed.
+    /// Records a completed round.
     pub fn completed(&self, now: Mono) {
         self.0.store(now.0, Ordering::Relaxed);
     }
 
-    /// The last completed round, if there was one.
+    /// Time of the last completed round, if there was one.
     pub fn last(&self) -> Option<Mono> {
         Some(Mono(self.0.load(Ordering::Relaxed))).filter(|at| at.0 > 0)
     }
 }
 
-/// One instance on the board.
+/// One row of the table.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    /// Name, group, address.
+pub struct InstanceRow {
+    /// Id, cluster and address.
     pub identity: Identity,
     /// The verdict in force.
     pub verdict: Verdict,
-    /// Proof of progress.
+    /// Time of the last completed round.
     pub progress: Progress,
-    /// Sent along, for the collector's own time-out.
+    /// Sent with the verdict, for the collector's own time-out.
     pub freshness_limit: Duration,
     changed: u64,
 }
 
-/// What changed after a generation.
+/// Changes after a generation.
 #[derive(Clone, Debug)]
 pub struct Changed {
     /// Instances that changed or were added.
     pub handles: Vec<Handle>,
-    /// All that there are, where some were added or removed.
+    /// All handles, if an instance was added or removed.
     pub all: Option<BTreeSet<Handle>>,
-    /// The generation now.
+    /// The present generation.
     pub generation: u64,
 }
 
 #[derive(Default)]
-struct Table {
-    entries: BTreeMap<Handle, Entry>,
-    /// Counts changes of the table.
+struct Rows {
+    entries: BTreeMap<Handle, InstanceRow>,
+    /// Counts changes of the rows.
     generation: u64,
-    /// When an instance was last added or removed, by the generation.
+    /// Generation in which an instance was last added or removed.
     membership: u64,
-    /// Handles are never used twice.
+    /// Next free handle; handles are never reused.
     next_handle: u32,
-    /// Numbers messages, over all streams.
+    /// Sequence of the last message, across all streams.
     seq: u64,
 }
 
-/// The table.
-pub struct Board {
-    table: Mutex<Table>,
+/// The table of instances and their verdicts, shared by workers and uplinks.
+pub struct InstanceTable {
+    rows: Mutex<Rows>,
     changed: Notify,
     clock: Clock,
 }
 
-impl Board {
-    /// An empty board.
+impl InstanceTable {
+    /// Creates an empty table.
     pub fn new(clock: Clock) -> Self {
         Self {
-            table: Mutex::default(),
+            rows: Mutex::default(),
             changed: Notify::new(),
             clock,
         }
@@ -94,123 +94,123 @@ impl Board {
 
     /// Adds an instance.
     pub fn add(&self, identity: Identity, verdict: Verdict, freshness_limit: Duration) -> (Handle, Progress) {
-        self.change(|table| {
-            table.next_handle += 1;
-            table.membership = table.generation;
-            let (handle, progress) = (Handle(table.next_handle), Progress::default());
-            let entry = Entry {
+        self.change(|rows| {
+            rows.next_handle += 1;
+            rows.membership = rows.generation;
+            let (handle, progress) = (Handle(rows.next_handle), Progress::default());
+            let entry = InstanceRow {
                 identity,
                 verdict,
                 progress: progress.clone(),
                 freshness_limit,
-                changed: table.generation,
+                changed: rows.generation,
             };
-            table.entries.insert(handle, entry);
+            rows.entries.insert(handle, entry);
             (handle, progress)
         })
     }
 
-    /// Gives an instance another identity and limit; its verdict stays.
+    /// Replaces an instance's identity and freshness limit; its verdict is kept.
     pub fn update(&self, handle: Handle, identity: Identity, freshness_limit: Duration) {
-        self.change(|table| {
-            let generation = table.generation;
-            if let Some(entry) = table.entries.get_mut(&handle) {
+        self.change(|rows| {
+            let generation = rows.generation;
+            if let Some(entry) = rows.entries.get_mut(&handle) {
                 (entry.identity, entry.freshness_limit, entry.changed) =
                     (identity, freshness_limit, generation);
             }
         });
     }
 
-    /// Forgets an instance.
+    /// Removes an instance.
     pub fn remove(&self, handle: Handle) {
-        self.change(|table| {
-            table.membership = table.generation;
-            table.entries.remove(&handle);
+        self.change(|rows| {
+            rows.membership = rows.generation;
+            rows.entries.remove(&handle);
         });
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
-        let mut table = self.table();
-        table.generation += 1;
-        let result = change(&mut table);
-        drop(table);
+    fn change<T>(&self, change: impl FnOnce(&mut Rows) -> T) -> T {
+        let mut rows = self.rows();
+        rows.generation += 1;
+        let result = change(&mut rows);
+        drop(rows);
         self.changed.notify_waiters();
         result
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing panics while it is held.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        // Nothing panics while the lock is held.
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All instances.
-    pub fn entries(&self) -> BTreeMap<Handle, Entry> {
-        self.table().entries.clone()
+    pub fn entries(&self) -> BTreeMap<Handle, InstanceRow> {
+        self.rows().entries.clone()
     }
 
-    /// The verdict on one instance.
+    /// The verdict of one instance.
     pub fn verdict(&self, handle: Handle) -> Option<Verdict> {
-        self.table()
+        self.rows()
             .entries
             .get(&handle)
             .map(|entry| entry.verdict.clone())
     }
 
-    /// Takes a new verdict and wakes the uplinks.
+    /// Stores a new verdict and wakes the uplinks.
     pub fn set(&self, handle: Handle, verdict: Verdict) {
-        self.change(|table| {
-            let generation = table.generation;
-            if let Some(entry) = table.entries.get_mut(&handle) {
+        self.change(|rows| {
+            let generation = rows.generation;
+            if let Some(entry) = rows.entries.get_mut(&handle) {
                 (entry.verdict, entry.changed) = (verdict, generation);
             }
         });
     }
 
-    /// Waits until something changes after `generation`. Wakes in the order of waiting, which keeps a simulation
-    /// repeatable. Safe to cancel.
+    /// Waits until something changes after `generation`. Waiters wake in the order in which they began to wait, which
+    /// keeps a simulation repeatable. Safe to cancel.
     pub async fn changed_after(&self, generation: u64) {
         loop {
-            // Made before the look, so that no change is missed.
+            // Created before the generation is read, so that no change is missed.
             let changed = self.changed.notified();
-            if self.table().generation > generation {
+            if self.rows().generation > generation {
                 return;
             }
             changed.await;
         }
     }
 
-    /// What changed after `generation`.
+    /// Returns what changed after `generation`.
     pub fn changed_since(&self, generation: u64) -> Changed {
-        let table = self.table();
-        let changed = table
+        let rows = self.rows();
+        let changed = rows
             .entries
             .iter()
             .filter(|(_, entry)| entry.changed > generation)
             .map(|(handle, _)| *handle);
         Changed {
             handles: changed.collect(),
-            all: (table.membership > generation).then(|| table.entries.keys().copied().collect()),
-            generation: table.generation,
+            all: (rows.membership > generation).then(|| rows.entries.keys().copied().collect()),
+            generation: rows.generation,
         }
     }
 
-    /// The number of the next message. Taken together with the state that it goes with.
+    /// Takes the sequence of the next message, for a `Hello`.
     pub fn hello_seq(&self) -> Seq {
-        let mut table = self.table();
-        table.seq += 1;
-        Seq(table.seq)
+        let mut rows = self.rows();
+        rows.seq += 1;
+        Seq(rows.seq)
     }
 
-    /// Makes a message of the newest state. Number and state are taken under one lock: a higher number never
-    /// holds an older state.
+    /// Composes a message of the newest state. Sequence and state are taken under one lock: a higher sequence never
+    /// carries an older state.
     pub fn compose(&self, next: &Next) -> (Seq, v1::ReportStatusRequest) {
         use v1::report_status_request::Message;
         let now = self.clock.now();
-        let mut table = self.table();
-        table.seq += 1;
-        let sequence = table.seq;
+        let mut rows = self.rows();
+        rows.seq += 1;
+        let sequence = rows.seq;
         let reports = |handles: &[Handle]| {
-            let one = |handle: &Handle| table.entries.get(handle).map(|entry| report(*handle, entry, now));
+            let one = |handle: &Handle| rows.entries.get(handle).map(|entry| report(*handle, entry, now));
             handles.iter().filter_map(one).collect()
         };
         let message = match next {
@@ -225,11 +225,11 @@ impl Board {
                 handles: handles.iter().map(|h| h.0).collect(),
             }),
             Next::Heartbeat => {
-                let age = |(handle, entry): (&Handle, &Entry)| {
+                let age = |(handle, entry): (&Handle, &InstanceRow)| {
                     let age = now.since(entry.progress.last()?);
                     Some((handle.0, u32::try_from(age.as_millis()).unwrap_or(u32::MAX)))
                 };
-                let (handles, probe_ages_ms) = table.entries.iter().filter_map(age).unzip();
+                let (handles, probe_ages_ms) = rows.entries.iter().filter_map(age).unzip();
                 Message::Heartbeat(v1::Heartbeat {
                     handles,
                     probe_ages_ms,
@@ -247,7 +247,7 @@ impl Board {
     }
 }
 
-fn report(handle: Handle, entry: &Entry, now: Mono) -> v1::InstanceReport {
+fn report(handle: Handle, entry: &InstanceRow, now: Mono) -> v1::InstanceReport {
     convert::report_to_wire(&Report {
         handle,
         identity: entry.identity.clone(),
@@ -255,4 +255,83 @@ fn report(handle: Handle, entry: &Entry, now: Mono) -> v1::InstanceReport {
         probe_age: entry.progress.last().map(|at| now.since(at)),
         freshness_limit: entry.freshness_limit,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use redkeeper_core::{
+        ids::InstanceId,
+        status::{Reason, Stage},
+        time::WallMs,
+    };
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn verdict(reason: Reason) -> Verdict {
+        Verdict::blank(reason, Stage::Reply, "", WallMs(0))
+    }
+
+    fn add(table: &InstanceTable, name: &str) -> Handle {
+        let identity = Identity {
+            id: InstanceId::new(name).unwrap(),
+            cluster: None,
+            address: "127.0.0.1:1".into(),
+            labels: Arc::default(),
+        };
+        table
+            .add(identity, verdict(Reason::NotProbed), Duration::from_secs(1))
+            .0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_are_told_by_generation_and_wake_their_readers() {
+        let table = InstanceTable::new(Clock::simulated());
+        let (a, b) = (add(&table, "a"), add(&table, "b"));
+        let all = table.changed_since(0);
+        assert_eq!(all.handles, [a, b]);
+        assert_eq!(all.all, Some(BTreeSet::from([a, b])));
+
+        let changed = table.changed_after(all.generation);
+        let limit = Duration::from_secs(1);
+        assert!(timeout(limit, table.changed_after(all.generation)).await.is_err());
+        table.set(b, verdict(Reason::Ok));
+        timeout(limit, changed).await.unwrap();
+        let after = table.changed_since(all.generation);
+        assert_eq!(
+            (after.handles, after.all),
+            (vec![b], None),
+            "nothing was added or removed"
+        );
+
+        table.remove(a);
+        assert_eq!(
+            table.changed_since(after.generation).all,
+            Some(BTreeSet::from([b]))
+        );
+        assert_eq!(table.verdict(a), None);
+    }
+
+    #[test]
+    fn a_message_has_a_higher_number_than_any_before_and_the_newest_state() {
+        let table = InstanceTable::new(Clock::new());
+        let a = add(&table, "a");
+        let hello = table.hello_seq();
+        table.set(a, verdict(Reason::Loading));
+        table.set(a, verdict(Reason::Ok));
+        let (first, message) = table.compose(&Next::Changes(vec![a, Handle(99)]));
+        let Some(v1::report_status_request::Message::Changes(changes)) = message.message else {
+            panic!("{message:?}");
+        };
+        let reasons: Vec<_> = changes
+            .instances
+            .iter()
+            .filter_map(|one| one.verdict.as_ref())
+            .map(|v| v.reason)
+            .collect();
+        assert_eq!(reasons, [i32::from(v1::Reason::Ok)], "what is gone is left out");
+        let (second, _) = table.compose(&Next::Heartbeat);
+        assert!(hello < first && first < second);
+        assert_eq!(message.sequence, first.0);
+    }
 }

@@ -1,4 +1,4 @@
-//! The agent: probes local instances, decides nothing about the fleet. Data flows one way:
+//! The agent probes local instances and decides nothing about the fleet. Data flows one way:
 //!
 //! ```text
 //! probe::worker (with redis, host) -> instances -> report -> collectors
@@ -6,14 +6,14 @@
 //! probe (supervisor of the workers) <- reload <- config, discovery
 //! ```
 //!
-//! * [`config`], [`cli`]: what to probe and whom to tell; [`app`] binds, builds, starts, stops.
-//! * `check_config`: what `--check-config` warns of, from the configuration and a look of discovery.
-//! * [`probe`]: one task for each instance, around `core::probe`, and their supervisor.
+//! * [`config`], [`cli`]: what to probe and which collectors to report to; [`app`] binds, builds, starts, stops.
+//! * `check_config`: the warnings of `--check-config`, from the configuration and a discovery scan.
+//! * [`probe`]: one task for each instance, which runs `core::probe`, and the supervisor of these tasks.
 //! * [`redis`]: one connection to a server, I/O only.
 //! * [`host`]: processes, sockets and limits of this machine.
-//! * [`instances`]: the table of verdicts; the source of everything that is sent.
-//! * [`report`]: one task for each collector, around `core::outbox`.
-//! * [`discovery`]: looks for instances; [`reload`]: takes what it finds, and the configuration on SIGHUP.
+//! * [`instances`]: the table of verdicts, from which all messages are composed.
+//! * [`report`]: one task for each collector, which runs `core::outbox`.
+//! * [`discovery`]: finds instances; [`reload`]: applies what it finds, and the configuration on SIGHUP.
 //! * [`commands`]: `probe`, `discover` and `acl`.
 //! * [`metrics`]: what `/metrics` shows.
 

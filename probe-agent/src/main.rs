@@ -11,9 +11,9 @@ use redkeeper_agent::{
 };
 use redkeeper_runtime::{config::environment, daemon};
 
-/// Says what is wrong with the flags. The usual 2 of a wrong usage would mean DOWN where an instance is diagnosed.
+/// Reports wrong flags. The usual exit code 2 for wrong usage would mean DOWN for `redkeeper-agent probe`.
 fn usage(error: &clap::Error) -> ExitCode {
-    // Nothing more can be done where standard error is closed.
+    // If standard error is closed, nothing more can be done.
     drop(error.print());
     match error.exit_code() {
         0 => ExitCode::SUCCESS,

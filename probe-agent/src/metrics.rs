@@ -1,4 +1,4 @@
-//! What `/metrics` of the agent shows, beside the tasks.
+//! The agent's metrics on `/metrics`, except those of the tasks.
 
 use prometheus_client::{
     metrics::{
@@ -13,24 +13,24 @@ use redkeeper_core::{probe::ConnectFailure, redis::reply::Meaning, status::Reaso
 
 type Labels = [(&'static str, &'static str); 1];
 
-/// Counters of the agent. Clones are the same counters.
+/// Counters of the agent. Clones share state.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// Completed probe rounds.
     pub rounds: Counter,
-    /// Connections that were mute while their server answered on another one.
+    /// Mute connections: without an answer while the server answered on another one.
     pub mute_connections: Counter,
     /// Time from PING to its answer, in seconds.
     pub latency: Histogram,
     /// Changes of verdicts by reason.
     pub verdicts: Family<Labels, Counter>,
-    /// Fresh connections by result.
+    /// Checks with a new connection, by result.
     pub fresh: Family<Labels, Counter>,
-    /// Times that the agent found that it had been asleep.
+    /// Pauses of the agent itself, such as a suspended machine.
     pub pauses: Counter,
     /// Reloads of the configuration by result.
     pub reloads: Family<Labels, Counter>,
-    /// Workers replaced, by why.
+    /// Replaced workers, by cause.
     pub replaced: Family<Labels, Counter>,
     /// 1 for each collector with an open stream.
     pub connected: Family<[(&'static str, String); 1], Gauge>,
@@ -45,14 +45,14 @@ pub struct Metrics {
 }
 
 impl Default for Metrics {
-    /// Counters that no page shows.
+    /// Counters that are not exposed.
     fn default() -> Self {
         Self::new(&mut Registry::default())
     }
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers all metrics.
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             rounds: Counter::default(),
@@ -137,8 +137,8 @@ impl Metrics {
         metrics
     }
 
-    /// Counts a fresh connection.
-    pub fn tried_fresh(&self, answer: &Result<Meaning, ConnectFailure>) {
+    /// Counts a check with a new connection.
+    pub fn new_connection_checked(&self, answer: &Result<Meaning, ConnectFailure>) {
         let result = match answer {
             Ok(meaning) if meaning.reason == Reason::Ok => "served",
             Ok(_) => "refused",

@@ -1,5 +1,5 @@
-//! SIGHUP: reads the configuration again and hands the instances to the overseer. A bad file, or one that drops
-//! too much at once, changes nothing.
+//! Reloads on SIGHUP: reads the configuration again and passes the instances to the probe supervisor. An invalid file,
+//! or one that drops too many instances at once, changes nothing. Discovery scans run here too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +16,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    blocking::Bounded,
+    blocking::BlockingPool,
     config::{Config, DiscoveryConfig, InstanceConfig},
-    discovery::{self, Known, registry::Roster, state_file},
-    instances::Board,
+    discovery::{self, Known, registry::DiscoveredInstances, state_file},
+    instances::InstanceTable,
     metrics::Metrics,
 };
 
@@ -29,72 +29,72 @@ pub type Load = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 /// A second SIGHUP within this time confirms what the first one was refused for.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long reading or writing a file may take: it may stand on a file system that hangs.
+/// Maximum time for reading or writing a file: its file system may hang.
 const FILE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a start waits for the state file.
+/// Maximum time that a start waits for the state file.
 const RECALL_TIMEOUT: Duration = Duration::from_secs(2);
-static FILES: Bounded = Bounded::new(2);
-/// Of its own, so that a file that hangs there stops no reload.
-static CHECKS: Bounded = Bounded::new(1);
+static FILES: BlockingPool = BlockingPool::new(2);
+/// Checks of files have a pool of their own, so that a hanging file blocks no reload.
+static CHECKS: BlockingPool = BlockingPool::new(1);
 
-/// Missing files that are named in the log one by one.
+/// Maximum number of missing files that are logged individually.
 const FAULTS_LOGGED: usize = 20;
 
-/// Without discovery there is nothing to do between two signals.
+/// Timer interval without discovery: there is nothing to do between two signals.
 const IDLE: Duration = Duration::from_secs(3_600);
 
-/// Carries out reloads, and discovery.
+/// Carries out reloads and discovery scans.
 pub struct Reloader {
     present: Config,
     load: Load,
     reloads: mpsc::Sender<Vec<InstanceConfig>>,
     metrics: Metrics,
-    roster: Roster,
-    board: Arc<Board>,
-    /// Instances beyond what an agent may have, as last told.
+    discovered: DiscoveredInstances,
+    table: Arc<InstanceTable>,
+    /// Number of instances above the limit of an agent, as last logged.
     left_out: usize,
-    /// When a reload was refused, and what would be left after it.
+    /// Time of the last refused reload, and the instances that it would have kept.
     refused: Option<(Instant, BTreeSet<InstanceId>)>,
-    /// Done when discovery has looked for the first time, or has nothing to find out first.
+    /// Cancelled once the first discovery scan is done or not needed.
     looked: CancellationToken,
 }
 
 impl Reloader {
-    /// Goes on from the configuration in force, and from what the state file remembers.
+    /// Starts from the present configuration and the content of the state file.
     pub async fn new(
         present: Config,
         load: Load,
         reloads: mpsc::Sender<Vec<InstanceConfig>>,
         metrics: Metrics,
-        board: Arc<Board>,
+        table: Arc<InstanceTable>,
     ) -> Self {
-        let roster = match &present.discovery {
+        let discovered = match &present.discovery {
             Some(discovery) => recall(discovery.clone()).await,
-            None => Roster::default(),
+            None => DiscoveredInstances::default(),
         };
         Self {
             present,
             load,
             reloads,
             metrics,
-            roster,
-            board,
+            discovered,
+            table,
             left_out: 0,
             refused: None,
             looked: CancellationToken::new(),
         }
     }
 
-    /// Ends when everything is known that was known before the agent was restarted. A snapshot sent earlier would make
-    /// collectors forget what discovery is about to find; what the state file remembers is known at once.
+    /// Returns a token that is cancelled once all instances from before a restart are known again. An earlier snapshot
+    /// would make collectors forget what discovery is about to find; the content of the state file is known at once.
     pub fn first_look(&self) -> CancellationToken {
-        if self.present.discovery.is_none() || !self.roster.is_empty() {
+        if self.present.discovery.is_none() || !self.discovered.is_empty() {
             self.looked.cancel();
         }
         self.looked.clone()
     }
 
-    /// Says which files instances lack.
+    /// Logs the files that instances lack.
     async fn report_missing_files(&self) {
         let files = self.present.files.clone();
         let late = || {
@@ -117,7 +117,7 @@ impl Reloader {
         }
     }
 
-    /// Looks for instances, and remembers those that were found before. Says whether something changed.
+    /// Runs a discovery scan and stores the result. Returns whether something changed.
     pub async fn look(&mut self) -> bool {
         let Some(discovery) = self.present.discovery.clone() else {
             return false;
@@ -126,9 +126,9 @@ impl Reloader {
         let found = discovery::find(discovery.settings.clone(), self.known(), target).await;
         let Some(found) = found else { return false };
         let taken = ids(&self.present.instances);
-        let changed = self.roster.update(&discovery, &found, &taken, Instant::now());
+        let changed = self.discovered.update(&discovery, &found, &taken, Instant::now());
         if changed && let Some(file) = discovery.state_file {
-            let memory = self.roster.memory();
+            let memory = self.discovered.memory();
             let write =
                 move || state_file::write(&file, &memory).map_err(|e| format!("{}: {e}", file.display()));
             let late = || Err(format!("not written within {FILE_TIMEOUT:?}"));
@@ -140,7 +140,7 @@ impl Reloader {
     }
 
     fn known(&self) -> Vec<Known> {
-        let entries = self.board.entries();
+        let entries = self.table.entries();
         let run_ids: BTreeMap<_, _> = entries
             .values()
             .map(|entry| (&entry.identity.id, entry.verdict.run_id.to_string()))
@@ -154,21 +154,21 @@ impl Reloader {
         self.present.instances.iter().map(one).collect()
     }
 
-    /// Everything that is to be probed.
+    /// Returns all instances to probe.
     pub fn all(&self) -> Vec<InstanceConfig> {
         self.with(&self.present.instances)
     }
 
     fn with(&self, configured: &[InstanceConfig]) -> Vec<InstanceConfig> {
         let mut all = configured.to_vec();
-        all.extend(self.roster.instances(configured));
+        all.extend(self.discovered.instances(configured));
         all.truncate(AGENT_INSTANCES_MAX);
         all
     }
 
-    /// Says once how many instances are too many.
+    /// Logs once how many instances exceed the limit.
     fn tell_left_out(&mut self) {
-        let all = self.present.instances.len() + self.roster.instances(&self.present.instances).len();
+        let all = self.present.instances.len() + self.discovered.instances(&self.present.instances).len();
         let left_out = all.saturating_sub(AGENT_INSTANCES_MAX);
         if left_out != std::mem::replace(&mut self.left_out, left_out) && left_out > 0 {
             tracing::error!(
@@ -180,11 +180,11 @@ impl Reloader {
 
     async fn hand_over(&mut self) {
         self.tell_left_out();
-        // The overseer takes it at once; if it is gone, the agent is stopping.
+        // The probe supervisor receives this at once; if it is gone, the agent is stopping.
         drop(self.reloads.send(self.all()).await);
     }
 
-    /// Listens until asked to stop.
+    /// Handles signals and scans until asked to stop.
     ///
     /// # Errors
     /// When the signal handler cannot be installed.
@@ -192,7 +192,7 @@ impl Reloader {
         let mut hangup = signal(SignalKind::hangup())?;
         Ok(async move {
             let mut checked = false;
-            // Signals do not put off the next look, and one that switches discovery on has it look at once.
+            // Signals do not delay the next scan, and a reload that turns discovery on starts one at once.
             let mut look_at = tokio::time::Instant::now();
             loop {
                 if self.present.discovery.is_none() {
@@ -292,24 +292,24 @@ impl Reloader {
         self.present.discovery = config.discovery;
         self.present.files = config.files;
         match &self.present.discovery {
-            Some(discovery) => self.roster.configure(discovery),
-            None => self.roster = Roster::default(),
+            Some(discovery) => self.discovered.configure(discovery),
+            None => self.discovered = DiscoveredInstances::default(),
         }
         self.hand_over().await;
         "ok"
     }
 }
 
-/// What the state file remembers, as far as it can be read in time: configured instances wait for it.
-async fn recall(discovery: DiscoveryConfig) -> Roster {
+/// Loads the state file if that is possible in time, because configured instances wait for it.
+async fn recall(discovery: DiscoveryConfig) -> DiscoveredInstances {
     let Some(file) = discovery.state_file.clone() else {
-        return Roster::default();
+        return DiscoveredInstances::default();
     };
     let name = file.display().to_string();
     let read = move || {
-        let mut roster = Roster::default();
-        let read = roster.recall(&discovery, &file, Instant::now());
-        read.map(|()| roster).map_err(|e| e.to_string())
+        let mut discovered = DiscoveredInstances::default();
+        let read = discovered.recall(&discovery, &file, Instant::now());
+        read.map(|()| discovered).map_err(|e| e.to_string())
     };
     let late = || Err(format!("not read within {RECALL_TIMEOUT:?}"));
     FILES
@@ -318,7 +318,7 @@ async fn recall(discovery: DiscoveryConfig) -> Roster {
         .unwrap_or_else(late)
         .unwrap_or_else(|e| {
             tracing::warn!(file = name, "what was discovered before is not remembered: {e}");
-            Roster::default()
+            DiscoveredInstances::default()
         })
 }
 

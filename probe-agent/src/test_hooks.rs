@@ -1,4 +1,4 @@
-//! Lets a test make one worker panic or block. Compiled only with the feature `test-hooks`.
+//! Test hooks: let a test make one worker panic or block. Compiled only with the feature `test-hooks`.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ fn directory() -> Option<PathBuf> {
     std::env::var_os("REDKEEPER_TEST_HOOK").map(PathBuf::from)
 }
 
-/// Panics, waits for ever, or takes the thread for ever, if the test asked for it, once for each file.
+/// Panics, waits for ever, or blocks the thread for ever if the test asks for it; once for each file.
 pub async fn obey(id: &str) {
     let Some(directory) = directory() else { return };
     if std::fs::remove_file(directory.join(format!("panic-{id}"))).is_ok() {

@@ -1,6 +1,6 @@
-//! How messages become bytes: prost, with buffers for what is usual. A collector holds a stream for each agent, on which
-//! a message of some hundred bytes passes once a second; two buffers of 8 KiB each, which tonic gives a stream, were a
-//! fifth of its memory.
+//! The codec of messages: prost, with buffers of the usual message size. A collector holds a stream for each agent, on
+//! which a message of some hundred bytes passes once a second. The two buffers of 8 KiB each that tonic gives a stream
+//! were a fifth of the collector's memory.
 
 use std::marker::PhantomData;
 
@@ -8,13 +8,14 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
-/// Bytes that are set aside at first; larger messages make them grow.
+/// Initial size of a buffer; larger messages make it grow.
 const BUFFER: usize = 1_024;
-/// Many messages go out in parts of this size. Whoever receives them keeps a buffer as large as the largest part, and a
-/// collector has thousands: with tonic's 32 KiB each stream that had carried a snapshot was 0.9 KB larger (measured).
+/// Size of the parts in which queued messages are sent. The receiver keeps a buffer as large as the largest part, and a
+/// collector has thousands of streams: with tonic's 32 KiB, each stream that had carried a snapshot was 0.9 KB larger
+/// (measured).
 const YIELD: usize = 4 * 1_024;
 
-/// prost with small buffers.
+/// The prost codec with small buffers.
 #[derive(Clone, Copy, Debug)]
 pub struct SmallBuffers<T, U>(PhantomData<(T, U)>);
 

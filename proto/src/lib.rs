@@ -1,6 +1,6 @@
-//! The wire of redkeeper: messages and services of package `redkeeper.v1`, whose `.proto` files are the
-//! specification; [`convert`], the only place where wire types become core types and back;
-//! [`codec`]; and [`words`] for what fails.
+//! The wire format of redkeeper: messages and services of package `redkeeper.v1`, whose `.proto` files are the
+//! specification; [`convert`], the only place where wire types become core types and back; [`codec`]; and [`words`],
+//! which describes failures.
 
 /// Generated from `proto/redkeeper/v1/*.proto`.
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, rustdoc::all)]

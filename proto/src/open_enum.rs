@@ -1,4 +1,5 @@
-//! Enum values in JSON: by name, and by number where this version does not know the name, as the protobuf mapping says.
+//! Enum values in JSON: by name, or by number if this version does not know the name, as the protobuf JSON mapping
+//! requires.
 
 use serde::{Serialize, Serializer};
 

@@ -1,4 +1,5 @@
-//! What the gRPC library says of broken connections, in words for people: which side did what, and what to look at.
+//! Human-readable descriptions of the errors that the gRPC library reports for broken connections: which side did what,
+//! and what to check.
 
 use std::{error::Error, io};
 
@@ -6,12 +7,12 @@ use tonic::Status;
 
 const NO_GRPC: &str = "something answers that speaks no gRPC; a collector's gRPC port is 7400 by default";
 
-/// Why no connection came about.
+/// Describes why no connection was made.
 pub fn unconnected(error: &(dyn Error + 'static)) -> String {
     broken(error).unwrap_or_else(|| cause(error).to_string())
 }
 
-/// Why a request or a stream failed: what the other side said, or what became of the connection to it.
+/// Describes why a request or a stream failed: what the other side said, or what happened to the connection.
 pub fn failed(status: &Status) -> String {
     if let Some(number) = status.message().split("mapped from HTTP status code ").nth(1) {
         return match number {
@@ -27,7 +28,7 @@ pub fn failed(status: &Status) -> String {
     }
 }
 
-/// The last error that caused the others.
+/// The root cause of an error.
 fn cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut last = error;
     while let Some(source) = last.source() {
@@ -65,7 +66,7 @@ fn kind(error: &io::Error) -> Option<String> {
     Some(words.to_owned())
 }
 
-/// Texts of the libraries below, by what they stand for. The more special comes first.
+/// Descriptions of the texts of underlying libraries. The more specific ones come first.
 fn library(text: &str) -> Option<String> {
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if has(&["lookup address"]) {

@@ -1,5 +1,5 @@
-//! The embedded HTTP server, on a thread and runtime of its own, so that it answers when the main runtime
-//! is stuck: that is when it is needed.
+//! The embedded HTTP server. It has its own thread and runtime, so that it answers even when the main runtime is stuck:
+//! that is when it is needed.
 
 use std::{
     net::SocketAddr,
@@ -35,13 +35,13 @@ use crate::{
 
 /// The main runtime counts as stuck when its pulse is older than this.
 pub const PULSE_MAX_AGE: Duration = Duration::from_secs(5);
-/// Each beat wakes the process, so they are few.
+/// Each pulse wakes the process, so pulses are infrequent.
 const PULSE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A page's text, made when it is asked for. Must not block and must not wait for the main runtime.
+/// Produces a page's text on request. Must not block and must not wait for the main runtime.
 pub type Page = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// What the pages show.
+/// Data of the pages.
 #[derive(Clone)]
 pub struct Admin {
     inner: Arc<Inner>,
@@ -61,7 +61,7 @@ struct Inner {
 }
 
 impl Admin {
-    /// Builds the pages. `ready` says why the process is not ready; `detail` ends `/debug/tasks`. Must be
+    /// Builds the pages. `ready` returns why the process is not ready; `detail` is appended to `/debug/tasks`. Must be
     /// called on the main runtime, whose pulse it starts.
     pub fn new(
         title: String,
@@ -95,13 +95,13 @@ impl Admin {
         Self { inner }
     }
 
-    /// Has `notes` follow the `ok` of `/readyz`: what does not keep the process from its work, and somebody must know. A
-    /// second call changes nothing.
+    /// Appends `notes` to the `ok` of `/readyz`: problems that do not prevent the process from working, but need
+    /// attention. A second call changes nothing.
     pub fn note(&self, notes: Page) {
         self.inner.notes.set(notes).ok();
     }
 
-    /// The routes that everybody may see.
+    /// The public routes.
     pub fn public_router(&self) -> Router {
         Router::new()
             .route("/livez", get(livez))
@@ -132,21 +132,21 @@ impl Admin {
         self.inner.started.elapsed().saturating_sub(pulse)
     }
 
-    /// Ends the process when its main runtime is stuck for good.
+    /// Ends the process when its main runtime is stuck permanently.
     async fn watch_pulse(&self) {
         let mut watch = StuckWatch::default();
         let mut looked = Instant::now();
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let since_last = std::mem::replace(&mut looked, Instant::now()).elapsed();
-            // While it stops there is no pulse, and stopping has a limit of its own.
+            // There is no pulse during shutdown, which has its own time limit.
             let stopping = self.inner.supervisor.stop().is_cancelled();
             if watch.look(since_last, stopping || self.pulse_age() <= PULSE_INTERVAL * 3) {
                 tracing::error!(
                     "the main runtime has not run for {STUCK_MAX:?}: some task blocks its thread; exiting"
                 );
                 telemetry::finish();
-                // Nothing of this process can end in order any more.
+                // An orderly shutdown is no longer possible.
                 std::process::exit(1);
             }
         }
@@ -161,7 +161,7 @@ impl Admin {
     }
 }
 
-/// Binds `address`. Done before anything is started, so that a taken port is a clear error.
+/// Binds `address`. Called before anything is started, so that a taken port is reported clearly.
 ///
 /// # Errors
 /// When the address cannot be bound.
@@ -332,7 +332,7 @@ mod tests {
 
     use super::*;
 
-    /// The answer to a request, made on a thread and runtime of its own, as the server does.
+    /// Answers a request on a thread and runtime of its own, as the server does.
     fn get(admin: &Admin, path: &str, accept: &str) -> (StatusCode, String, String) {
         let request = Request::get(path).header(header::ACCEPT, accept);
         let request = request.body(Body::empty()).unwrap();
@@ -374,7 +374,7 @@ mod tests {
         on_a_runtime(async {
             let admin = admin();
             let page = |path| get(&admin, path, "").2;
-            // From here on nothing awaits: the runtime does not run.
+            // From here on nothing awaits, so the main runtime does not run.
             assert_eq!(get(&admin, "/livez", "").0, StatusCode::OK);
             let tasks = page("/debug/tasks");
             assert!(tasks.contains("pulse") && tasks.ends_with("the end"), "{tasks}");

@@ -1,31 +1,31 @@
-//! Work that the kernel may hold up for as long as it likes: names that are looked up, files, searches of `/proc`. It is
-//! done beside the threads that must not wait, a bounded number at a time, and given up after its limit.
+//! Runs work that the kernel may block indefinitely: name look-ups, files, searches of `/proc`. It runs on other
+//! threads than those that must not wait, in bounded number, and is abandoned after its time limit.
 
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-/// A kind of such work. Each under way occupies a thread, however long ago it was given up.
-pub struct Bounded {
+/// A bounded pool for one kind of blocking work. Each running job occupies a thread, even after it was abandoned.
+pub struct BlockingPool {
     under_way: Semaphore,
 }
 
-impl Bounded {
-    /// At most so many under way in the whole process.
+impl BlockingPool {
+    /// Creates a pool for at most this many running jobs in the whole process.
     pub const fn new(at_once: usize) -> Self {
         Self {
             under_way: Semaphore::const_new(at_once),
         }
     }
 
-    /// Does the work, or gives it up after `limit`: `None`.
+    /// Runs the work; abandons it after `limit` and returns `None`.
     pub async fn run<T: Send + 'static>(
         &'static self,
         limit: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let done = async {
-            // It is never closed.
+            // The semaphore is never closed.
             let permit = self.under_way.acquire().await.ok()?;
             let working = tokio::task::spawn_blocking(move || {
                 let result = work();
@@ -44,7 +44,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_is_begun_than_there_is_room_for() {
-        static WORK: Bounded = Bounded::new(2);
+        static WORK: BlockingPool = BlockingPool::new(2);
         let limit = Duration::from_secs(5);
         assert_eq!(WORK.run(limit, || 1).await, Some(1));
         let (release, held) = std::sync::mpsc::channel::<()>();

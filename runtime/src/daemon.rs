@@ -1,4 +1,4 @@
-//! What starting and stopping is for both daemons: configuration, logs, exit code, the verdict of the shutdown.
+//! Start and stop, common to both daemons: configuration, logs, exit code, result of the shutdown.
 
 use std::{fmt, io::Write, net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -12,19 +12,19 @@ use crate::{
     telemetry::{self, LogFormat},
 };
 
-/// Logs, as configured.
+/// Log settings.
 #[derive(Deserialize, Serialize, Debug, Clone)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// Such as `info` or `info,redkeeper_collector=debug`.
+    /// Log filter such as `info` or `info,redkeeper_collector=debug`.
     pub filter: String,
-    /// Text or JSON.
+    /// Format of log lines.
     pub format: LogFormat,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        // ZooKeeper's client reports each reconnect at info; the coordinator says what it means.
+        // The ZooKeeper client logs each reconnection at info; the coordinator logs what it means.
         Self {
             filter: "info,zookeeper_client=warn".to_owned(),
             format: LogFormat::Text,
@@ -33,7 +33,7 @@ impl Default for Log {
 }
 
 impl Log {
-    /// What is wrong with it.
+    /// Mistakes in these settings.
     pub fn problems(&self) -> Vec<Problem> {
         let wrong = telemetry::check_filter(&self.filter).err();
         wrong
@@ -43,10 +43,10 @@ impl Log {
     }
 }
 
-/// An `ADDRESS:PORT` to listen on.
+/// Parses an `ADDRESS:PORT` to listen on.
 ///
 /// # Errors
-/// Says why nobody could reach it; `example` is one that is right.
+/// When the address could not be used; the text says why and quotes `example`, a valid one.
 pub fn listen_address(text: &str, example: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text
         .trim()
@@ -63,13 +63,13 @@ pub fn listen_address(text: &str, example: &str) -> Result<SocketAddr, String> {
 /// Why a daemon could not run or did not stop well.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The runtime, a thread or the signal handlers.
+    /// The runtime, a thread or the signal handlers could not be set up.
     #[error("cannot start: {0}")]
     Start(std::io::Error),
     /// A port is taken.
     #[error("cannot listen on {1} ({0}): {2}; free the port or set another one")]
     Bind(&'static str, SocketAddr, std::io::Error),
-    /// Something ended that must not end.
+    /// A task ended that must not end.
     #[error("{0}")]
     Failed(String),
     /// Tasks that did not stop.
@@ -79,19 +79,19 @@ pub enum DaemonError {
 
 /// A validated configuration, as far as `main` needs it.
 pub trait Configuration: fmt::Display {
-    /// Logs.
+    /// Log settings.
     fn log(&self) -> &Log;
-    /// What a person should know about it, although it is right. One sentence each.
+    /// Human-readable remarks on a valid configuration. One sentence each.
     fn notes(&self) -> &[String];
-    /// What hinders a part of the daemon now, such as a file that is missing: the rest works, and it heals by itself. May
-    /// read files. One line each.
+    /// Present faults of a part of the daemon, such as a missing file: the rest works, and the part recovers by itself.
+    /// May read files. One line each.
     fn faults(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// The rest of `main`, once flags and configuration have been read: says what is wrong, or what was checked, or
-/// runs the daemon.
+/// The rest of `main`, once flags and configuration have been read: reports mistakes or the result of `--check-config`,
+/// or runs the daemon.
 pub fn main<C: Configuration>(
     loaded: Result<C, ConfigError>,
     check_only: bool,
@@ -100,7 +100,7 @@ pub fn main<C: Configuration>(
     let config = match loaded {
         Ok(config) => config,
         Err(error) => {
-            // Where nobody reads, the exit code says it.
+            // If this cannot be written, the exit code still tells.
             writeln!(std::io::stderr(), "{error}").ok();
             return exit::config();
         }
@@ -113,7 +113,7 @@ pub fn main<C: Configuration>(
             .map(|fault| format!("warning: {fault}\n"));
         let ok = format!("configuration ok: {config}\n");
         let text: String = notes.chain(faults).chain([ok]).collect();
-        // The exit code says the same where nobody reads.
+        // If this cannot be written, the exit code still tells.
         std::io::stdout().write_all(text.as_bytes()).ok();
         return exit::OK;
     }
@@ -139,8 +139,8 @@ pub fn main<C: Configuration>(
     }
 }
 
-/// Raises the soft limit of file descriptors to the hard one: each instance and each stream takes one, and the
-/// usual soft limit of 1,024 is for programs that use `select`.
+/// Raises the soft limit of file descriptors to the hard one: each instance and each stream takes one, and the usual
+/// soft limit of 1,024 is for programs that use `select`.
 ///
 /// # Errors
 /// What the kernel said.
@@ -150,10 +150,10 @@ pub fn raise_descriptor_limit() -> Result<u64, nix::errno::Errno> {
     Ok(hard)
 }
 
-/// How it went, once everything has been asked to stop: `clean` where all tasks ended within `grace`.
+/// Result of the shutdown. `clean` means that all tasks ended within `grace`.
 ///
 /// # Errors
-/// Why the daemon stopped, if nobody asked for it, or that tasks did not end.
+/// When the daemon stopped because of a failure, or when tasks did not end.
 pub fn verdict(supervisor: &Supervisor, clean: bool, grace: Duration) -> Result<(), DaemonError> {
     match supervisor.failure() {
         Some(why) => Err(DaemonError::Failed(why)),

@@ -1,6 +1,6 @@
-//! How errors are told.
+//! Formatting of errors.
 
-/// An error and its causes in one line. `Display` of our errors never repeats the cause.
+/// Formats an error and its causes in one line. `Display` of redkeeper's own errors never repeats the cause.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

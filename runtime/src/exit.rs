@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Stopped as asked.
+/// The daemon stopped as requested.
 pub const OK: ExitCode = ExitCode::SUCCESS;
 /// Something failed; the last lines of the log say what.
 pub fn failure() -> ExitCode {

@@ -1,13 +1,14 @@
 //! The two text formats of metrics: OpenMetrics 1.0, which the library writes, and the classic Prometheus format 0.0.4,
-//! which is what a scraper that asks for nothing reads. They differ in how counters are described: the classic format
-//! gives type and help to `x_total`, OpenMetrics to `x`. A body in the wrong one loses both.
+//! which a scraper reads by default. They differ in how counters are described: the classic format gives type and help
+//! to `x_total`, OpenMetrics to `x`. In the wrong format, both are lost.
 
 /// Content type of OpenMetrics.
 pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Content type of the classic format.
 pub(crate) const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Whether a scraper with this `Accept` header prefers OpenMetrics. Prometheus lists what it takes with weights.
+/// Whether a scraper with this `Accept` header prefers OpenMetrics. Prometheus lists the formats that it accepts with
+/// weights.
 pub(crate) fn prefers_openmetrics(accept: &str) -> bool {
     let weight = |kind: &str| {
         let offers = accept.split(',').map(str::trim);
@@ -22,10 +23,10 @@ pub(crate) fn prefers_openmetrics(accept: &str) -> bool {
     openmetrics > 0.0 && openmetrics >= weight("text/plain")
 }
 
-/// The same metrics in the classic format.
+/// Converts OpenMetrics to the classic format.
 pub(crate) fn classic(openmetrics: &str) -> String {
     let mut out = String::with_capacity(openmetrics.len());
-    // OpenMetrics puts help before the type, and the type decides the name that help is for.
+    // OpenMetrics has the help line before the type line, but the type decides the name that the help line gets.
     let mut help: Option<&str> = None;
     for line in openmetrics.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {

@@ -1,14 +1,14 @@
-//! What both daemons share. Knows neither the fleet nor the wire.
+//! The library that both daemons share. It knows neither the fleet nor the protocol.
 //!
 //! * [`supervise`]: every task has a name and an owner, and its exit or panic is seen.
 //! * [`admin`]: `/livez`, `/readyz`, `/metrics`, `/debug/tasks` on a thread of their own.
-//! * [`stuck`]: when a blocked main runtime ends the process.
-//! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their place.
-//! * [`memory`]: the allocator, and what it holds.
-//! * [`log_limit`]: how many lines of a kind are logged.
+//! * [`stuck`]: decides when a blocked main runtime ends the process.
+//! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their position.
+//! * [`memory`]: the allocator and its statistics.
+//! * [`log_limit`]: limits the number of log lines of one kind.
 //! * [`net`]: listeners with limits, a pause after errors, and metrics.
-//! * [`daemon`]: what starting and stopping is for both.
-//! * [`say`]: what commands print.
+//! * [`daemon`]: start and stop of a daemon.
+//! * [`say`]: output of commands.
 //! * [`telemetry`], [`signals`], [`clock`], [`errors`], [`exit`]: logs, shutdown requests, time, error
 //!   texts, exit codes.
 

@@ -1,12 +1,12 @@
-//! Limits log lines of one kind, so that a thousand causes of one fault do not hide all else. What is left out is counted
-//! and told with the next line.
+//! Limits log lines of one kind, so that a thousand causes of one fault do not hide everything else. Suppressed lines
+//! are counted, and the count is reported with the next line.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-/// Lines of one kind.
+/// Limit for all lines of one kind.
 #[derive(Clone, Copy, Debug)]
 pub struct LogLimit {
     lines_max: u32,
@@ -17,7 +17,7 @@ pub struct LogLimit {
 }
 
 impl LogLimit {
-    /// At most `lines_max` lines in each `interval`, which begins with a line.
+    /// Allows at most `lines_max` lines in each `interval`. An interval begins with a line.
     pub const fn new(lines_max: u32, interval: Duration) -> Self {
         Self {
             lines_max,
@@ -28,7 +28,7 @@ impl LogLimit {
         }
     }
 
-    /// Whether a line may be written now, and how many were left out since the last one, if any were.
+    /// Returns `Some` if a line may be written now, with the number of lines suppressed since the last one, if any.
     pub fn line(&mut self, now: Instant) -> Option<Option<u64>> {
         if self
             .begun
@@ -45,10 +45,10 @@ impl LogLimit {
     }
 }
 
-/// Different lines that a [`RepeatLimit`] remembers; of more, the oldest is forgotten.
+/// Maximum number of different texts that a [`RepeatLimit`] remembers; beyond that, the oldest is forgotten.
 const TEXTS_MAX: usize = 256;
 
-/// Lines that somebody causes again and again: each text is written once in an interval.
+/// Limit for lines that are caused repeatedly: each text is written once per interval.
 #[derive(Clone, Debug)]
 pub struct RepeatLimit {
     interval: Duration,
@@ -56,7 +56,7 @@ pub struct RepeatLimit {
 }
 
 impl RepeatLimit {
-    /// The same text is written once in each `interval`.
+    /// Allows each text once per `interval`.
     pub const fn new(interval: Duration) -> Self {
         Self {
             interval,
@@ -64,7 +64,7 @@ impl RepeatLimit {
         }
     }
 
-    /// Whether this text may be written now, and how often it was left out since the last time, if it was.
+    /// Returns `Some` if this text may be written now, with the number of times it was suppressed since, if any.
     pub fn line(&mut self, text: &str, now: Instant) -> Option<Option<u64>> {
         if let Some((written, left_out)) = self.texts.get_mut(text) {
             if now.saturating_duration_since(*written) < self.interval {
@@ -115,7 +115,7 @@ mod tests {
             assert_eq!(limit.line("a", start + Duration::from_secs(n)), None);
         }
         assert_eq!(limit.line("a", start + interval), Some(Some(599)));
-        // Others do not grow without bound, and the newest are remembered.
+        // The number of remembered texts is bounded, and the newest are kept.
         for n in 0..2 * TEXTS_MAX {
             let at = start + interval + Duration::from_millis(n as u64);
             assert_eq!(limit.line(&format!("text {n}"), at), Some(None));

@@ -1,5 +1,5 @@
-//! The allocator of the daemons, which can tell what is allocated: resident memory alone cannot tell a leak from free
-//! memory that was not given back.
+//! The allocator of the daemons, which reports how much is allocated: resident memory alone cannot distinguish a leak
+//! from free memory that was not returned to the system.
 
 use prometheus_client::{
     collector::Collector,
@@ -11,22 +11,22 @@ use tikv_jemalloc_ctl::{Access, AsName, epoch, stats};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What the threads keep in stock for their next allocations, in all arenas (4096 stands for them). The allocator counts
-/// it as allocated, although the program gave it back; it depends on which thread did what last.
+/// Name of the statistic of memory cached by threads for their next allocations, in all arenas (4096 stands for them).
+/// The allocator counts it as allocated, although the program has freed it; it depends on which thread did what last.
 const STOCK: &[u8] = b"stats.arenas.4096.tcache_bytes\0";
 
-/// What the allocator holds, in bytes.
+/// Statistics of the allocator, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Allocated {
-    /// Asked for by the program and not given back, without what threads keep in stock.
+    /// Allocated by the program and not freed, without the threads' caches.
     pub allocated: usize,
-    /// Taken from the system for it.
+    /// Taken from the system by the allocator.
     pub resident: usize,
 }
 
-/// Reads what is allocated now; `None` where the allocator does not tell.
+/// Reads the present statistics; `None` if the allocator does not report them.
 pub fn allocated() -> Option<Allocated> {
-    // Its figures are those of the last epoch.
+    // The statistics are those of the last epoch, so advance it first.
     epoch::advance().ok()?;
     let stock: usize = STOCK.name().read().ok()?;
     Some(Allocated {
@@ -35,7 +35,7 @@ pub fn allocated() -> Option<Allocated> {
     })
 }
 
-/// The same as metrics.
+/// Exports the statistics as metrics.
 #[derive(Debug)]
 pub(crate) struct MemoryMetrics;
 
@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
 
-    // One test, because both look at the whole process; other tests of it take little.
+    // A single test, because it measures the whole process; other tests in this process allocate little.
     #[test]
     fn what_is_taken_and_given_back_is_seen() {
         let before = allocated().unwrap().allocated;
@@ -77,7 +77,7 @@ mod tests {
         drop(block);
         assert!(allocated().unwrap().allocated < with - (63 << 20));
 
-        // Each thread keeps some of what it gave back, and stays until that was looked at.
+        // Each thread caches some of what it freed, and lives until the statistics were read.
         let before = allocated().unwrap().allocated;
         let (given_back, looked) = (Barrier::new(17), Barrier::new(17));
         thread::scope(|scope| {

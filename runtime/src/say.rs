@@ -1,4 +1,4 @@
-//! What a command prints. Output that is closed or full is no reason to panic, as `println!` would.
+//! Output of commands. Unlike `println!`, it does not panic if the output is closed or full.
 
 use std::{
     io::{ErrorKind, Write},
@@ -7,8 +7,8 @@ use std::{
 
 use crate::exit;
 
-/// Prints the answer. Success, too, where the reader has seen enough and is gone; a failure where it could not be
-/// written, which is then said.
+/// Prints the answer. Succeeds also if the reader has closed the output; fails, and reports it, if the answer could not
+/// be written.
 pub fn answer(text: &str) -> ExitCode {
     answer_to(&mut std::io::stdout().lock(), text)
 }
@@ -24,7 +24,7 @@ fn answer_to(out: &mut impl Write, text: &str) -> ExitCode {
     }
 }
 
-/// Says what went wrong. Where nobody can read it, the exit code still tells.
+/// Prints what went wrong. If this cannot be written, the exit code still tells.
 pub fn problem(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").ok();
 }

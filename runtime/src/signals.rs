@@ -1,4 +1,4 @@
-//! Requests to stop.
+//! Handles the signals that request a stop.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

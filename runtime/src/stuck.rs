@@ -1,22 +1,24 @@
-//! When a process whose main runtime is stuck must end: a thread that blocks for ever takes every task of its runtime
-//! with it, and nothing inside can replace it. Who started the process starts it anew.
+//! Decides when a process with a stuck main runtime must end: a thread that blocks for ever blocks every task of its
+//! runtime, and nothing inside the process can replace it. The service manager starts the process anew.
 
 use std::time::Duration;
 
-/// The main runtime has not run for so long, and at most 5 s more, while another thread ran all the time.
+/// The process ends when the main runtime has not run for this time, plus at most 5 s, while another thread ran all the
+/// time.
 pub const STUCK_MAX: Duration = Duration::from_secs(15);
-/// How often that is looked at.
+/// Time between two checks.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Looks at the age of the main runtime's pulse. A look that comes late proves that the whole process was stopped, and
-/// blames nobody for that time.
+/// Watches the age of the main runtime's pulse. A late check proves that the whole process was stopped; that time does
+/// not count against the runtime.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StuckWatch {
     stale_for: Duration,
 }
 
 impl StuckWatch {
-    /// Takes a look, `since_last` after the former one; `fresh` where the pulse is. True when the process must end.
+    /// Records a check, `since_last` after the previous one; `fresh` tells whether the pulse is recent. Returns true
+    /// when the process must end.
     pub fn look(&mut self, since_last: Duration, fresh: bool) -> bool {
         if fresh || since_last > LOOK_INTERVAL * 3 {
             self.stale_for = Duration::ZERO;
@@ -37,7 +39,7 @@ mod tests {
         let mut watch = StuckWatch::default();
         assert!((1..looks).all(|_| !watch.look(LOOK_INTERVAL, false)));
         assert!(watch.look(LOOK_INTERVAL, false));
-        // It runs again, or everything was stopped: from the beginning.
+        // If the runtime runs again, or the whole process was stopped, counting starts anew.
         for (since_last, fresh) in [(LOOK_INTERVAL, true), (STUCK_MAX * 2, false)] {
             assert!(!watch.look(since_last, fresh));
             assert!((1..looks).all(|_| !watch.look(LOOK_INTERVAL, false)));

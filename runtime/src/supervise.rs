@@ -1,4 +1,4 @@
-//! Every task of a daemon is started here: it has a kind, a name and an owner, it is counted while it
+//! The supervisor starts every task of a daemon. Each task has a kind, a name and an owner; it is counted while it
 //! lives, and how it ended is recorded. The end of a critical task stops the process.
 
 use std::{
@@ -22,12 +22,12 @@ pub enum Exit {
     Finished,
     /// It panicked.
     Panicked,
-    /// Its owner ended it.
+    /// Its owner aborted it.
     Aborted,
 }
 
 impl Exit {
-    /// The word for metrics and pages.
+    /// Name for metrics and pages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Finished => "finished",
@@ -40,9 +40,9 @@ impl Exit {
 /// One live task.
 #[derive(Clone, Debug)]
 pub struct LiveTask {
-    /// What it is for.
+    /// Kind, common to all tasks of one purpose.
     pub kind: &'static str,
-    /// Which of its kind.
+    /// Name that distinguishes it from others of its kind.
     pub name: String,
     /// When it was started.
     pub started: Instant,
@@ -69,7 +69,7 @@ pub struct Supervisor {
     inner: Arc<Inner>,
 }
 
-/// A task that was started. Dropping it does not end the task; its kind's owner does.
+/// Handle of a started task. Dropping it does not end the task; the owner of its kind does.
 #[derive(Debug)]
 pub struct Task {
     handle: tokio::task::JoinHandle<Exit>,
@@ -93,7 +93,7 @@ impl Task {
 }
 
 impl Supervisor {
-    /// A supervisor whose tasks stop when `stop` is cancelled.
+    /// Creates a supervisor whose tasks stop when `stop` is cancelled.
     pub fn new(stop: CancellationToken) -> Self {
         let inner = Inner {
             books: Mutex::default(),
@@ -113,11 +113,11 @@ impl Supervisor {
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        // Nothing can panic while it is held; even then the counts stay usable.
+        // Nothing can panic while the lock is held; even then the counts would stay usable.
         self.inner.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// States how many tasks of a kind there should be, for `/debug/tasks`.
+    /// Sets how many tasks of a kind there should be, for `/debug/tasks`.
     pub fn expect(&self, kind: &'static str, count: usize) {
         self.books().expected.insert(kind, count);
     }
@@ -128,12 +128,12 @@ impl Supervisor {
         F: Future<Output = ()> + Send + 'static,
     {
         let future = self.supervised(kind, name.into(), future);
-        #[allow(clippy::disallowed_methods)] // The one place.
+        #[allow(clippy::disallowed_methods)] // The only module that spawns tasks.
         let handle = tokio::spawn(future);
         Task { handle }
     }
 
-    /// Starts a task whose end, unless it was asked to stop, stops the process.
+    /// Starts a task whose end stops the process, unless a stop was requested.
     pub fn spawn_critical<F>(&self, kind: &'static str, name: impl Into<String>, future: F) -> Task
     where
         F: Future<Output = ()> + Send + 'static,
@@ -205,7 +205,7 @@ impl Supervisor {
             id,
             exit: Exit::Aborted,
         };
-        // Not `async`: such a block would hold the future twice, as what it owns and as what it awaits.
+        // Not an `async` block, which would store the future twice: as a captured variable and as the awaited value.
         AssertUnwindSafe(future).catch_unwind().map(move |result| {
             guard.ended(match result {
                 Ok(()) => Exit::Finished,
@@ -224,7 +224,7 @@ impl Supervisor {
         self.books().live.len()
     }
 
-    /// Alive and expected by kind. Kinds without an expectation have none.
+    /// Numbers of live and expected tasks by kind; the latter is `None` for kinds without an expectation.
     pub fn by_kind(&self) -> BTreeMap<&'static str, (usize, Option<usize>)> {
         let books = self.books();
         let mut kinds: BTreeMap<_, _> = books
@@ -238,18 +238,18 @@ impl Supervisor {
         kinds
     }
 
-    /// Ended tasks by kind and how.
+    /// Numbers of ended tasks by kind and exit.
     pub fn exits(&self) -> BTreeMap<(&'static str, Exit), u64> {
         self.books().exits.clone()
     }
 
-    /// Waits until no task lives, at most `limit`, and says once a second which do. Returns whether all ended.
-    /// Tasks of the kinds in `but` are left alone.
+    /// Waits until no task lives, at most `limit`, and logs once a second which still do. Returns whether all ended.
+    /// Tasks of the kinds in `but` are ignored.
     pub async fn all_ended(&self, but: &[&str], limit: Duration) -> bool {
         self.ended(|kind| !but.contains(&kind), limit).await
     }
 
-    /// The same for tasks of these kinds only.
+    /// As [`all_ended`](Self::all_ended), for tasks of these kinds only.
     pub async fn kinds_ended(&self, kinds: &[&str], limit: Duration) -> bool {
         self.ended(|kind| kinds.contains(&kind), limit).await
     }

@@ -1,5 +1,5 @@
-//! Logs, on standard error, written by a thread of their own: who reads them may be slow or stuck, and then lines are
-//! lost and counted, while everything else goes on.
+//! Logging to standard error by a dedicated thread: if the reader is slow or stuck, lines are dropped and counted, and
+//! everything else continues.
 
 use std::{
     io::BufWriter,
@@ -18,28 +18,28 @@ use prometheus_client::{
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// Lines that wait for standard error: those of 10,000 transitions at once, some 3 MB.
+/// Maximum number of lines waiting for standard error: enough for 10,000 transitions at once, about 3 MB.
 const LINES_MAX: usize = 16_384;
 
 static LOST: OnceLock<ErrorCounter> = OnceLock::new();
-/// Writes what waits when it is dropped.
+/// Guard that writes the waiting lines when it is dropped.
 static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Whether [`init`] takes this filter.
+/// Checks whether [`init`] accepts this filter.
 ///
 /// # Errors
-/// Says what is wrong with it.
+/// When the filter is invalid; the text says why.
 pub fn check_filter(filter: &str) -> Result<(), String> {
     parse_filter(filter).map(drop)
 }
@@ -84,14 +84,14 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     Ok(())
 }
 
-/// How long the last lines may take.
+/// Maximum time for writing the last lines.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(1_200);
 
-/// Writes what waits, within about a second, and ends logging: the last thing before the end of the process.
+/// Writes the waiting lines, within about a second, and ends logging. Called last, before the process ends.
 pub fn finish() {
     let guard = WRITER.lock().unwrap_or_else(PoisonError::into_inner).take();
     let (done, ended) = std::sync::mpsc::channel::<()>();
-    // The library's guard complains on standard output, which may be stuck too.
+    // The library's guard prints errors to standard output, which may be stuck too.
     let dropping = std::thread::Builder::new()
         .name("log-end".to_owned())
         .spawn(move || {
@@ -99,12 +99,12 @@ pub fn finish() {
             drop(done);
         });
     if dropping.is_ok() {
-        // An error means either that it is done or that it takes too long.
+        // An error means either that writing is done or that it takes too long.
         ended.recv_timeout(FINISH_TIMEOUT).ok();
     }
 }
 
-/// Finishes when it is dropped, also by a panic.
+/// Calls [`finish`] when it is dropped, also by a panic.
 pub(crate) struct Finish;
 
 impl Drop for Finish {
@@ -113,10 +113,10 @@ impl Drop for Finish {
     }
 }
 
-/// Panics of all threads and tasks, those of libraries too, which no supervisor sees.
+/// Number of panics of all threads and tasks, including those of libraries, which no supervisor sees.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// Lines that were lost, and panics.
+/// Metrics of dropped log lines and of panics.
 #[derive(Debug)]
 pub(crate) struct LogMetrics;
 

@@ -40,7 +40,7 @@ pub fn authority(folder: &Path, name: &str) {
     openssl(folder, &[&new[..], &rest].concat());
 }
 
-/// Makes `NAME.crt`, `NAME.key` that is its own authority, as `openssl req -x509` does, with these names.
+/// Makes a self-signed `NAME.crt`, `NAME.key`, as `openssl req -x509` does, with these names.
 ///
 /// # Panics
 /// When openssl fails.
@@ -80,8 +80,8 @@ pub fn version_1(folder: &Path, name: &str, authority: &str) {
     sign(folder, name, authority, 2, &[]);
 }
 
-/// Makes `NAME.crt`, `NAME.key` for 127.0.0.1 and localhost, signed by an authority, valid for so many days; a
-/// negative number is in the past.
+/// Makes `NAME.crt`, `NAME.key` for 127.0.0.1 and localhost, signed by an authority, valid for this many days; with a
+/// negative number, it has expired.
 ///
 /// # Panics
 /// When openssl fails.

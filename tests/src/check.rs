@@ -1,5 +1,5 @@
-//! Checkers of the invariants on recorded histories (`reference/robustness.md` section 2). Each says what broke
-//! it, and each has a test that plants a violation.
+//! Checkers of the invariants I1 to I8 (`ARCHITECTURE.md`) on recorded histories. Each returns the first violation, and
+//! each has a test that plants one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,15 +11,15 @@ use serde_json::Value;
 
 use crate::history::{Op, Txn, status_writes};
 
-/// What was wrong.
+/// Description of a violated invariant.
 pub type Violation = String;
 
-/// When something was so, in milliseconds, in order. The last one may have no end yet.
+/// Intervals in which a condition held, in milliseconds, in order. The last one may still be open.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Intervals(Vec<Range<u64>>);
 
 impl Intervals {
-    /// It is so from `at` on, unless it was so already.
+    /// The condition holds from `at` on. Extends the last interval if that has not ended by then.
     pub fn begin(&mut self, at: u64) {
         match self.0.last_mut().filter(|last| last.end > at) {
             Some(last) => last.end = u64::MAX,
@@ -27,7 +27,7 @@ impl Intervals {
         }
     }
 
-    /// Whatever was so before `at` no longer counts; it is so anew from then on.
+    /// Ends the present interval at `at` and begins a new one.
     pub fn begin_anew(&mut self, at: u64) {
         if let Some(last) = self.0.last_mut() {
             last.end = last.end.min(at);
@@ -35,27 +35,27 @@ impl Intervals {
         self.begin(at);
     }
 
-    /// It is so no longer than until `at`.
+    /// The condition holds until `at` at most: ends an open interval.
     pub fn end(&mut self, at: u64) {
         if let Some(last) = self.0.last_mut().filter(|last| last.end == u64::MAX) {
             last.end = at;
         }
     }
 
-    /// Whether it was so at some time from `from` on, and at `until`, which is taken `lag` milliseconds wide.
+    /// Whether one interval covers `from` to `until`, if its end is extended by `lag` milliseconds.
     fn lasts(&self, from: u64, until: u64, lag: u64) -> bool {
         let lasts = |one: &Range<u64>| one.start <= from && until < one.end.saturating_add(lag);
         self.0.iter().any(lasts)
     }
 }
 
-/// What was true of each instance: the state that a perfect observer would publish, from when on, in order.
+/// True states of each instance: the state that a perfect observer would publish, with its start, in order.
 pub type Truth = BTreeMap<String, Vec<(u64, String)>>;
 
-/// When each agent was dead, or cut off from some collector.
+/// Times at which each agent was dead, or cut off from some collector.
 pub type Lost = BTreeMap<String, Intervals>;
 
-/// When a collector could not hear an agent, by agent and collector.
+/// Times at which a collector could not hear an agent, by agent and collector.
 pub type Deaf = BTreeMap<(String, String), Intervals>;
 
 /// When an agent counts as silent, in milliseconds.
@@ -63,22 +63,22 @@ pub type Deaf = BTreeMap<(String, String), Intervals>;
 pub struct Silence {
     /// `silent_after` of the collectors.
     pub after: u64,
-    /// Longest time between two messages of an agent that is heard: so much earlier than `after` the verdict may come
-    /// after the loss.
+    /// Longest time between two messages of an agent that is heard. The verdict may come this much earlier than `after`
+    /// after the loss, because silence counts from the last message.
     pub heartbeat: u64,
     /// How old a status may be when it is written.
     pub lag: u64,
 }
 
 impl Silence {
-    /// An agent that is called silent at `at` must have been lost by then.
+    /// Latest time at which an agent may have been lost that is called silent at `at`.
     fn lost_by(&self, at: u64) -> u64 {
         (at + self.heartbeat).saturating_sub(self.after)
     }
 }
 
-/// I1: epochs grow, one session writes in each, and nobody writes statuses with another epoch than the newest.
-/// Sessions in `others` are other hands of the test, which may write what they like.
+/// I1: epochs grow, one session writes in each, and no status is written with an epoch other than the newest. Sessions
+/// in `others` belong to the test and may write anything.
 ///
 /// # Errors
 /// The first violation.
@@ -117,8 +117,9 @@ pub fn sole_writer(txns: &[Txn], others: &BTreeSet<i64>) -> Result<(), Violation
     Ok(())
 }
 
-/// I2: of one instance no status of an older message of the agent follows one of a newer, and no boot returns
-/// after another, unless both say the same. What collectors say for want of messages is not a status of the agent.
+/// I2: for each instance, no status from an older message of the agent follows one from a newer message, and no boot
+/// returns after another, unless both statuses are equal. A status that a collector writes for lack of messages is not
+/// the agent's.
 ///
 /// # Errors
 /// The first violation.
@@ -127,13 +128,13 @@ pub fn no_stale_overwrite(txns: &[Txn], others: &BTreeSet<i64>) -> Result<(), Vi
     for (txn, id, op) in status_writes(txns) {
         let json = op.json();
         if matches!(op, Op::Delete(_)) {
-            // With the znode goes the knowledge of what was published.
+            // A deleted znode takes with it the knowledge of what was published.
             newest.remove(id);
         }
         let (Some(boot), Some(seq)) = (json["boot"].as_str(), json["seq"].as_u64()) else {
             continue;
         };
-        if is_collectors_own(&json["reason"]) || others.contains(&txn.session) {
+        if is_collector_verdict(&json["reason"]) || others.contains(&txn.session) {
             continue;
         }
         let says = ["reason", "role", "run_id", "addr"].map(|key| json[key].clone());
@@ -153,26 +154,26 @@ pub fn no_stale_overwrite(txns: &[Txn], others: &BTreeSet<i64>) -> Result<(), Vi
     Ok(())
 }
 
-/// Now, as the servers of an end-to-end test stamp their transactions: milliseconds since 1970.
+/// The present time in milliseconds since 1970, as in the transactions of the servers in an end-to-end test.
 pub fn wall_clock() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How long a state may last until it is published, in milliseconds.
+/// Maximum time until a state is published, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Of an instance that seldom changes.
+    /// For an instance that seldom changes.
     pub calm: u64,
-    /// Of one that is flapping: at most one write a second (`core::publish::pace`).
+    /// For a flapping instance: at most one write per second (`core::publish::rate_limit`).
     pub flapping: u64,
 }
 
-/// So many writes within so many milliseconds are more than are free (`core::publish::pace`): each counts for a second
-/// and then for 10 s of quiet, so that the window is generous.
+/// Number of writes, and the window in milliseconds, above which writes may be limited (`core::publish::rate_limit`).
+/// Each write counts for a second and then for 10 s of quiet, so the window is generous.
 const FLAPPING: (usize, u64) = (4, 60_000);
 
-/// I3: whatever was true for at least its bound, is published by then, within `time`.
+/// I3: within `time`, every state that was true for at least its bound is published by the end of the bound.
 ///
 /// # Errors
 /// The first violation.
@@ -209,7 +210,7 @@ pub fn published_in_time(
     Ok(())
 }
 
-/// I4: each DOWN that is written was true at some time in the `lag` before.
+/// I4: each DOWN that is written was true at some time within the preceding `lag`.
 ///
 /// # Errors
 /// The first violation.
@@ -233,8 +234,8 @@ pub fn no_false_down(txns: &[Txn], truth: &Truth, others: &BTreeSet<i64>, lag: u
     Ok(())
 }
 
-/// I5: between `time.start` and `time.end`, in which collectors came and went and nothing else happened, no status
-/// changed.
+/// I5: no status changed between `time.start` and `time.end`, during which collectors started and stopped and nothing
+/// else happened.
 ///
 /// # Errors
 /// The first violation.
@@ -254,8 +255,8 @@ pub fn neutral(txns: &[Txn], time: &Range<u64>) -> Result<(), Violation> {
     Ok(())
 }
 
-/// I6: an agent is published as silent only by a collector that could not hear it (`deaf`) for all of the
-/// time that `silence` asks for.
+/// I6: an agent is published as silent only by a collector that could not hear it (`deaf`) for the whole time that
+/// `silence` requires.
 ///
 /// # Errors
 /// The first violation.
@@ -292,9 +293,9 @@ pub fn silence_is_real(
 /// One event of a watcher: revision, instance, state before (empty for the first), state after.
 pub type Event = (u64, String, String, String);
 
-/// I7: events come in the order of their revisions, each once, and none is missing: each begins with the state in
-/// which the one before of the same instance ended. `events` may come from several streams, resumed one after
-/// the other.
+/// I7: events arrive in the order of their revisions, each once, and none is missing: each starts with the state in
+/// which the previous event of the same instance ended. `events` may come from several streams, resumed one after the
+/// other.
 ///
 /// # Errors
 /// The first violation.
@@ -316,7 +317,7 @@ pub fn watch_history(events: &[Event]) -> Result<(), Violation> {
     Ok(())
 }
 
-/// I8: from `healed` on, somebody leads and everything true is published within `bound`.
+/// I8: within `bound` after `healed`, a collector leads and the true state of every instance is published.
 ///
 /// # Errors
 /// The first violation.
@@ -346,20 +347,20 @@ pub fn live_again(txns: &[Txn], truth: &Truth, healed: u64, bound: u64) -> Resul
     Ok(())
 }
 
-fn is_collectors_own(reason: &Value) -> bool {
+fn is_collector_verdict(reason: &Value) -> bool {
     reason == "AGENT_SILENT" || reason == "PROBE_STALLED"
 }
 
-/// I5: a new leader gives every agent the whole of `silent_after` before it replaces what its predecessor published
-/// by "silent". What it heard as well as the predecessor, and no longer hears since an agent was lost (`lost`, by agent),
-/// is silent `silent_after` later, whoever leads then.
+/// I5: a new leader grants every agent the whole of `silent_after` before it replaces what its predecessor published by
+/// "silent". An agent that the new leader had heard as well as its predecessor did, and that was lost (`lost`, by
+/// agent) since, is silent `silent_after` after the loss, whoever leads then.
 ///
 /// # Errors
 /// The first violation.
 pub fn no_hasty_silence(txns: &[Txn], lost: &Lost, silence: Silence) -> Result<(), Violation> {
-    // By instance: in the term that was claimed then, a status of its agent was written.
+    // For each instance: when the term was claimed in which a status of its agent was last written.
     let (mut claimed, mut held) = (0, BTreeMap::<&str, Option<u64>>::new());
-    // One that leads again after itself knows all that it published.
+    // A collector that succeeds itself knows all that it published.
     let (mut holder, mut again) = (Value::Null, false);
     for txn in txns {
         for op in txn.ops.iter().filter(|op| op.is_write()) {
@@ -370,8 +371,8 @@ pub fn no_hasty_silence(txns: &[Txn], lost: &Lost, silence: Silence) -> Result<(
                 holder = json["holder"].clone();
             }
             let Some(id) = op.instance() else { continue };
-            // Where nothing is published there is nothing to keep.
-            let kept = !matches!(op, Op::Delete(_)) && !is_collectors_own(&json["reason"]);
+            // A deletion or a collector's own verdict leaves nothing of the agent to keep.
+            let kept = !matches!(op, Op::Delete(_)) && !is_collector_verdict(&json["reason"]);
             let before = held.insert(id, kept.then_some(claimed)).flatten();
             let taken_over = !again && before.is_some_and(|term| term != claimed);
             let losses = json["agent"].as_str().and_then(|agent| lost.get(agent));
@@ -388,11 +389,11 @@ pub fn no_hasty_silence(txns: &[Txn], lost: &Lost, silence: Silence) -> Result<(
     Ok(())
 }
 
-type Held<'a> = BTreeMap<&'a str, Vec<(u64, Option<String>)>>;
+type StoredStatus<'a> = BTreeMap<&'a str, Vec<(u64, Option<String>)>>;
 
 /// State of each status znode over time; `None` where there is none.
-fn published(txns: &[Txn]) -> Held<'_> {
-    let mut all = Held::new();
+fn published(txns: &[Txn]) -> StoredStatus<'_> {
+    let mut all = StoredStatus::new();
     for (txn, id, op) in status_writes(txns) {
         let state = match op {
             Op::Delete(_) => None,
@@ -403,7 +404,7 @@ fn published(txns: &[Txn]) -> Held<'_> {
     all
 }
 
-/// Everything that held at some instant of `span`.
+/// Returns every state that was published at some instant of `span`.
 fn held_in(list: &[(u64, Option<String>)], span: Range<u64>) -> impl Iterator<Item = Option<&String>> {
     let ends = list.iter().skip(1).map(|(at, _)| *at).chain([u64::MAX]);
     list.iter()

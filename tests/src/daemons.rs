@@ -1,4 +1,4 @@
-//! The daemons under test, and what they say when asked.
+//! The daemons under test, and their answers to queries.
 
 use std::{
     io::{Read, Write},
@@ -12,24 +12,24 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{ports::Port, process::Process};
 
-/// A collector.
+/// A running collector.
 #[derive(Debug)]
 pub struct Collector {
     /// Its name.
     pub id: String,
     /// The daemon.
     pub process: Process,
-    /// gRPC.
+    /// gRPC port.
     pub grpc: Port,
-    /// HTTP for everybody.
+    /// Public HTTP port.
     pub http: Port,
-    /// HTTP for the operator.
+    /// Admin HTTP port.
     pub admin: Port,
     pub(crate) config: PathBuf,
 }
 
 impl Collector {
-    /// A gRPC client.
+    /// Connects a gRPC client.
     ///
     /// # Panics
     /// When it cannot connect.
@@ -37,10 +37,10 @@ impl Collector {
         StatusServiceClient::new(self.channel().await.expect("a connection"))
     }
 
-    /// A connection to its gRPC port.
+    /// Connects to its gRPC port.
     ///
     /// # Errors
-    /// When nobody listens.
+    /// When nothing listens.
     pub async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
         let address = format!("http://127.0.0.1:{}", self.grpc.number);
         Endpoint::from_shared(address)?
@@ -49,7 +49,7 @@ impl Collector {
             .await
     }
 
-    /// `STATE/REASON` of an instance over gRPC; `-` where it is not known or nobody answers.
+    /// `STATE/REASON` of an instance over gRPC; `-` if it is unknown or the collector does not answer.
     pub async fn state(&self, id: &str) -> String {
         match self.instance(id).await.and_then(|instance| instance.verdict) {
             Some(v) => {
@@ -67,7 +67,7 @@ impl Collector {
         }
     }
 
-    /// An instance over gRPC.
+    /// Gets an instance over gRPC.
     pub async fn instance(&self, id: &str) -> Option<v1::Instance> {
         let mut client = StatusServiceClient::new(self.channel().await.ok()?);
         client
@@ -78,27 +78,27 @@ impl Collector {
             .instance
     }
 
-    /// One metric line's value.
+    /// Value of the first metric line that starts with `line_start`.
     pub fn metric(&self, line_start: &str) -> Option<f64> {
         metric(self.admin.number, line_start)
     }
 }
 
-/// An agent.
+/// A running agent.
 #[derive(Debug)]
 pub struct Agent {
     /// Its name.
     pub id: String,
     /// The daemon.
     pub process: Process,
-    /// Embedded HTTP.
+    /// Admin HTTP port.
     pub admin: Port,
     pub(crate) config: PathBuf,
     pub(crate) hooks: PathBuf,
 }
 
 impl Agent {
-    /// Replaces all of its configuration but names, collectors and ports.
+    /// Replaces its configuration, except names, collectors and ports.
     ///
     /// # Panics
     /// When the file cannot be read or written.
@@ -111,17 +111,17 @@ impl Agent {
     /// Makes the worker of an instance panic (`panic`) or block (`block`).
     ///
     /// # Panics
-    /// When the hook cannot be placed.
+    /// When the hook file cannot be written.
     pub fn hook(&self, what: &str, instance: &str) {
         std::fs::write(self.hooks.join(format!("{what}-{instance}")), "").expect("hook");
     }
 
-    /// One metric line's value.
+    /// Value of the first metric line that starts with `line_start`.
     pub fn metric(&self, line_start: &str) -> Option<f64> {
         metric(self.admin.number, line_start)
     }
 
-    /// Live tasks.
+    /// Number of live tasks.
     pub fn tasks(&self) -> Option<usize> {
         http_get(self.admin.number, "/debug/tasks/count")
             .ok()?
@@ -137,10 +137,10 @@ fn metric(port: u16, line_start: &str) -> Option<f64> {
         .find_map(|line| line.strip_prefix(line_start)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// Body of a page.
+/// Returns the body of a page.
 ///
 /// # Errors
-/// When nobody answers; the text says why.
+/// When there is no answer; the text says why.
 pub fn http_get(port: u16, path: &str) -> Result<String, String> {
     let get = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;

@@ -1,13 +1,13 @@
-//! `redkeeper-agent probe`, and what it said.
+//! Runs `redkeeper-agent probe` and parses its output.
 
 use serde_json::Value;
 
 use crate::Sandbox;
 
-/// One diagnosis; checks that the exit code goes with the state.
+/// Runs one diagnosis; checks that the exit code agrees with the state.
 ///
 /// # Panics
-/// When it does not, or what was printed is no JSON.
+/// When it does not, or the output is not JSON.
 pub fn probe(sandbox: &Sandbox, args: &[&str]) -> Value {
     let mut command = sandbox.command("redkeeper-agent");
     command
@@ -28,7 +28,7 @@ pub fn probe(sandbox: &Sandbox, args: &[&str]) -> Value {
     json
 }
 
-/// State, reason, stage, reads, writes.
+/// Returns state, reason, stage, reads and writes.
 pub fn verdict(json: &Value) -> [String; 5] {
     ["state", "reason", "stage", "reads", "writes"].map(|key| json[key].as_str().unwrap_or("?").to_owned())
 }

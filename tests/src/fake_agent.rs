@@ -1,8 +1,8 @@
-//! Messages of an agent that does not exist: says what a test wants to be said.
+//! Builds messages of an agent that does not exist, with the content that a test needs.
 
 use redkeeper_proto::v1::{self, InstanceReport, ReportStatusRequest, report_status_request::Message};
 
-/// One message.
+/// Builds one message.
 pub fn message(sequence: u64, message: Message) -> ReportStatusRequest {
     ReportStatusRequest {
         sequence,
@@ -10,7 +10,7 @@ pub fn message(sequence: u64, message: Message) -> ReportStatusRequest {
     }
 }
 
-/// The first message of a stream.
+/// Builds the first message of a stream.
 pub fn hello(agent: &str, boot: u8) -> Message {
     Message::Hello(v1::Hello {
         agent_id: agent.to_owned(),
@@ -19,7 +19,7 @@ pub fn hello(agent: &str, boot: u8) -> Message {
     })
 }
 
-/// What it says of its instance with this number, which is also its handle.
+/// Builds the report on the instance with this number, which is also its handle.
 pub fn report(agent: &str, number: u32, reason: v1::Reason) -> InstanceReport {
     InstanceReport {
         handle: number,

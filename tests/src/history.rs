@@ -1,29 +1,29 @@
-//! What was written to ZooKeeper, by whom, in order. Read from a real server's transaction log ([`crate::txnlog`])
-//! or recorded by the simulation; judged by [`crate::check`].
+//! A history records the writes to ZooKeeper and their sessions, in order. It is read from a real server's transaction
+//! log ([`crate::txnlog`]) or recorded by the simulation, and checked by [`crate::check`].
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// One write.
+/// One operation.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Op {
     /// A znode was created with this data.
     Create(String, Vec<u8>),
-    /// Its data was set.
+    /// The znode's data was set.
     Set(String, Vec<u8>),
-    /// It was deleted.
+    /// The znode was deleted.
     Delete(String),
-    /// Its version was checked.
+    /// The znode's version was checked.
     Check(String, i32),
 }
 
-/// One transaction: all of it was applied.
+/// One transaction, all of which was applied.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Txn {
     /// Session that wrote it.
     pub session: i64,
-    /// When, in milliseconds of the server's clock.
+    /// Time, in milliseconds of the server's clock.
     pub at: u64,
     /// Its operations, in order.
     pub ops: Vec<Op>,
@@ -42,14 +42,14 @@ impl fmt::Debug for Op {
 }
 
 impl Op {
-    /// The path.
+    /// Path of the znode.
     pub fn path(&self) -> &str {
         match self {
             Self::Create(path, _) | Self::Set(path, _) | Self::Delete(path) | Self::Check(path, _) => path,
         }
     }
 
-    /// What is written.
+    /// The data that is written, if any.
     pub fn data(&self) -> Option<&[u8]> {
         match self {
             Self::Create(_, data) | Self::Set(_, data) => Some(data),
@@ -57,7 +57,7 @@ impl Op {
         }
     }
 
-    /// What is written, as JSON; null where it is none.
+    /// The data that is written, as JSON; null if there is none or it is not JSON.
     pub fn json(&self) -> Value {
         let json = self.data().and_then(|data| serde_json::from_slice(data).ok());
         json.unwrap_or_default()
@@ -68,7 +68,7 @@ impl Op {
         !matches!(self, Self::Check(..))
     }
 
-    /// Id of the instance whose status it touches.
+    /// Id of the instance whose status znode it concerns.
     pub fn instance(&self) -> Option<&str> {
         let (_, rest) = self.path().split_once("/instances/")?;
         rest.split_once('/').map(|(_, id)| id).filter(|_| self.is_write())

@@ -16,17 +16,18 @@ pub mod sim;
 pub mod txnlog;
 pub mod wait;
 
-/// Says that something is not tested, where people see it: what a passing test prints is hidden, but for this.
+/// Reports visibly that something is not tested. The test harness hides the output of passing tests; writing to
+/// standard error directly is not hidden.
 #[macro_export]
 macro_rules! skipped {
     ($($what:tt)*) => {{
         use ::std::io::Write as _;
-        // Without standard error there is nobody to tell.
+        // If standard error is closed, the message cannot be reported.
         drop(::std::writeln!(::std::io::stderr().lock(), "SKIPPED: {}", ::std::format_args!($($what)*)));
     }};
 }
 
-/// Whether the long runs are asked for (`./test --long`).
+/// Whether long runs are requested (`./test --long`).
 pub fn long() -> bool {
     std::env::var_os("REDKEEPER_LONG").is_some()
 }

@@ -1,15 +1,16 @@
-//! Scripts in a network namespace of their own, where links are cut and addresses are those of other hosts.
+//! Runs scripts in a network namespace of their own, in which they can cut links and use addresses of other hosts.
 
 use std::process::{Command, Output};
 
 use crate::{Sandbox, skipped};
 
-/// A script exits with this where it lacks something that the machine does not have.
+/// Exit code of a script that needs something that this machine lacks.
 const NOT_HERE: i32 = 77;
 
-/// Runs `script` by `sh` with network and processes of its own, which end with it. It is told `BIN`, the folder of the
-/// daemons, `AGENT`, `DIR`, the sandbox's folder, and what `set` adds; nothing else, since what tests are told by
-/// variables is no setting of an agent. `None`, after saying so, where such a namespace cannot be made.
+/// Runs `script` by `sh` in its own network and pid namespace, whose processes end with it. Its environment has `BIN`,
+/// the folder of the daemons, `AGENT`, `DIR`, the sandbox's folder, and the variables in `set`; nothing else, because
+/// variables for the tests are not settings of an agent. Returns `None`, and reports it, if such a namespace cannot be
+/// created.
 ///
 /// # Panics
 /// When `unshare` cannot be started.

@@ -2,16 +2,16 @@
 
 use std::{fs::File, net::TcpListener};
 
-/// Ports below the range from which the kernel takes outgoing ones.
+/// Ports below the range from which the kernel takes ports for outgoing connections.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
 
 /// Ports whose cluster bus port, 10,000 higher, is below that range too.
 const CLUSTER_PORTS: std::ops::Range<u16> = 20_000..22_700;
 
-/// A free port, kept for this process by a locked file as long as it lives.
+/// A free port, reserved for this process by a locked file as long as the value lives.
 #[derive(Debug)]
 pub struct Port {
-    /// The number.
+    /// The port number.
     pub number: u16,
     _lock: File,
 }

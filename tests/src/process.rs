@@ -1,4 +1,4 @@
-//! A child process that ends with its owner.
+//! A child process that is killed with its owner.
 
 use std::{
     fs::File,
@@ -12,8 +12,8 @@ use nix::{
     unistd::Pid,
 };
 
-/// The same command, as a process that the kernel kills when the thread that starts it ends, however that happens. It
-/// is given PATH and what the command sets, and nothing else of the environment.
+/// Changes a command so that the kernel kills its process when the thread that starts it ends, for whatever reason. Of
+/// the environment it gets only PATH and what the command sets.
 pub fn mortal(command: Command) -> Command {
     let mut wrapped = Command::new("setpriv");
     wrapped.args(["--pdeathsig", "KILL", "--"]);
@@ -82,7 +82,7 @@ impl Process {
         self.child.wait().ok();
     }
 
-    /// Waits for its end by itself.
+    /// Waits for its end without killing it.
     ///
     /// # Panics
     /// When it does not end within `limit`.
@@ -101,7 +101,7 @@ impl Process {
         }
     }
 
-    /// What it printed.
+    /// Its output so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

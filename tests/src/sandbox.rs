@@ -1,4 +1,4 @@
-//! Everything a test needs: folder, ports, servers, daemons, and eyes that do not depend on them.
+//! The sandbox provides everything that a test needs: folder, ports, servers and daemons.
 
 use std::{
     fs::File,
@@ -18,22 +18,22 @@ use crate::{
     wait::eventually,
 };
 
-/// How the folders are called, in the temporary folder.
+/// Prefix of the folders' names, in the temporary folder.
 const PREFIX: &str = "redkeeper-sandbox-";
-/// A folder so old has been locked by its owner, if that lives.
+/// A folder older than this is locked, if its owner is alive.
 const LOCKED_AFTER: Duration = Duration::from_secs(60);
 
-/// A folder and the binaries.
+/// A folder for one test, and the location of the binaries.
 #[derive(Debug)]
 pub struct Sandbox {
     folder: TempDir,
-    /// Held as long as the owner lives, so that others know the folder of a dead one.
+    /// Held as long as the owner lives, so that others recognise the folder of a dead one.
     _lock: File,
     binaries: PathBuf,
     descriptors: Option<u32>,
 }
 
-/// Removes what owners that were killed left in `folder`. Their processes ended with them.
+/// Removes what killed owners left in `folder`. Their processes ended with them.
 fn sweep(folder: &Path) {
     let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
     for entry in all.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
@@ -49,7 +49,7 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// Path of a binary of this workspace, built by `./test` before the tests run.
+/// Folder of this workspace's binaries, which `./test` builds before the tests run.
 fn binaries() -> PathBuf {
     let mut path = std::env::current_exe().expect("own path");
     path.pop();
@@ -66,7 +66,7 @@ impl Default for Sandbox {
 }
 
 impl Sandbox {
-    /// A fresh one.
+    /// Creates a sandbox.
     ///
     /// # Panics
     /// When there is no temporary folder or the daemons were not built.
@@ -94,17 +94,17 @@ impl Sandbox {
         }
     }
 
-    /// Commands of this workspace that are started from now on may open so many files.
+    /// Limits the open files of commands of this workspace that are started from now on.
     pub fn limit_descriptors(&mut self, descriptors: u32) {
         self.descriptors = Some(descriptors);
     }
 
-    /// A path in the folder.
+    /// Returns a path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// A command of this workspace.
+    /// Creates a command of this workspace.
     pub fn command(&self, binary: &str) -> Command {
         let binary = self.binaries.join(binary);
         let mut command = match self.descriptors {
@@ -153,7 +153,7 @@ impl Sandbox {
         Process::start(command, &self.path(&format!("redis-{port}.log")))
     }
 
-    /// Starts a server of this flavour with these arguments, in a folder of its own.
+    /// Starts a server of this flavour with these arguments, in its own folder.
     ///
     /// # Panics
     /// When the folder cannot be made.
@@ -169,7 +169,7 @@ impl Sandbox {
         Redis { process, port }
     }
 
-    /// Starts a Redis 7.0 with these arguments on a port that was taken before.
+    /// Starts a Redis 7.0 with these arguments on a port that was reserved before.
     pub fn server_at(&self, port: Port, args: &[&str]) -> Redis {
         let process = self.server_process(Flavour::Redis70, self.folder.path(), port.number, args);
         Redis { process, port }
@@ -189,13 +189,13 @@ impl Sandbox {
         redis.answers().await;
     }
 
-    /// Starts a ZooKeeper and waits until it serves. It does not wait for the disk.
+    /// Starts a ZooKeeper that does not wait for the disk, and waits until it serves.
     pub async fn zookeeper(&self) -> ZooKeeper {
         self.zookeeper_with(&["-Xmx256m", "-Dzookeeper.forceSync=no"])
             .await
     }
 
-    /// Starts a ZooKeeper that acknowledges what is on the disk only, as in production.
+    /// Starts a ZooKeeper that acknowledges a write only once it is on the disk, as in production.
     pub async fn durable_zookeeper(&self) -> ZooKeeper {
         self.zookeeper_with(&["-Xmx512m"]).await
     }

@@ -1,4 +1,4 @@
-//! Real servers: Redis and ZooKeeper, and what they say when asked directly.
+//! Real servers, Redis and ZooKeeper, and direct queries to them.
 
 use std::{
     io::{Read, Write},
@@ -23,7 +23,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// Its binary; `None` where it is not there.
+    /// Its binary; `None` if it is not installed.
     pub fn binary(self) -> Option<PathBuf> {
         let fetched = |name: &str| {
             let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -39,12 +39,12 @@ impl Flavour {
     }
 }
 
-/// A Redis.
+/// A running Redis or Valkey server.
 #[derive(Debug)]
 pub struct Redis {
     /// The server.
     pub process: Process,
-    /// Where it listens.
+    /// Port on which it listens.
     pub port: Port,
 }
 
@@ -65,7 +65,7 @@ impl Redis {
     /// Sends inline commands and returns all answers.
     ///
     /// # Errors
-    /// When nobody answers within a second.
+    /// When there is no answer within a second.
     pub fn ask(&self, command: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port.number))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -85,12 +85,12 @@ impl Redis {
     }
 }
 
-/// A ZooKeeper.
+/// A running ZooKeeper.
 #[derive(Debug)]
 pub struct ZooKeeper {
     /// The server.
     pub process: Process,
-    /// Where it listens.
+    /// Port on which it listens.
     pub port: Port,
     /// Its data, with the transaction log.
     pub data: PathBuf,
@@ -99,7 +99,7 @@ pub struct ZooKeeper {
 }
 
 impl ZooKeeper {
-    /// Answer to a four-letter word, such as `mntr`.
+    /// Returns the answer to a four-letter word, such as `mntr`.
     ///
     /// # Errors
     /// When it does not answer within two seconds.
@@ -112,8 +112,8 @@ impl ZooKeeper {
         Ok(text)
     }
 
-    /// Bytes of the objects that its Java process still uses: on SIGQUIT it collects what is free, and writes how much
-    /// each class takes and how much all of them (`-XX:+PrintClassHistogram`).
+    /// Bytes of the live objects of its Java process: on SIGQUIT it collects garbage and writes the size of each class
+    /// and the total (`-XX:+PrintClassHistogram`).
     pub async fn live_bytes(&self) -> f64 {
         let told = || async {
             let log = self.process.log();
@@ -140,7 +140,7 @@ impl ZooKeeper {
         .await;
     }
 
-    /// A client of the test's own.
+    /// Connects a client for the test itself.
     ///
     /// # Panics
     /// When it cannot connect.
@@ -151,18 +151,18 @@ impl ZooKeeper {
             .expect("a session")
     }
 
-    /// A znode's JSON; `None` where there is none.
+    /// Reads a znode's JSON; `None` if there is none.
     pub async fn json(&self, client: &zookeeper_client::Client, path: &str) -> Option<serde_json::Value> {
         let (data, _) = client.get_data(path).await.ok()?;
         serde_json::from_slice(&data).ok()
     }
 
-    /// A status znode.
+    /// Reads a status znode.
     pub async fn status(&self, client: &zookeeper_client::Client, id: &str) -> Option<serde_json::Value> {
         self.json(client, &status_path(id)).await
     }
 
-    /// `STATE/REASON` of a status znode; `-` where there is none.
+    /// `STATE/REASON` of a status znode; `-` if there is none.
     pub async fn state(&self, client: &zookeeper_client::Client, id: &str) -> String {
         let text = |v: &serde_json::Value, key: &str| v[key].as_str().unwrap_or("?").to_owned();
         match self.status(client, id).await {
@@ -172,7 +172,7 @@ impl ZooKeeper {
     }
 }
 
-/// Path of a status znode. The layout's hash, written again: an independent reader.
+/// Path of a status znode. Implements the layout's hash again, to be an independent reader.
 pub fn status_path(id: &str) -> String {
     let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
         (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)

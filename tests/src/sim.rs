@@ -1,8 +1,8 @@
 //! Deterministic simulation in virtual time, with faults drawn from one seed. The same seed gives the same run.
 //!
-//! [`agent`]s and [`collector`]s are the product's own code, and gRPC between them is too; simulated are the
-//! [`network`], ZooKeeper ([`ensemble`]), and what the probes see. First faults happen; then all is healed and must
-//! converge; at last only instances change. [`crate::check`] judges what was written.
+//! [`agent`]s, [`collector`]s and the gRPC between them are the product's own code; the [`network`], ZooKeeper
+//! ([`ensemble`]) and the observations of probes are simulated. First, faults happen; then all faults are healed and
+//! the system must converge; at last, only instances change. [`crate::check`] judges what was written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,39 +34,39 @@ pub mod network;
 /// All collectors.
 pub type Fleet = agent::Shared;
 
-/// How long faults happen.
+/// Duration of the phase with faults.
 const FAULTS: Duration = Duration::from_secs(30);
-/// I8: session, tick and 1 s until somebody leads; as long as agents need to come back and to be heard; the
-/// publishing of the rest.
+/// I8: time to converge. Session time-out, tick and 1 s until a collector leads; then the time that agents need to
+/// reconnect and to be heard, and the publishing of the rest.
 const CONVERGED: Duration = Duration::from_secs(8);
-/// Then nothing may change.
+/// Rest after convergence, in which nothing may change.
 const REST: Duration = Duration::from_secs(2);
-/// Then only instances change, and each change is published within the latter.
+/// Duration of the phase in which only instances change, and the time within which each change must be published.
 const CHANGES: (Duration, Duration) = (Duration::from_secs(8), Duration::from_millis(100));
-/// An agent that can reach a collector is heard again within this time: a SYN that is sent again after 1 s, and the
-/// longest back-off.
+/// An agent that can reach a collector is heard again within this time: a SYN that is resent after 1 s, and the longest
+/// back-off.
 const ATTACHED: Duration = Duration::from_secs(2);
-/// A status may be this old when it is written.
+/// Maximum age of a status when it is written.
 const WRITE_LAG: Duration = Duration::from_millis(500);
-/// A DOWN may be written this long after it was true: by a collector that does not hear the agent any more.
+/// Maximum time between a true DOWN and its writing, by a collector that no longer hears the agent.
 const LAG: Duration = Duration::from_secs(9);
-/// How often the world is looked at.
+/// Time between two checks of the simulated world.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Starts a task that belongs to nobody: the world around the product.
+/// Starts a task without an owner, for the world around the product.
 #[allow(clippy::disallowed_methods)] // The simulated network, not a daemon.
 pub fn run_in_background(task: impl Future<Output = ()> + Send + 'static) {
     drop(tokio::spawn(task));
 }
 
-/// What a run gave.
+/// Result of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
     /// Everything that was written.
     pub history: Vec<Txn>,
-    /// What was done, in words.
+    /// Human-readable journal of the faults and changes.
     pub journal: Vec<String>,
-    /// What was wrong.
+    /// The first violation, if any.
     pub violation: Option<check::Violation>,
 }
 
@@ -92,7 +92,7 @@ struct World {
 /// # Panics
 /// When the runtime cannot be built.
 pub fn run(seed: u64) -> Outcome {
-    // Names and delays that the product draws.
+    // Seeds the names and delays that the product draws.
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -126,7 +126,7 @@ impl World {
         self.collectors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes which collectors can hear which agents from now on. `started` has just begun to listen.
+    /// Records which collectors can hear which agents from now on. `started` has just begun to listen.
     fn note_hearing(&mut self, started: Option<usize>) {
         let now = self.ensemble.now();
         let attached = now + ms(ATTACHED);
@@ -205,7 +205,7 @@ impl World {
         self.judge(healed, rested)
     }
 
-    /// Time passes. At no instant two collectors say that they lead (Z4).
+    /// Lets time pass, and checks that at no instant two collectors claim to lead.
     async fn pass(&mut self, time: Duration) -> Result<(), check::Violation> {
         let end = Instant::now() + time;
         while Instant::now() < end {
@@ -226,7 +226,7 @@ impl World {
         Ok(())
     }
 
-    /// Notes what is true of an instance from now on.
+    /// Records the true state of an instance from now on.
     fn tell(&mut self, agent: usize, n: usize) {
         let state = self.agents[agent].truth()[n].state().as_str().to_owned();
         let (id, now) = (self.agents[agent].instance(n), self.ensemble.now());
@@ -289,7 +289,7 @@ impl World {
         self.note_hearing(None);
     }
 
-    /// Something happens to an instance.
+    /// Changes the state of an instance.
     fn change(&mut self, agent: usize) {
         let n = self.rng.usize(..self.agents[agent].truth().len());
         let reasons = [
@@ -304,7 +304,7 @@ impl World {
         self.tell(agent, n);
     }
 
-    /// Somebody deletes or edits a status by hand.
+    /// Deletes or edits a status externally.
     async fn meddle(&mut self, agent: usize) {
         let n = self.rng.usize(..self.agents[agent].truth().len());
         let path = status_path(&self.agents[agent].instance(n));
@@ -355,7 +355,7 @@ impl World {
         let changes = rested..self.ensemble.now();
         let bounds = Bounds {
             calm: ms(CHANGES.1),
-            // The free writes are paid for first.
+            // The next write may have to wait until the 4 free writes count as paid, at 1 s each.
             flapping: 4_000 + ms(CHANGES.1),
         };
         check::published_in_time(&history, &self.truth, &changes, bounds)?;
@@ -376,10 +376,10 @@ impl World {
     }
 }
 
-/// Runs seeds one after the other and stops at the first that is wrong.
+/// Runs seeds one after the other, up to the first violation.
 ///
 /// # Panics
-/// At the first violation; shows the seed and what was done.
+/// At the first violation; shows the seed and the journal.
 pub fn run_all(seeds: Range<u64>) {
     for seed in seeds {
         let outcome = run(seed);

@@ -12,10 +12,10 @@ const CHECK: i32 = 13;
 const MULTI: i32 = 14;
 const CLOSE_SESSION: i32 = -11;
 
-/// Reads all logs below the server's data directory, in order. What the server is just writing may be missing.
+/// Reads all logs below the server's data directory, in order. A record that the server is just writing may be missing.
 ///
 /// # Panics
-/// When there is no log, or it is none.
+/// When there is no log, or a file is not a valid one.
 pub fn read(data: &Path) -> Vec<Txn> {
     let mut logs: Vec<_> = std::fs::read_dir(data.join("version-2"))
         .expect("data directory")
@@ -50,7 +50,7 @@ fn reader_of(bytes: &[u8]) -> Reader<'_> {
     Reader(bytes)
 }
 
-/// Big-endian numbers and counted bytes.
+/// Reads big-endian numbers and counted bytes.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
         Some(i64::from_be_bytes(self.take(8)?.try_into().ok()?))
     }
 
-    /// Counted bytes; a count of -1 stands for none.
+    /// Reads counted bytes; a count of -1 stands for none.
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let n = self.int()?;
         self.take(usize::try_from(n.max(0)).ok()?)
@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
         Some(String::from_utf8_lossy(self.bytes()?).into_owned())
     }
 
-    /// Checksum, counted record, end mark. The file is filled with zeros after the last one.
+    /// Reads one record: checksum, counted record, end mark. The file is padded with zeros after the last one.
     fn record(&mut self) -> Option<&'a [u8]> {
         let _checksum = self.long()?;
         let record = self.bytes()?;

@@ -1,11 +1,11 @@
-//! Waiting for a state, with a deadline.
+//! Waits for a state, with a deadline.
 
 use std::{
     fmt::Debug,
     time::{Duration, Instant},
 };
 
-/// Longest wait: far beyond any bound that is tested, short enough that a failed test ends.
+/// Longest wait: far beyond any tested bound, but short enough that a failed test ends.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until `probe` gives a value that `good` accepts, and returns it.

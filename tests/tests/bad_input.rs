@@ -234,7 +234,7 @@ async fn a_wrong_configuration_is_refused_whole() {
     assert_eq!(output.status.code(), Some(78));
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(
-        err.contains(":3:1: instances.0.address: \"nowhere\" is no HOST:PORT"),
+        err.contains(":3:1: instances.0.address: \"nowhere\" has no port; write it as HOST:PORT"),
         "{err}"
     );
     assert!(

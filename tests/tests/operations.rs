@@ -17,7 +17,7 @@ use redkeeper_proto::v1::{
 };
 use redkeeper_tests::{
     Sandbox,
-    daemons::Collector,
+    daemons::{Collector, http_get},
     eventually,
     fake_agent::{hello, message, report},
 };
@@ -159,6 +159,76 @@ async fn a_second_signal_ends_a_collector_that_takes_long_to_stop() {
     );
     assert!(a.process.log().contains("second signal: exiting at once"));
     zookeeper.process.signal(Signal::SIGCONT);
+}
+
+/// Twenty agents are drained while ZooKeeper holds the hand-over up, so that the time between is long enough to look.
+#[tokio::test]
+async fn a_collector_that_stops_says_so_drains_and_hands_over_in_order() {
+    let sandbox = Sandbox::new();
+    let zookeeper = sandbox.zookeeper().await;
+    let mut a = sandbox.collector("a", Some(&zookeeper)).await;
+    let leads = || async { a.metric("redkeeper_leader") };
+    eventually("a leads", leads, |n| *n == Some(1.0)).await;
+    let channel = a.channel().await.unwrap();
+    let mut streams = Vec::new();
+    for n in 0..20 {
+        let name = format!("db{n:02}");
+        let snapshot = Message::Snapshot(Snapshot {
+            instances: vec![report(&name, 1, v1::Reason::Ok)],
+            last: true,
+        });
+        let heartbeats = (3..500).map(|n| message(n, Message::Heartbeat(v1::Heartbeat::default())));
+        let messages: Vec<_> = [message(1, hello(&name, 1)), message(2, snapshot)]
+            .into_iter()
+            .chain(heartbeats)
+            .collect();
+        let stream = tokio_stream::iter(messages).chain(tokio_stream::pending());
+        let mut client = AgentServiceClient::new(channel.clone());
+        streams.push(client.report_status(stream).await.unwrap().into_inner());
+    }
+    eventually("the last is UP", || a.state("db19:1"), |s| s == "UP/OK").await;
+
+    zookeeper.process.signal(Signal::SIGSTOP);
+    a.process.signal(Signal::SIGTERM);
+    let mut client = HealthClient::new(channel.clone());
+    let mut served = async || {
+        let request = HealthCheckRequest::default();
+        client
+            .check(request)
+            .await
+            .map(|answer| answer.into_inner().status())
+    };
+    let limit = Instant::now() + Duration::from_secs(3);
+    while served().await.unwrap() != ServingStatus::NotServing {
+        assert!(Instant::now() < limit, "still SERVING");
+    }
+    let (Ok(ready) | Err(ready)) = http_get(a.http.number, "/readyz");
+    assert!(ready.contains("shutting down"), "{ready}");
+    for stream in &mut streams {
+        let mut last = None;
+        while let Ok(Some(answer)) = stream.message().await {
+            last = answer.message;
+        }
+        assert!(
+            matches!(last, Some(v1::report_status_response::Message::Drain(_))),
+            "{last:?}"
+        );
+    }
+    // Nobody new gets in.
+    let late = tokio_stream::iter([message(1, hello("late", 1))]).chain(tokio_stream::pending());
+    let refused = AgentServiceClient::new(channel).report_status(late).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::Unavailable);
+
+    zookeeper.process.signal(Signal::SIGCONT);
+    assert_eq!(a.process.ends_within(Duration::from_secs(15)).code(), Some(0));
+    let log = a.process.log();
+    let steps = [
+        "agents' streams are drained",
+        "leadership is handed over",
+        "the gRPC port closes",
+    ];
+    let places: Vec<_> = steps.iter().map(|step| log.find(step).expect(step)).collect();
+    assert!(places.is_sorted(), "{log}");
 }
 
 /// Standard error is a pipe that is full, as when the log daemon hangs.

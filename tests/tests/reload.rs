@@ -67,7 +67,12 @@ async fn a_reload_adds_and_drops_and_leaves_the_rest_alone() {
 
     // A mistake, and a file that drops too much: nothing changes.
     reload(&agent, "[[instances]]\naddress = 'nowhere'\n", "invalid").await;
-    assert!(agent.process.log().contains("\"nowhere\" is no HOST:PORT"));
+    assert!(
+        agent
+            .process
+            .log()
+            .contains("\"nowhere\" has no port; write it as HOST:PORT")
+    );
     reload(&agent, "instances = []\n", "refused").await;
     assert!(agent.process.log().contains("Send SIGHUP again within"));
     assert_eq!(
@@ -188,11 +193,11 @@ async fn a_file_that_is_missing_stops_its_own_instance_only() {
     reload(&agent, wrong, "invalid").await;
     let (code, text) = check(&sandbox, &agent);
     assert!(
-        code == Some(78) && text.contains("\"nowhere\" is no"),
+        code == Some(78) && text.contains("\"nowhere\" has no port"),
         "{code:?} {text}"
     );
     let log = agent.process.log();
-    assert_eq!(log.matches("\"nowhere\" is no").count(), 1, "{log}");
+    assert_eq!(log.matches("\"nowhere\" has no port").count(), 1, "{log}");
     assert!(!log.contains("nothing was started"), "{log}");
 }
 

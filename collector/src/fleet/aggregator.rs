@@ -1,5 +1,5 @@
-//! The task that owns `core::fleet`. Streams and the coordinator send it commands through one bounded
-//! channel; it publishes a new [`View`] after each batch of commands, and within one that changes much.
+//! The task that owns `core::fleet`. Streams and the coordinator send it commands through one bounded channel. It
+//! publishes a new [`View`] after each batch of commands, and also within a batch that changes much.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 use redkeeper_core::{
-    fleet::{Effect, Fleet, Greeting, Input, Place, message_order::Arrival},
+    fleet::{AgentInfo, Effect, Fleet, Input, Place, message_order::Arrival},
     ids::{InstanceId, Revision},
     time::{Mono, WallMs},
 };
@@ -20,52 +20,52 @@ use crate::{
     fleet::{
         change_log::Change,
         command::Command,
-        heartbeats::Beats,
-        progress::{End, Feedback},
+        heartbeats::HeartbeatQueue,
+        progress::{End, StreamHandle},
         transition_log::{TransitionLog, log_clock_offset},
-        view::{AgentEntry, Live, Put, Replacer, View},
+        view::{AgentEntry, LiveCounters, Put, View, ViewPublisher},
     },
     metrics::Metrics,
 };
 
-/// Commands applied before the view is published: bounds how stale it may be under load.
+/// Maximum commands applied before the view is published: bounds how stale it may be under load.
 const BATCH_MAX: usize = 256;
-/// Changes applied before the view is published: when thousands come at once, the publisher writes the first while the
-/// others are applied. Each new view costs copies of what changes next in it.
-const UNSEEN_MAX: u64 = 1_024;
+/// Maximum changes applied before the view is published: when thousands come at once, the publisher writes the first
+/// while the others are applied. Each new view costs copies of what changes next in it.
+const UNPUBLISHED_CHANGES_MAX: u64 = 1_024;
 
-/// Of an agent, and of which instances it has.
+/// Version of an agent, and version of its set of instances.
 type Version = (u64, u64);
 
 /// The aggregator.
 pub struct Aggregator {
     fleet: Fleet,
     view: View,
-    /// The view differs from what was published.
-    touched: bool,
-    /// The newest change that was published.
-    shown: Revision,
-    replacer: Replacer,
+    /// True if the view differs from the published one.
+    dirty: bool,
+    /// Revision of the newest published change.
+    published_revision: Revision,
+    view_publisher: ViewPublisher,
     commands: mpsc::Receiver<Command>,
-    beats: Arc<Beats>,
-    streams: BTreeMap<u64, Feedback>,
-    /// What the view says of each agent, by its place in the fleet, and which version of it.
+    heartbeats: Arc<HeartbeatQueue>,
+    streams: BTreeMap<u64, StreamHandle>,
+    /// The view's entry of each agent, with its version; indexed by the agent's place in the fleet.
     agents: Vec<Option<(Version, Arc<AgentEntry>)>>,
     transition_log: TransitionLog,
     clock: Clock,
     metrics: Metrics,
-    /// The counter that most messages move.
+    /// The counter that most messages increment.
     accepted: Counter,
     stop: CancellationToken,
 }
 
 impl Aggregator {
-    /// An aggregator of an empty fleet.
+    /// Creates an aggregator of an empty fleet.
     pub fn new(
         fleet: Fleet,
-        replacer: Replacer,
+        view_publisher: ViewPublisher,
         commands: mpsc::Receiver<Command>,
-        beats: Arc<Beats>,
+        heartbeats: Arc<HeartbeatQueue>,
         clock: Clock,
         metrics: Metrics,
         stop: CancellationToken,
@@ -77,11 +77,11 @@ impl Aggregator {
             agents: Vec::new(),
             fleet,
             view: View::default(),
-            touched: false,
-            shown: Revision(0),
-            replacer,
+            dirty: false,
+            published_revision: Revision(0),
+            view_publisher,
             commands,
-            beats,
+            heartbeats,
             streams: BTreeMap::new(),
             clock,
             metrics,
@@ -93,13 +93,14 @@ impl Aggregator {
     pub async fn run(mut self) {
         let (mut batch, mut effects) = (Vec::with_capacity(BATCH_MAX), Vec::new());
         let (mut acks, mut adopted) = (Vec::with_capacity(BATCH_MAX), Vec::new());
-        let (beats, mut beaten, mut stepped) = (Arc::clone(&self.beats), Vec::new(), Mono::default());
-        let mut many = std::pin::pin!(beats.many());
+        let (heartbeats, mut queued, mut stepped) =
+            (Arc::clone(&self.heartbeats), Vec::new(), Mono::default());
+        let mut many = std::pin::pin!(heartbeats.batch_ready());
         let stop = self.stop.clone();
         let mut stopped = std::pin::pin!(stop.cancelled());
         let mut timer = std::pin::pin!(tokio::time::sleep(std::time::Duration::ZERO));
         loop {
-            // Moved only where it would come too late, because most deadlines move on before they are there.
+            // Reset only if the timer would fire too late: most deadlines move on before they are reached.
             let deadline = self.clock.instant(self.fleet.next_deadline());
             if timer.is_elapsed() || deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
@@ -108,25 +109,26 @@ impl Aggregator {
                 biased;
                 () = &mut stopped => return,
                 received = self.commands.recv_many(&mut batch, BATCH_MAX) => if received == 0 { return },
-                () = &mut many => many.set(beats.many()),
+                () = &mut many => many.set(heartbeats.batch_ready()),
                 () = &mut timer => (),
             }
             let (woken, wall) = (self.clock.now(), self.clock.wall());
             if woken.since(stepped) >= self.fleet.pause_min() {
-                // This process slept, or this task was busy for so long. That must be known before anything is judged.
+                // The process slept, or this task was busy, for that long. The fleet must know before anything is
+                // judged.
                 stepped = woken;
                 self.step((woken, wall), Input::Tick, &mut effects);
             }
-            // Heartbeats first: each came before now.
-            beats.take(&mut beaten);
-            for beat in beaten.drain(..) {
+            // Heartbeats first: all of them arrived before now.
+            heartbeats.take(&mut queued);
+            for beat in queued.drain(..) {
                 acks.push((beat.stream, beat.seq));
                 stepped = beat.received.max(stepped);
                 let message = Input::Message(beat.stream, beat.seq, beat.message);
                 self.step((stepped, wall), message, &mut effects);
             }
-            // One reading for the whole batch, so that a message costs none. Time first: a pause of this process must
-            // be known before anything is judged.
+            // The clock is read once for the whole batch, so that a message costs no reading. The tick comes first: a
+            // pause of this process must be known before anything is judged.
             stepped = self.clock.now().max(stepped);
             let now = (stepped, wall);
             self.step(now, Input::Tick, &mut effects);
@@ -135,8 +137,8 @@ impl Aggregator {
                     Command::Hello(stream, greeting, state) => {
                         self.streams.insert(stream, state);
                         self.step(now, Input::Hello(stream, greeting), &mut effects);
-                        if let Some(feedback) = self.streams.get_mut(&stream) {
-                            feedback.accept();
+                        if let Some(handle) = self.streams.get_mut(&stream) {
+                            handle.accept();
                         }
                     }
                     Command::Message(stream, seq, message) => {
@@ -152,19 +154,19 @@ impl Aggregator {
                         adopted.push(done);
                     }
                 }
-                if self.view.revision.0 - self.shown.0 >= UNSEEN_MAX {
-                    self.show();
+                if self.view.revision.0 - self.published_revision.0 >= UNPUBLISHED_CHANGES_MAX {
+                    self.publish_view();
                 }
             }
             self.transition_log.flush_summary();
-            self.show();
+            self.publish_view();
             for (stream, seq) in acks.drain(..) {
-                if let Some(feedback) = self.streams.get(&stream) {
-                    feedback.applied(seq);
+                if let Some(handle) = self.streams.get(&stream) {
+                    handle.applied(seq);
                 }
             }
             for done in adopted.drain(..) {
-                // Who asked may be gone by now; the statuses are adopted all the same.
+                // The requester may have gone away; the statuses are adopted anyway.
                 done.send(()).ok();
             }
         }
@@ -180,17 +182,17 @@ impl Aggregator {
                 Effect::Forgotten(place) => {
                     if let Some((_, entry)) = self.agents.get_mut(place.index()).and_then(Option::take) {
                         self.view.agents.remove(&entry.name);
-                        self.touched = true;
+                        self.dirty = true;
                     }
                 }
-                Effect::Arrived(Arrival::News) => {
+                Effect::Arrived(Arrival::New) => {
                     self.accepted.inc();
                 }
                 Effect::Arrived(arrival) => {
                     let result = match arrival {
-                        Arrival::News => "accepted",
-                        Arrival::Late => "late",
-                        Arrival::Retired => "retired",
+                        Arrival::New => "accepted",
+                        Arrival::Stale => "late",
+                        Arrival::Superseded => "retired",
                     };
                     self.metrics.reports.get_or_create(&[("result", result)]).inc();
                 }
@@ -201,7 +203,7 @@ impl Aggregator {
                         .agents()
                         .at(place)
                         .and_then(|agent| agent.greeting.as_ref());
-                    let place = holder.map_or_else(String::new, Greeting::place);
+                    let place = holder.map_or_else(String::new, AgentInfo::place);
                     self.end(stream, End::InUse(place.into()));
                 }
                 Effect::Resend(stream) => self.end(stream, End::Resend),
@@ -221,17 +223,17 @@ impl Aggregator {
         }
     }
 
-    /// Puts the view in place, where it differs.
-    fn show(&mut self) {
-        if std::mem::take(&mut self.touched) {
-            self.shown = self.view.revision;
-            self.replacer.replace(self.view.clone());
+    /// Publishes the view if it has changed.
+    fn publish_view(&mut self) {
+        if std::mem::take(&mut self.dirty) {
+            self.published_revision = self.view.revision;
+            self.view_publisher.replace(self.view.clone());
         }
     }
 
     fn end(&mut self, stream: u64, why: End) {
-        if let Some(feedback) = self.streams.get_mut(&stream) {
-            feedback.end(why);
+        if let Some(handle) = self.streams.get_mut(&stream) {
+            handle.end(why);
         }
     }
 
@@ -245,7 +247,7 @@ impl Aggregator {
             Put::New => None,
             Put::Instead(former) => Some(former),
         };
-        self.touched = true;
+        self.dirty = true;
         let revision = self.view.revision;
         let reason = previous.as_ref().map(|former| former.verdict.reason);
         if previous
@@ -273,7 +275,7 @@ impl Aggregator {
             return;
         };
         self.transition_log.removed(id);
-        self.touched = true;
+        self.dirty = true;
         self.view.revision = Revision(self.view.revision.0 + 1);
         self.view.log.push(Change {
             revision: self.view.revision,
@@ -285,7 +287,7 @@ impl Aggregator {
         });
     }
 
-    /// What an agent says of itself; most messages move its live numbers only.
+    /// Updates the view's entry of an agent. Most messages move its live numbers only.
     fn agent(&mut self, place: Place) {
         let Some(agent) = self.fleet.agents().at(place) else {
             return;
@@ -314,7 +316,7 @@ impl Aggregator {
         if ahead != before {
             log_clock_offset(&agent.name, ahead);
         }
-        let live = Live::new(agent.members.len());
+        let live = LiveCounters::new(agent.members.len());
         live.set(sequence, agent.heard, progress);
         let entry = Arc::new(AgentEntry {
             name: agent.name.clone(),
@@ -329,6 +331,6 @@ impl Aggregator {
         });
         self.view.agents.insert(agent.name.clone(), Arc::clone(&entry));
         self.agents[place.index()] = Some((version, entry));
-        self.touched = true;
+        self.dirty = true;
     }
 }

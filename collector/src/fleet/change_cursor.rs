@@ -1,5 +1,6 @@
-//! The one way to follow the fleet's changes: the publisher and each watch stream hold a cursor. A cursor never misses a change
-//! silently: where changes were dropped before it came to them it says that it lagged, and its owner compares everything.
+//! A position in the change log, and the only way to follow the fleet's changes: the publisher and each watch stream
+//! hold one. A cursor never misses a change silently: if changes were dropped before it reached them, it reports that
+//! it lagged, and its owner compares everything.
 
 use std::{
     pin::Pin,
@@ -12,12 +13,12 @@ use tokio_stream::{Stream, wrappers::WatchStream};
 
 use super::{
     change_log::{Change, Lagged},
-    view::{Shared, View},
+    view::{View, ViewHandle},
 };
 
-/// The place of one reader in the change log.
+/// Position of one reader in the change log.
 pub struct ChangeCursor {
-    /// The last change that was looked at.
+    /// The last change that was read.
     seen: Revision,
     news: watch::Receiver<Revision>,
     polled: WatchStream<Revision>,
@@ -28,8 +29,8 @@ pub struct ChangeCursor {
 pub struct NoMoreChanges;
 
 impl ChangeCursor {
-    /// A cursor behind the change `seen`.
-    pub fn new(view: &Shared, seen: Revision) -> Self {
+    /// Creates a cursor positioned after the change `seen`.
+    pub fn new(view: &ViewHandle, seen: Revision) -> Self {
         Self {
             seen,
             news: view.revisions(),
@@ -37,18 +38,18 @@ impl ChangeCursor {
         }
     }
 
-    /// The last change that was looked at.
+    /// The last change that was read.
     pub fn seen(&self) -> Revision {
         self.seen
     }
 
-    /// Moves behind everything up to `seen`, which its owner has taken from a whole view.
+    /// Moves the cursor past everything up to `seen`, which its owner has taken from a whole view.
     pub fn skip_to(&mut self, seen: Revision) {
         self.seen = seen;
     }
 
-    /// All changes of `view` that were not looked at, oldest first. The cursor is behind the newest of them then, also where
-    /// it lagged.
+    /// All changes of `view` that were not read yet, oldest first. Afterwards the cursor is past the newest of them,
+    /// even if it lagged.
     ///
     /// # Errors
     /// When some of them are no longer kept.
@@ -57,7 +58,7 @@ impl ChangeCursor {
         view.log.after(seen, view.revision)
     }
 
-    /// Looks at one change of `view` after the other until `wanted` makes something of one. `None`: there are no more.
+    /// Reads changes of `view` one by one until `wanted` returns a value for one. `None`: there are no more.
     ///
     /// # Errors
     /// When some of them are no longer kept.
@@ -83,13 +84,13 @@ impl ChangeCursor {
         self.news.changed().await.map_err(|_| NoMoreChanges)
     }
 
-    /// Whether there may be changes since the last call. Where there are none, the task is woken by the next one.
+    /// Returns whether there may be changes since the last call. If there are none, the next one wakes the task.
     ///
     /// # Errors
     /// When there will be no more.
     pub fn poll_changed(&mut self, context: &mut Context<'_>) -> Result<bool, NoMoreChanges> {
         let mut changed = false;
-        // To the end, so that the next change wakes the task.
+        // Polled until it is pending, so that the next change wakes the task.
         while let Poll::Ready(news) = Pin::new(&mut self.polled).poll_next(context) {
             news.ok_or(NoMoreChanges)?;
             changed = true;

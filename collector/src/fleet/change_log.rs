@@ -5,36 +5,36 @@ use std::sync::Arc;
 use imbl::Vector;
 use redkeeper_core::{fleet::message_order::Origin, ids::Revision, status::Status, time::WallMs};
 
-/// Changes that are kept for watchers, the publisher and `ListTransitions`: at the worst case of 3,000
-/// instances dying in one second, 20 s for a slow reader. About 100 bytes each beyond the status itself.
+/// Number of changes kept for watchers, the publisher and `ListTransitions`. In the worst case, 3,000 instances dying
+/// in one second, they leave a slow reader 20 s. About 100 bytes each beyond the status itself.
 pub const CHANGES_MAX: usize = 65_536;
 
 /// One change.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Its number.
+    /// Revision of this change.
     pub revision: Revision,
-    /// The status after it; for a removal, the last.
+    /// Status after the change; for a removal, the last one.
     pub status: Arc<Status>,
-    /// The message that brought it; for a removal, the last.
+    /// Message that caused the change; for a removal, the last one.
     pub origin: Origin,
-    /// The status before; `None` where the instance is new. It is shared with the change that brought it.
+    /// Status before the change; `None` if the instance is new. ViewHandle with the change that brought it.
     pub previous: Option<Arc<Status>>,
-    /// Whether the instance is no longer known.
+    /// True if the instance is no longer known.
     pub removed: bool,
-    /// When, for people.
+    /// Wall-clock time of the change, for display only.
     pub time: WallMs,
 }
 
 impl Change {
-    /// Whether it is a transition: the instance came or went, or its state, reason or role changed.
+    /// True for a transition: the instance came or went, or its state, reason or role changed.
     pub fn is_transition(&self) -> bool {
         let same = |former: &Arc<Status>| !self.status.is_transition_from(former);
         self.removed || !self.previous.as_ref().is_some_and(same)
     }
 }
 
-/// Changes that the reader has not seen are no longer kept: it must compare everything.
+/// The reader has not seen changes that are no longer kept: it must compare everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lagged;
 
@@ -45,7 +45,7 @@ pub struct ChangeLog {
 }
 
 impl ChangeLog {
-    /// Adds the newest change, and drops the oldest where there are too many.
+    /// Adds the newest change, and drops the oldest if there are too many.
     pub fn push(&mut self, change: Change) {
         if self.changes.len() >= CHANGES_MAX {
             self.changes.pop_front();
@@ -70,7 +70,7 @@ impl ChangeLog {
     /// Changes after `revision` up to `newest`, the revision of the view that holds this log, oldest first.
     ///
     /// # Errors
-    /// When some of them are no longer kept, or `revision` is none that this process made.
+    /// When some of them are no longer kept, or this process never issued `revision`.
     pub fn after(
         &self,
         revision: Revision,
@@ -82,7 +82,7 @@ impl ChangeLog {
         }
         let skip = usize::try_from(revision.0 + 1 - oldest).unwrap_or(usize::MAX);
         let skip = skip.min(self.changes.len());
-        // A range of the log is read without a search for each of its places.
+        // Narrowing to a range avoids a search in the log for each entry.
         Ok(self.changes.focus().narrow(skip..).into_iter())
     }
 }

@@ -1,24 +1,24 @@
-//! What streams and the leader's session loop ask of the aggregator.
+//! The commands that streams and the leader's session loop send to the aggregator.
 
 use std::sync::Arc;
 
 use redkeeper_core::{
-    fleet::{Greeting, Message, message_order::Origin},
+    fleet::{AgentInfo, Message, message_order::Origin},
     ids::Seq,
     publish::Record,
     status::Status,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::progress::Feedback;
+use super::progress::StreamHandle;
 
-/// Commands that may wait: one message of each of 2,000 agents, twice. Senders wait when it is full, which
-/// slows their streams down, and no others.
+/// Capacity of the command channel: one message of each of 2,000 agents, twice. When it is full, senders wait, which
+/// slows down their own streams and no others.
 pub const COMMANDS_MAX: usize = 4_096;
-/// What others ask of the aggregator.
+/// A command to the aggregator.
 pub enum Command {
     /// A stream began.
-    Hello(u64, Greeting, Feedback),
+    Hello(u64, AgentInfo, StreamHandle),
     /// A message of a stream.
     Message(u64, Seq, Message),
     /// A stream ended.

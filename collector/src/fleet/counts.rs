@@ -1,5 +1,5 @@
-//! How many instances there are of each kind. The counts move with each change, so an answer that needs a number costs
-//! the kinds that it adds up, not the instances.
+//! The number of instances of each kind. Counts are updated with each change, so an answer that needs a number adds up
+//! kinds, not instances.
 
 use imbl::OrdMap;
 use redkeeper_core::{
@@ -7,14 +7,14 @@ use redkeeper_core::{
     status::{Reason, Status},
 };
 
-/// What instances of one kind have in common. The order of the fields is the order of the kinds.
+/// What instances of one kind have in common. Kinds are ordered by the fields in this order.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Kind {
-    /// The named group; `None` where an instance has none.
+    /// Named group of the instances; `None` if they have none.
     pub cluster: Option<ClusterName>,
-    /// Who reports them. Always there; `None` is the lower end of a range.
+    /// Agent that reports them. Always set; `None` is the lower end of a range.
     agent: Option<AgentId>,
-    /// Why they are as they are.
+    /// Reason of their state.
     pub reason: Reason,
 }
 
@@ -33,7 +33,7 @@ impl Kind {
     }
 }
 
-/// The counts. A clone shares what does not change afterwards.
+/// Counts by kind and by reason. A clone shares what does not change afterwards.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     /// One entry for each kind that exists: about the number of agents, and at most the number of instances.
@@ -43,7 +43,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// An instance changed from one status to another; `None` is that there was, or is, none.
+    /// Moves one instance from its former status to the present one; `None` means that it did not, or does not, exist.
     pub fn moved(&mut self, former: Option<&Status>, now: Option<&Status>) {
         let (from, to) = (former.map(Kind::of), now.map(Kind::of));
         if from == to {
@@ -59,12 +59,12 @@ impl Counts {
         }
     }
 
-    /// Numbers by reason.
+    /// Counts by reason.
     pub fn reasons(&self) -> impl Iterator<Item = (Reason, usize)> {
         self.reasons.iter().map(|(reason, n)| (*reason, *n))
     }
 
-    /// All kinds in order, and how many instances are of each.
+    /// All kinds in order, each with its number of instances.
     pub fn kinds(&self) -> impl Iterator<Item = (&Kind, usize)> {
         self.kinds.iter().map(|(kind, n)| (kind, *n))
     }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens to the instances, the counts are what counting them anew gives.
+        /// Whatever happens to the instances, the counts equal those of a full recount.
         #[test]
         fn counts_are_what_counting_gives(
             changes in proptest::collection::vec((0u8..12, proptest::option::of((0u8..4, 0u8..3, 0usize..4))), 0..80)

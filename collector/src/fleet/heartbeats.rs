@@ -1,50 +1,51 @@
-//! Heartbeats on their way to the aggregator. Most messages are heartbeats, and waking the aggregator for each costs more
-//! than what it does then; so they wait here for the next command, for the regular step, or until there are many. When
-//! each came is kept, so that nothing is judged later than it was heard.
+//! Batches heartbeats. Most messages are heartbeats, and waking the aggregator for each costs more than applying it. A
+//! heartbeat therefore waits for the next command, for the next tick, or until 32 are waiting. Its time of arrival is
+//! kept, so that nothing is judged later than it was heard.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redkeeper_core::{fleet::Message, ids::Seq, time::Mono};
 use tokio::sync::Notify;
 
-/// A heartbeat of a stream, and when it came.
+/// A heartbeat of a stream, with its time of arrival.
 #[derive(Debug)]
-pub struct Beat {
-    /// The stream.
+pub struct QueuedHeartbeat {
+    /// Number of the stream.
     pub stream: u64,
-    /// The message's number.
+    /// Sequence of the message.
     pub seq: Seq,
-    /// What it says.
+    /// Content of the message.
     pub message: Message,
-    /// When it came.
+    /// Time of arrival.
     pub received: Mono,
 }
 
-/// Heartbeats that may wait: one of each of 2,000 agents, twice. More go the way of other messages, and wait there.
-pub const BEATS_MAX: usize = 4_096;
-/// So many wake the aggregator: an eighth of what it takes in one go.
+/// Capacity of the queue: one heartbeat of each of 2,000 agents, twice. Any more go through the command channel and
+/// wait there.
+pub const QUEUED_MAX: usize = 4_096;
+/// Wake the aggregator once this many are waiting: an eighth of what it takes at once.
 const MANY: usize = 32;
 
-/// Those that wait.
+/// Queue of heartbeats not yet applied.
 #[derive(Debug, Default)]
-pub struct Beats {
-    waiting: Mutex<Vec<Beat>>,
+pub struct HeartbeatQueue {
+    waiting: Mutex<Vec<QueuedHeartbeat>>,
     many: Notify,
 }
 
-impl Beats {
-    fn waiting(&self) -> MutexGuard<'_, Vec<Beat>> {
-        // Nothing panics while it is held.
+impl HeartbeatQueue {
+    fn waiting(&self) -> MutexGuard<'_, Vec<QueuedHeartbeat>> {
+        // Nothing panics while the lock is held.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one; gives it back where too many wait.
+    /// Adds a heartbeat to the queue.
     ///
     /// # Errors
-    /// The heartbeat that found no room.
-    pub fn push(&self, beat: Beat) -> Result<(), Box<Beat>> {
+    /// The heartbeat itself, if the queue is full.
+    pub fn push(&self, beat: QueuedHeartbeat) -> Result<(), Box<QueuedHeartbeat>> {
         let mut waiting = self.waiting();
-        if waiting.len() >= BEATS_MAX {
+        if waiting.len() >= QUEUED_MAX {
             return Err(Box::new(beat));
         }
         waiting.push(beat);
@@ -56,13 +57,13 @@ impl Beats {
         Ok(())
     }
 
-    /// Gives all that wait, in the order in which they came; `into` is empty before.
-    pub fn take(&self, into: &mut Vec<Beat>) {
+    /// Moves all waiting heartbeats, in order of arrival, into `into`, which is empty before.
+    pub fn take(&self, into: &mut Vec<QueuedHeartbeat>) {
         std::mem::swap(&mut *self.waiting(), into);
     }
 
-    /// Ready when there are many.
-    pub async fn many(&self) {
+    /// Completes when enough heartbeats are waiting to wake the aggregator.
+    pub async fn batch_ready(&self) {
         self.many.notified().await;
     }
 }
@@ -73,8 +74,8 @@ mod tests {
 
     use super::*;
 
-    fn beat(seq: u64) -> Beat {
-        Beat {
+    fn beat(seq: u64) -> QueuedHeartbeat {
+        QueuedHeartbeat {
             stream: 1,
             seq: Seq(seq),
             message: Message::Heartbeat(Vec::new(), Default::default()),
@@ -84,19 +85,19 @@ mod tests {
 
     #[test]
     fn many_wake_and_too_many_are_given_back() {
-        let beats = Beats::default();
+        let heartbeats = HeartbeatQueue::default();
         for seq in 1..MANY as u64 {
-            assert!(beats.push(beat(seq)).is_ok());
+            assert!(heartbeats.push(beat(seq)).is_ok());
         }
-        assert!(beats.many().now_or_never().is_none());
-        for seq in MANY as u64..=BEATS_MAX as u64 {
-            assert!(beats.push(beat(seq)).is_ok());
+        assert!(heartbeats.batch_ready().now_or_never().is_none());
+        for seq in MANY as u64..=QUEUED_MAX as u64 {
+            assert!(heartbeats.push(beat(seq)).is_ok());
         }
-        assert!(beats.many().now_or_never().is_some());
-        assert!(beats.push(beat(0)).is_err());
+        assert!(heartbeats.batch_ready().now_or_never().is_some());
+        assert!(heartbeats.push(beat(0)).is_err());
         let mut taken = Vec::new();
-        beats.take(&mut taken);
-        assert!(taken.iter().map(|beat| beat.seq.0).eq(1..=BEATS_MAX as u64));
-        assert!(beats.push(beat(1)).is_ok());
+        heartbeats.take(&mut taken);
+        assert!(taken.iter().map(|beat| beat.seq.0).eq(1..=QUEUED_MAX as u64));
+        assert!(heartbeats.push(beat(1)).is_ok());
     }
 }

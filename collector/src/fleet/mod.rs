@@ -1,9 +1,9 @@
 //! What this collector knows of the fleet.
 //!
 //! [`aggregator`] is the one task that owns the state (`core::fleet`) and changes it. Agents' streams and the leader's
-//! session loop send it commands and [`heartbeats`]; it tells a stream by [`progress`] what is applied, and publishes an
-//! immutable [`view`] with [`counts`] and a [`change_log`] that everybody reads; who follows the changes holds a
-//! [`change_cursor`]. Nothing here talks to the network or to ZooKeeper.
+//! session loop send it commands and [`heartbeats`]. It reports to each stream by [`progress`] what is applied, and
+//! publishes an immutable [`view`] with [`counts`] and a [`change_log`] that everybody reads; each reader that follows
+//! the changes holds a [`change_cursor`]. Nothing here talks to the network or to ZooKeeper.
 
 pub mod aggregator;
 pub mod change_cursor;
@@ -14,3 +14,6 @@ pub mod heartbeats;
 pub mod progress;
 mod transition_log;
 pub mod view;
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! What the aggregator tells a stream: how far its messages are applied, and why it must end. Reading the former
-//! wakes nobody, because a stream acknowledges seldom.
+//! What the aggregator reports to a stream: how far its messages are applied, and why it must end. The applied sequence
+//! is an atomic, so updating it never wakes the stream's task; acknowledgements are rare.
 
 use std::sync::{
     Arc,
@@ -14,63 +14,63 @@ use tokio::sync::oneshot;
 pub enum End {
     /// A newer boot of the agent was heard.
     Superseded,
-    /// Another agent has this id, and is alive: where it runs.
+    /// Another live agent has this id; the text says where it runs.
     InUse(Arc<str>),
-    /// A report that was refused would be taken now.
+    /// A report that was refused before would be accepted now.
     Resend,
-    /// A bound is reached.
+    /// A limit is reached, which the text names.
     Full(&'static str),
 }
 
-/// The aggregator's side.
+/// Write half, held by the aggregator.
 #[derive(Debug)]
-pub struct Feedback {
+pub struct StreamHandle {
     applied: Arc<AtomicU64>,
     accepted: Option<oneshot::Sender<()>>,
     end: Option<oneshot::Sender<End>>,
 }
 
-/// Up to where everything is applied.
+/// The sequence up to which everything is applied.
 #[derive(Debug)]
 pub struct Applied(Arc<AtomicU64>);
 
-/// The stream's side.
+/// Read half, held by the stream's task.
 #[derive(Debug)]
-pub struct FeedbackReader {
-    /// Up to where everything is applied.
+pub struct StreamStatus {
+    /// The sequence up to which everything is applied.
     pub applied: Applied,
-    /// The agent may report; an error when it may not, or when the aggregator is gone.
+    /// Resolves when the agent may report; fails when it may not, or when the aggregator is gone.
     pub accepted: oneshot::Receiver<()>,
-    /// The reason to end; an error when the aggregator is gone.
+    /// Reason to end the stream; fails when the aggregator is gone.
     pub end: oneshot::Receiver<End>,
 }
 
-/// Both sides.
-pub fn channel() -> (Feedback, FeedbackReader) {
+/// Creates both halves.
+pub fn channel() -> (StreamHandle, StreamStatus) {
     let applied = Arc::new(AtomicU64::new(0));
     let (sender, end) = oneshot::channel();
     let (accept, accepted) = oneshot::channel();
-    let feedback = Feedback {
+    let status = StreamHandle {
         applied: Arc::clone(&applied),
         accepted: Some(accept),
         end: Some(sender),
     };
     let applied = Applied(applied);
-    let reader = FeedbackReader {
+    let reader = StreamStatus {
         applied,
         accepted,
         end,
     };
-    (feedback, reader)
+    (status, reader)
 }
 
-impl Feedback {
-    /// Everything up to here is applied, and in the view.
+impl StreamHandle {
+    /// Records that everything up to `seq` is applied and in the view.
     pub fn applied(&self, seq: Seq) {
         self.applied.fetch_max(seq.0, Ordering::Release);
     }
 
-    /// The agent may report, unless it was refused before.
+    /// Lets the agent report, unless it was refused before.
     pub fn accept(&mut self) {
         if let Some(sender) = self.accepted.take() {
             // A stream that is gone needs no answer.
@@ -78,7 +78,7 @@ impl Feedback {
         }
     }
 
-    /// The first reason counts.
+    /// Ends the stream. Only the first reason counts.
     pub fn end(&mut self, why: End) {
         self.accepted = None;
         if let Some(sender) = self.end.take() {
@@ -89,7 +89,7 @@ impl Feedback {
 }
 
 impl Applied {
-    /// The number of the last message that is.
+    /// The sequence up to which everything is applied.
     pub fn get(&self) -> Seq {
         Seq(self.0.load(Ordering::Acquire))
     }

@@ -1,5 +1,5 @@
-//! The log lines of the aggregator. Their number is limited: when a rack dies, thousands of lines tell nobody more than
-//! their number does. Each transition is still in the history and told to watchers.
+//! The log lines of the aggregator. Their number is limited: when a rack dies, thousands of lines say no more than
+//! their number does. Each transition is still in the history and sent to watchers.
 
 use std::{
     collections::BTreeMap,
@@ -14,14 +14,14 @@ use redkeeper_runtime::log_limit::LogLimit;
 
 /// Log at most this many transitions of one batch individually; the rest is summarised in one line.
 const LINES_MAX: usize = 32;
-/// Conflicts, and removals, that have lines of their own in each interval.
+/// Log at most this many conflicts, and as many removals, individually in each interval.
 const LINES_OF_A_KIND_MAX: u32 = 20;
 const LINES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Writes the lines and counts what has none.
+/// Writes the log lines, and counts the events that get none.
 pub(super) struct TransitionLog {
     lines: usize,
-    /// Transitions of the present batch that have no line of their own.
+    /// Transitions of the present batch without a line of their own.
     rest: BTreeMap<Reason, usize>,
     conflicts: LogLimit,
     removals: LogLimit,
@@ -37,7 +37,7 @@ impl TransitionLog {
         }
     }
 
-    /// Another live agent reports an instance that an agent has.
+    /// Logs that an agent reports an instance which another live agent already has.
     pub(super) fn conflict(&mut self, id: &InstanceId, agent: &AgentId) {
         if let Some(more) = self.conflicts.line(Instant::now()) {
             tracing::warn!(
@@ -47,14 +47,14 @@ impl TransitionLog {
         }
     }
 
-    /// An instance is no longer known.
+    /// Logs that an instance is no longer known.
     pub(super) fn removed(&mut self, id: &InstanceId) {
         if let Some(more) = self.removals.line(Instant::now()) {
             tracing::info!(instance = %id, more, "removed: its agent no longer has it");
         }
     }
 
-    /// A status is another than before, or new.
+    /// Logs a status that has changed or is new.
     pub(super) fn transition(&mut self, status: &Status, before: Option<Reason>) {
         let verdict = &status.verdict;
         self.lines += 1;
@@ -81,7 +81,7 @@ impl TransitionLog {
     }
 }
 
-/// The agent's wall clock is off by another offset than before.
+/// Logs that the offset of an agent's wall clock has changed.
 pub(super) fn log_clock_offset(agent: &AgentId, ahead_ms: i64) {
     let off = Duration::from_millis(ahead_ms.unsigned_abs());
     match ahead_ms {

@@ -1,5 +1,5 @@
-//! The view: an immutable picture of the fleet that the aggregator replaces and everybody reads without
-//! locks. Maps share their structure, so a new picture costs what changed, not what is there.
+//! The view: an immutable snapshot of the fleet. The aggregator replaces it, and everybody reads it without locks. Maps
+//! share their structure, so a new snapshot costs what changed, not what is there.
 
 use std::{
     sync::{
@@ -26,9 +26,9 @@ use super::{change_log::ChangeLog, counts::Counts};
 pub struct Entry {
     /// Its status.
     pub status: Arc<Status>,
-    /// When it last changed.
+    /// Revision of its last change.
     pub revision: Revision,
-    /// The message that brought it.
+    /// Message that caused that change.
     pub origin: Origin,
 }
 
@@ -37,43 +37,43 @@ pub struct Entry {
 pub struct AgentEntry {
     /// Its name.
     pub name: AgentId,
-    /// Boot, version and host, where it was heard.
-    pub greeting: Option<redkeeper_core::fleet::Greeting>,
-    /// Nothing heard for `silent_after`.
+    /// Boot, version and host, if it was heard.
+    pub greeting: Option<redkeeper_core::fleet::AgentInfo>,
+    /// True if nothing was heard for `silent_after`.
     pub silent: bool,
-    /// How far its wall clock is ahead of this collector's, where that is worth a correction.
+    /// How far its wall clock is ahead of this collector's, if that is worth a correction.
     pub clock_ahead_ms: i64,
-    /// It has said what it has: what it did not mention is gone.
+    /// True once it has reported all that it has: what it did not mention is gone.
     pub complete: bool,
     /// When its stream began.
     pub connected: WallMs,
-    /// The last one that was refused because this agent has its id.
+    /// The last agent that was refused because this one has its id.
     pub rival: Option<Rival>,
     /// Its instances, in order.
     pub ids: Vec<InstanceId>,
-    /// What moves with each message.
-    pub live: Arc<Live>,
+    /// Values that move with each message.
+    pub live: Arc<LiveCounters>,
 }
 
 impl AgentEntry {
-    /// An agent that tries to report under the same id, and is refused.
+    /// The agent that tries to report under the same id and is refused, if any.
     pub fn refused(&self, now: Mono) -> Option<&Rival> {
         self.rival.as_ref().filter(|rival| rival.is_present(now))
     }
 }
 
-/// What each message of an agent moves. Views share it and the aggregator writes it in place, so that a heartbeat
-/// that changes no status makes no new view. Each number is right by itself.
+/// Values that each message of an agent moves. Views share them and the aggregator writes them in place, so that a
+/// heartbeat that changes no status makes no new view. Each value is right by itself.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct LiveCounters {
     sequence: AtomicU64,
     heard: AtomicU64,
-    /// By the places of [`AgentEntry::ids`].
+    /// In the order of [`AgentEntry::ids`].
     progress: Vec<AtomicU64>,
 }
 
-impl Live {
-    /// For so many instances.
+impl LiveCounters {
+    /// Creates the values for this many instances.
     pub fn new(instances: usize) -> Self {
         Self {
             progress: (0..instances).map(|_| AtomicU64::new(0)).collect(),
@@ -81,7 +81,7 @@ impl Live {
         }
     }
 
-    /// Takes what was heard, with the progress of each instance.
+    /// Records what was heard, with the progress of each instance.
     pub fn set(&self, sequence: u64, heard: Mono, progress: impl Iterator<Item = Mono>) {
         self.sequence.store(sequence, Ordering::Relaxed);
         self.heard.store(heard.0, Ordering::Relaxed);
@@ -101,36 +101,36 @@ impl Live {
     }
 }
 
-/// The picture.
+/// Immutable snapshot of the fleet.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// Number of the newest change.
+    /// Revision of the newest change.
     pub revision: Revision,
     /// All instances by id.
     pub instances: OrdMap<InstanceId, Entry>,
-    /// How many of them are of each kind.
+    /// Number of instances of each kind.
     pub counts: Counts,
     /// All agents by id.
     pub agents: OrdMap<AgentId, Arc<AgentEntry>>,
     /// The newest changes.
     pub log: ChangeLog,
-    /// When any agent was last heard, in microseconds; 0 before.
+    /// When any agent was last heard, in microseconds; 0 if none was.
     pub heard: Arc<AtomicU64>,
 }
 
-/// What [`View::put`] did.
+/// Result of [`View::put`].
 #[derive(Clone, Debug)]
 pub enum Put {
-    /// Nothing: that is what was known.
+    /// The status was known already.
     Same,
     /// The instance is new.
     New,
-    /// This status was known before.
+    /// The status replaces this one.
     Instead(Arc<Status>),
 }
 
 impl Put {
-    /// What was known before.
+    /// The status that was known before.
     pub fn former(&self) -> Option<&Arc<Status>> {
         match self {
             Self::Instead(former) => Some(former),
@@ -140,14 +140,14 @@ impl Put {
 }
 
 impl View {
-    /// Puts a status in place of the known one, with a new revision where it differs.
+    /// Replaces the known status, with a new revision if they differ.
     pub fn put(&mut self, status: &Arc<Status>, origin: Origin) -> Put {
         let entry = Entry {
             status: Arc::clone(status),
             revision: Revision(self.revision.0 + 1),
             origin,
         };
-        // One search for an instance that is known, and two only for a new one.
+        // One search for a known instance, and two only for a new one.
         let put = match self.instances.get_mut(&status.identity.id) {
             Some(known) if *known.status == **status => return Put::Same,
             Some(known) => Put::Instead(std::mem::replace(known, entry).status),
@@ -161,7 +161,7 @@ impl View {
         put
     }
 
-    /// Takes an instance out.
+    /// Removes an instance.
     pub fn remove(&mut self, id: &InstanceId) -> Option<Entry> {
         let former = self.instances.remove(id)?;
         self.counts.moved(Some(&former.status), None);
@@ -183,49 +183,49 @@ impl View {
     }
 }
 
-/// Where the present view is read and waited for.
+/// Read half: gives the present view and announces new ones.
 #[derive(Clone)]
-pub struct Shared {
+pub struct ViewHandle {
     view: Arc<ArcSwap<View>>,
     revision: watch::Receiver<Revision>,
 }
 
-/// The one who replaces the view.
-pub struct Replacer {
+/// Write half: publishes new snapshots.
+pub struct ViewPublisher {
     view: Arc<ArcSwap<View>>,
     revision: watch::Sender<Revision>,
 }
 
-/// An empty view and its two ends.
-pub fn channel() -> (Replacer, Shared) {
+/// Creates an empty view and its two halves.
+pub fn channel() -> (ViewPublisher, ViewHandle) {
     let view = Arc::new(ArcSwap::default());
     let (sender, receiver) = watch::channel(Revision(0));
     (
-        Replacer {
+        ViewPublisher {
             view: Arc::clone(&view),
             revision: sender,
         },
-        Shared {
+        ViewHandle {
             view,
             revision: receiver,
         },
     )
 }
 
-impl Shared {
-    /// The view now.
+impl ViewHandle {
+    /// The present view.
     pub fn get(&self) -> Arc<View> {
         self.view.load_full()
     }
 
-    /// Tells of new revisions.
+    /// Announces new revisions.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.revision.clone()
     }
 }
 
-impl Replacer {
-    /// Puts a new view in place, and wakes who waits if the revision moved.
+impl ViewPublisher {
+    /// Publishes a new view, and wakes waiting readers if the revision moved.
     pub fn replace(&self, view: View) {
         let revision = view.revision;
         self.view.store(Arc::new(view));

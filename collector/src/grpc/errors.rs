@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// What can go wrong for a caller.
+/// Failure of a call, as its caller sees it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Failure {
     /// The first message of an agent's stream is not a proper Hello.
@@ -23,7 +23,7 @@ pub enum Failure {
     /// A report that lost against another agent would win now.
     #[error("an instance that another agent had is free now; reconnect and report it again")]
     Resend,
-    /// A bound is reached.
+    /// A limit is reached.
     #[error("the collector is full: {0}")]
     Full(&'static str),
     /// The collector stops.
@@ -35,7 +35,7 @@ pub enum Failure {
     /// A field of a request is wrong.
     #[error("{0}")]
     InvalidArgument(String),
-    /// Changes after the token are lost.
+    /// Changes after the token are no longer kept.
     #[error(
         "changes after this resume token are no longer kept, or are another process's; start again without a token"
     )]

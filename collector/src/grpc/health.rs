@@ -1,4 +1,5 @@
-//! The health service (`grpc.health.v1`): whether this collector serves, and whether it leads. NOT_SERVING while it drains.
+//! The health service (`grpc.health.v1`): whether this collector serves, and whether it leads. Everything is
+//! NOT_SERVING while it drains.
 
 use std::time::Duration;
 
@@ -16,10 +17,10 @@ use crate::leader::leadership;
 pub(super) const LEADER_HEALTH: &str = "redkeeper.v1.Leader";
 /// Services that are SERVING until the collector drains. An empty name stands for the whole process.
 const SERVICES: [&str; 3] = ["", "redkeeper.v1.StatusService", "redkeeper.v1.AgentService"];
-/// The health of the leader is looked at this often at least: a machine that slept wakes after the end of its lease.
+/// Maximum time between two checks of the leader's health: a machine that slept wakes after the end of its lease.
 const LEADER_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The service, and what sets its answers.
+/// Creates the service, and the reporter that sets its answers.
 pub(super) async fn service() -> (HealthReporter, HealthServer<impl Health>) {
     let (health, service) = tonic_health::server::health_reporter();
     set(&health, ServingStatus::Serving).await;
@@ -36,7 +37,7 @@ async fn set(health: &HealthReporter, status: ServingStatus) {
     }
 }
 
-/// Keeps the answers true until the collector drains, and then says that it serves no longer.
+/// Keeps the answers up to date until the collector drains, and then reports that it serves no longer.
 pub(super) async fn follow(
     health: HealthReporter,
     leadership: leadership::Reader,
@@ -67,7 +68,7 @@ async fn follow_leader(health: &HealthReporter, mut leadership: leadership::Read
             ServingStatus::NotServing
         };
         health.set_service_status(LEADER_HEALTH, status).await;
-        // A lease runs out without a change.
+        // A lease expires without a change.
         let ends = ends
             .filter(|_| leads)
             .map_or(LEADER_INTERVAL, |ends| ends.since(now));

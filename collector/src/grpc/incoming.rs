@@ -1,4 +1,4 @@
-//! Accepted connections, as the gRPC server takes them. Limits and pauses are those of [`net::Listener`].
+//! Accepted connections as a stream for the gRPC server. Limits and pauses are those of [`net::Listener`].
 
 use std::{
     convert::Infallible,
@@ -12,7 +12,7 @@ use redkeeper_runtime::net;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// Connections for as long as they are asked for. Never fails: the listener goes on after errors by itself.
+/// Accepts connections for as long as it is polled. Never fails: the listener recovers from errors by itself.
 pub fn connections(listener: net::Listener) -> impl Stream<Item = Result<Connection, Infallible>> {
     stream::unfold(listener, async |mut listener| {
         let (connection, _) = listener.next().await;
@@ -20,7 +20,7 @@ pub fn connections(listener: net::Listener) -> impl Stream<Item = Result<Connect
     })
 }
 
-/// A connection whose peer the handlers can ask for.
+/// A connection whose peer address handlers can read.
 pub struct Connection(net::Connection);
 
 impl Connected for Connection {

@@ -3,9 +3,10 @@
 //! 1. [`Observe`]: a trace span for the call, and its count, result and time as metrics.
 //! 2. [`CatchPanic`]: a panic in a handler ends its call with INTERNAL, and nothing else.
 //! 3. *Identity and roles belong here: behind the metrics, so that refusals are counted, and before the limits, so that
-//!    nobody unknown uses them up.*
+//!    unknown callers do not use them up.*
 //! 4. [`UnaryLimits`]: how many unary calls run at a time, and how long each may take. Streams are bounded elsewhere:
-//!    by connections ([`runtime::net`](redkeeper_runtime::net)), by streams for each connection, and by their own rules.
+//!    by connections ([`runtime::net`](redkeeper_runtime::net)), by streams for each connection, and by their own
+//!    rules.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -27,12 +28,12 @@ use tracing::Instrument;
 use super::errors::Failure;
 use crate::metrics::Metrics;
 
-/// Unary calls that run at a time. Each is answered from memory in well under a millisecond, so that more of them only wait
-/// for the same CPUs; one holds a page of 1,000 instances at most, some 500 KB.
+/// Maximum unary calls at a time. Each is answered from memory in well under a millisecond, so that more of them only
+/// wait for the same CPUs; one holds a page of 1,000 instances at most, some 500 KB.
 pub const UNARY_MAX: usize = 256;
 /// How long a unary call may take.
 pub const UNARY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls that are streams: these limits are not for them.
+/// Calls that are streams, to which these limits do not apply.
 const STREAMS: [&str; 5] = [
     "/redkeeper.v1.AgentService/ReportStatus",
     "/redkeeper.v1.StatusService/WatchInstances",
@@ -40,7 +41,7 @@ const STREAMS: [&str; 5] = [
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
-/// Calls that metrics name; any other name is the caller's invention.
+/// Calls that have a name of their own in the metrics; any other name is the caller's invention.
 const UNARY: [&str; 7] = [
     "/redkeeper.v1.StatusService/GetInstance",
     "/redkeeper.v1.StatusService/ListInstances",
@@ -57,7 +58,7 @@ fn is_stream(path: &str) -> bool {
     STREAMS.contains(&path)
 }
 
-/// The method as metrics name it: a known one, or `other`.
+/// Name of the method in the metrics: a known one, or `other`.
 fn method(path: &str) -> &'static str {
     let known = STREAMS.iter().chain(&UNARY).find(|known| **known == path);
     known.map_or("other", |known| known.rsplit('/').next().unwrap_or(known))
@@ -115,7 +116,7 @@ where
         let observed = async move {
             let answer = call.await;
             let code = match &answer {
-                // Of a stream, and of a call that succeeds, the status comes at the end, behind the answer.
+                // The status of a stream, and of a call that succeeds, comes at the end, after the answer.
                 Ok(answer) => {
                     Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code())
                 }
@@ -136,7 +137,7 @@ where
     }
 }
 
-/// The code as gRPC's own documents write it.
+/// Name of the code in gRPC's own documents.
 fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -159,7 +160,7 @@ fn name(code: Code) -> &'static str {
     }
 }
 
-/// Ends a call whose handler panics with INTERNAL. The panic itself is counted and logged where all panics are.
+/// Ends a call with INTERNAL if its handler panics. The panic itself is counted and logged where all panics are.
 #[derive(Clone, Copy)]
 pub struct CatchPanic;
 
@@ -192,15 +193,15 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        // Nothing that the handler shares can be left half done: the view is immutable, and queues are their own.
+        // A panic cannot leave shared state half changed: the view is immutable, and a handler's queues are its own.
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let internal = || Status::internal("the collector failed at this call; its log says how");
         Box::pin(async move { call.await.unwrap_or_else(|_| Ok(internal().into_http())) })
     }
 }
 
-/// Bounds unary calls: one that finds too many is refused at once with RESOURCE_EXHAUSTED instead of being queued, and one that
-/// takes too long ends with DEADLINE_EXCEEDED.
+/// Bounds unary calls: one beyond the limit is refused at once with RESOURCE_EXHAUSTED instead of being queued, and one
+/// that takes too long ends with DEADLINE_EXCEEDED.
 #[derive(Clone)]
 pub struct UnaryLimits {
     places: Arc<Semaphore>,
@@ -340,7 +341,7 @@ mod tests {
         let (first, second) = tokio::join!(first, second);
         assert_eq!(code(second), Code::ResourceExhausted, "there is one place");
         assert_eq!(code(first), Code::DeadlineExceeded);
-        // The place is free again.
+        // The slot is free again.
         assert_eq!(
             code(service.clone().oneshot(request(GET)).await),
             Code::DeadlineExceeded

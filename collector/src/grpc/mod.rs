@@ -1,6 +1,6 @@
-//! The gRPC server: [`server`] binds and serves, [`agent`] takes agents' streams, [`status`] answers tools, [`peer`] is for
-//! the other collectors, [`incoming`] accepts connections, [`layers`] are passed by every call,
-//! [`health`] says whether it serves and leads, [`errors`] is the one place where failures become gRPC codes.
+//! The gRPC server: [`server`] binds and serves, [`agent`] accepts agents' streams, [`status`] answers tools, [`peer`]
+//! is for the other collectors, [`incoming`] accepts connections, [`layers`] wraps every call, `health` reports
+//! whether this collector serves and leads, and [`errors`] is the one place where failures become gRPC codes.
 //!
 //! Handlers read the view and send commands; they never touch ZooKeeper.
 

@@ -1,9 +1,9 @@
-//! Relaying between collectors: laid out on the wire, not yet done.
+//! Relaying between collectors: defined in the protocol, not yet implemented.
 
 use redkeeper_proto::v1::{RelayRequest, RelayResponse, peer_service_server::PeerService};
 use tonic::{Request, Response, Status, Streaming};
 
-/// Answers UNIMPLEMENTED.
+/// Answers every call with UNIMPLEMENTED.
 pub struct Peers;
 
 #[tonic::async_trait]

@@ -1,5 +1,5 @@
-//! The answers of a stream, on their way from the task that makes them. Messages are large, and a queue of tokio sets
-//! aside 32 places at once, so they wait in boxes.
+//! The queue of a stream's responses, filled by the task that makes them. Messages are large, and a channel of tokio
+//! reserves room for 32 at once, so they are boxed.
 
 use std::{
     pin::Pin,
@@ -10,20 +10,20 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::Status;
 
-/// Where answers go in.
-pub(super) type Answers<T> = mpsc::Sender<Result<Box<T>, Status>>;
+/// Write half of the queue.
+pub(super) type ResponseSender<T> = mpsc::Sender<Result<Box<T>, Status>>;
 
-/// Where they come out.
+/// Read half of the queue.
 #[derive(Debug)]
-pub struct AnswerStream<T>(mpsc::Receiver<Result<Box<T>, Status>>);
+pub struct ResponseStream<T>(mpsc::Receiver<Result<Box<T>, Status>>);
 
-/// Both ends of a queue with so many places.
-pub(super) fn channel<T>(places: usize) -> (Answers<T>, AnswerStream<T>) {
+/// Creates a queue with this many slots.
+pub(super) fn channel<T>(places: usize) -> (ResponseSender<T>, ResponseStream<T>) {
     let (sender, receiver) = mpsc::channel(places);
-    (sender, AnswerStream(receiver))
+    (sender, ResponseStream(receiver))
 }
 
-impl<T> Stream for AnswerStream<T> {
+impl<T> Stream for ResponseStream<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

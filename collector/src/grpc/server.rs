@@ -31,48 +31,52 @@ use crate::{
     leader::leadership,
 };
 
-/// A request of a tool: filters and ids, nothing large.
+/// Maximum size of a tool's request: filters and ids, nothing large.
 const TOOL_MESSAGE_BYTES_MAX: usize = 64 * 1024;
-/// Streams on one connection: an agent needs one, a tool a few.
+/// Maximum streams on one connection: an agent needs one, a tool a few.
 const STREAMS_PER_CONNECTION_MAX: u32 = 64;
-/// A path on which the kernel of the other side acknowledges nothing for so long is dead; together below the default
-/// `silent_after` of 3 s. An idle one is asked after the former time. The kernel does it for nothing: HTTP/2 pings were
-/// 2.5 % of a profile with 2,000 streams.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+/// Share of `silent_after` after which the kernel asks an idle peer whether it is there. After twice the share without
+/// an acknowledgement the peer is dead, so that both together are `silent_after`. HTTP/2 pings instead cost 2.5 % of
+/// the CPU with 2,000 streams.
+const KEEPALIVE_SHARE: u32 = 3;
+/// The kernel asks at most once a second; and tools, to which `silent_after` means nothing, must not be kept for long.
+const KEEPALIVE_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// Everything that is served.
+/// What the gRPC server serves, and what it needs to stop.
 pub struct Services {
-    /// For agents.
+    /// Service for agents.
     pub ingest: Ingest,
-    /// For tools.
+    /// Service for tools.
     pub queries: Queries,
-    /// Who leads, for the health service.
-    pub directory: leadership::Reader,
-    /// Time.
+    /// The leader, for the health service.
+    pub leadership: leadership::Reader,
+    /// Clock.
     pub clock: Clock,
-    /// The collector is about to stop: the health service says so.
+    /// Cancelled when the collector is about to stop; the health service reports it.
     pub draining: CancellationToken,
-    /// How long connections may take to close once the port does.
+    /// How long connections may take to close once the port is closed.
     pub close_grace: Duration,
 }
 
-/// Binds `address`, so that a taken port is a clear error before anything starts.
+/// Binds `address`, so that a taken port is a clear error before anything starts. How soon the kernel finds a dead peer
+/// follows `silent_after`.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+pub fn bind(address: SocketAddr, silent_after: Duration) -> std::io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
-    // Connections inherit it from their listener.
-    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    let share = (silent_after / KEEPALIVE_SHARE).clamp(KEEPALIVE_RANGE.0, KEEPALIVE_RANGE.1);
+    let idle = u32::try_from(share.as_secs()).unwrap_or(u32::MAX);
+    let dead_after = u32::try_from((share * 2).as_millis()).unwrap_or(u32::MAX);
+    // Connections inherit the options of their listener.
     setsockopt(&listener, sockopt::KeepAlive, &true)?;
-    setsockopt(&listener, sockopt::TcpKeepIdle, &seconds(KEEPALIVE.0))?;
-    setsockopt(&listener, sockopt::TcpKeepInterval, &seconds(KEEPALIVE.0))?;
-    let dead_after = u32::try_from(KEEPALIVE.1.as_millis()).unwrap_or(u32::MAX);
+    setsockopt(&listener, sockopt::TcpKeepIdle, &idle)?;
+    setsockopt(&listener, sockopt::TcpKeepInterval, &idle)?;
     setsockopt(&listener, sockopt::TcpUserTimeout, &dead_after)?;
     Ok(listener)
 }
 
-/// Serves `connections` until `stop`. Streams end themselves on it; the caller bounds the time.
+/// Serves `connections` until `stop`, at which streams end by themselves; the caller bounds the time.
 ///
 /// # Errors
 /// When the transport or reflection fails.
@@ -90,7 +94,7 @@ where
             .register_encoded_file_descriptor_set(DESCRIPTOR)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    // grpcurl before 1.9 and many libraries ask the former version only.
+    // grpcurl before 1.9 and many libraries use the former version only.
     let (reflection, former_reflection) = (reflected().build_v1()?, reflected().build_v1alpha()?);
     let layers = ServiceBuilder::new()
         .layer(Observe::new(services.ingest.metrics.clone()))
@@ -112,8 +116,8 @@ where
         .add_service(peers)
         .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let close_grace = services.close_grace;
-    let follow = health::follow(health, services.directory, services.clock, services.draining);
-    // Streams have been drained and ended by then; who still holds a connection is stuck.
+    let follow = health::follow(health, services.leadership, services.clock, services.draining);
+    // Streams have been drained and ended by then; a client that still holds a connection is stuck.
     let closed = async {
         stop.cancelled().await;
         tokio::time::sleep(close_grace).await;

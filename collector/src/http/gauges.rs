@@ -1,5 +1,5 @@
-//! Metrics that are read off the present state when somebody asks for them: the fleet's view, leadership, and peers. Nothing
-//! must be forgotten when an instance goes.
+//! Metrics that are computed from the present state when they are requested: the fleet's view, leadership, and peers.
+//! No metric has to be removed when an instance goes.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use prometheus_client::{
 use redkeeper_runtime::clock::Clock;
 
 use crate::{
-    fleet::view::Shared,
+    fleet::view::ViewHandle,
     leader::leadership,
     peers::{
         self,
@@ -21,14 +21,14 @@ use crate::{
     store::Connection,
 };
 
-/// Registers all of them.
-pub(crate) fn register(registry: &mut Registry, view: Shared, standing: Standing) {
+/// Registers all of these metrics.
+pub(crate) fn register(registry: &mut Registry, view: ViewHandle, standing: Standing) {
     registry.register_collector(Box::new(Fleet(view)));
     registry.register_collector(Box::new(standing));
 }
 
-/// Counts of the view, made when they are asked for: nothing to forget when an instance goes.
-struct Fleet(Shared);
+/// Counts of the view, computed when they are requested: nothing has to be removed when an instance goes.
+struct Fleet(ViewHandle);
 
 impl std::fmt::Debug for Fleet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -69,14 +69,14 @@ impl Collector for Fleet {
     }
 }
 
-/// What depends on the instant at which it is asked for: a lease runs out, an age grows.
+/// State that must be evaluated at the time of each request: a lease runs out, an age grows.
 #[derive(Clone)]
 pub(crate) struct Standing {
-    /// Own standing.
-    pub(crate) directory: leadership::Reader,
-    /// What other collectors answer.
+    /// Leadership, as this collector knows it.
+    pub(crate) leadership: leadership::Reader,
+    /// Answers of the other collectors.
     pub(crate) peers: peers::Reader,
-    /// Time.
+    /// Clock.
     pub(crate) clock: Clock,
 }
 
@@ -88,7 +88,7 @@ impl std::fmt::Debug for Standing {
 
 impl Collector for Standing {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (standing, now) = (self.directory.borrow().clone(), self.clock.now());
+        let (standing, now) = (self.leadership.borrow().clone(), self.clock.now());
         let leads = standing.lease.is_some_and(|lease| lease.holds(now));
         ConstGauge::new(i64::from(leads)).encode(encoder.encode_descriptor(
             "redkeeper_leader",

@@ -1,5 +1,5 @@
-//! What the collector says over HTTP: whether it is ready, what is wrong, and one page for people. The pages that all daemons
-//! have, such as `/metrics` and `/debug/tasks`, are the runtime's.
+//! The collector's pages over HTTP: whether it is ready, what is wrong, and one human-readable page. The pages that all
+//! daemons have, such as `/metrics` and `/debug/tasks`, are the runtime's.
 
 pub(crate) mod gauges;
 
@@ -11,15 +11,15 @@ use redkeeper_runtime::{admin::Admin, supervise::Supervisor};
 use tokio_util::sync::CancellationToken;
 
 use self::gauges::Standing;
-use crate::{fleet::view::Shared, peers::warnings::warnings, store::Connection};
+use crate::{fleet::view::ViewHandle, peers::warnings::warnings, store::Connection};
 
-/// What the answers are made of.
+/// The state from which the pages are made.
 #[derive(Clone)]
 pub(crate) struct Pages {
     /// Leadership and peers.
     pub(crate) standing: Standing,
     /// The fleet's view.
-    pub(crate) view: Shared,
+    pub(crate) view: ViewHandle,
     /// Statuses not yet acknowledged by ZooKeeper.
     pub(crate) pending: Gauge,
     /// The request to stop.
@@ -27,7 +27,7 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// The HTTP server's content.
+    /// The content of the HTTP server.
     pub(crate) fn admin(self, id: &CollectorId, supervisor: Supervisor, registry: Registry) -> Admin {
         let title = format!("redkeeper-collector {id} v{}", env!("CARGO_PKG_VERSION"));
         let (ready, page) = (self.clone(), self.clone());
@@ -42,12 +42,12 @@ impl Pages {
         admin
     }
 
-    /// Ready to be asked: a leader is known, and this collector does not stop.
+    /// Ready for queries: a leader is known, and this collector is not stopping.
     fn ready(&self) -> Result<(), String> {
         if self.stop.is_cancelled() {
             return Err("shutting down".to_owned());
         }
-        let d = self.standing.directory.borrow();
+        let d = self.standing.leadership.borrow();
         match d.connection {
             Some(Connection::Connected) if !d.leader(self.standing.clock.now()).is_empty() => Ok(()),
             Some(Connection::Connected) => Err(d.shares_id().unwrap_or_else(|| "no leader yet".to_owned())),
@@ -56,7 +56,7 @@ impl Pages {
     }
 
     fn page(&self) -> String {
-        let (view, d) = (self.view.get(), self.standing.directory.borrow());
+        let (view, d) = (self.view.get(), self.standing.leadership.borrow());
         format!(
             "\nphase {}  leader {:?}  epoch {}  pending {}\n{} instances, {} agents, revision {}\n",
             d.phase,
@@ -72,7 +72,7 @@ impl Pages {
     fn warnings(&self) -> String {
         let standing = &self.standing;
         let found = warnings(
-            &standing.directory.borrow(),
+            &standing.leadership.borrow(),
             &standing.peers.borrow(),
             standing.clock.now(),
         );

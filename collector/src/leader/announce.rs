@@ -1,5 +1,5 @@
-//! Tells the rest of the daemon, by the watched [`Directory`], where this collector stands: its session, who leads, who else is
-//! registered, and what ZooKeeper refuses.
+//! Publishes this collector's standing to the rest of the daemon, through the watched [`Leadership`]: its session, the
+//! leader, the registered collectors, and what ZooKeeper refuses.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use redkeeper_core::{
     time::Mono,
 };
 
-use super::{Coordinator, leadership::Directory, membership::Seen};
+use super::{Coordinator, leadership::Leadership, membership::MembershipSnapshot};
 use crate::{
-    publish::Publishing,
+    publish::LeaderTerm,
     store::{Connection, Store, records::CollectorJson},
 };
 
 impl<S: Store> Coordinator<S> {
-    /// Without a session nothing is known of who leads, least of all that it is us.
+    /// Reports that there is no session. Without one the leader is unknown, and this collector is certainly not it.
     pub(super) fn offline(&self, error: Option<String>) {
         self.metrics.pending.set(0);
         self.tell(|d| {
@@ -23,25 +23,25 @@ impl<S: Store> Coordinator<S> {
             d.phase = "offline";
             (d.lease, d.oldest_pending, d.refused) = (None, None, None);
             (d.id_taken, d.id_shared) = (None, None);
-            d.last_leader.clear();
+            d.leader_hint.clear();
             if let Some(error) = error {
                 d.last_error = error;
             }
         });
     }
 
-    pub(super) fn tell(&self, change: impl FnOnce(&mut Directory)) {
-        self.directory.send_if_modified(|directory| {
-            let before = directory.clone();
-            change(directory);
-            *directory != before
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Leadership)) {
+        self.leadership.send_if_modified(|leadership| {
+            let before = leadership.clone();
+            change(leadership);
+            *leadership != before
         });
     }
 
     pub(super) fn note_phase(
         &self,
         election: &Election,
-        publishing: Option<&Publishing<S>>,
+        publishing: Option<&LeaderTerm<S>>,
         connection: Connection,
         lease: Lease,
     ) {
@@ -60,9 +60,9 @@ impl<S: Store> Coordinator<S> {
             match election.term() {
                 Some(term) if connection == Connection::Connected => {
                     d.epoch = term.epoch.0;
-                    own.clone_into(&mut d.last_leader);
+                    own.clone_into(&mut d.leader_hint);
                 }
-                Some(_) => d.last_leader.clear(),
+                Some(_) => d.leader_hint.clear(),
                 None => {}
             }
         });
@@ -73,9 +73,9 @@ impl<S: Store> Coordinator<S> {
         }
     }
 
-    pub(super) fn note_directory(
+    pub(super) fn note_membership(
         &self,
-        seen: Seen,
+        seen: MembershipSnapshot,
         election: &Election,
         session_timeout: Duration,
         (oldest_pending, refused): (Option<Mono>, Option<(String, usize)>),
@@ -86,13 +86,13 @@ impl<S: Store> Coordinator<S> {
             d.members = seen.members;
             d.note_id(seen.taken_by, self.clock.now(), session_timeout);
             (d.oldest_pending, d.refused) = (oldest_pending, refused);
-            // What was read may be older than an own claim.
+            // The snapshot may be older than an own claim.
             if election.term().is_none() {
                 d.epoch = epoch;
-                d.last_leader = seen.publisher.holder;
-                // The znode of a former life, which has not expired yet: nobody is known to lead.
-                if d.last_leader == self.id.as_str() {
-                    d.last_leader.clear();
+                d.leader_hint = seen.publisher.holder;
+                // The znode of a former session of this collector, which has not expired yet: no leader is known.
+                if d.leader_hint == self.id.as_str() {
+                    d.leader_hint.clear();
                 }
             }
         });

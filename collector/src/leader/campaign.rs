@@ -1,5 +1,5 @@
-//! The operations of one candidate, each a few requests: list, watch, claim, settle, verify. Their order is
-//! decided by `core::election`.
+//! The requests of one candidate to ZooKeeper: list, watch, claim, settle, verify. `core::election` decides their
+//! order.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::store::{
     records::{EpochJson, PublisherJson, read_json},
 };
 
-/// Candidates look again this often, in case an event was lost.
+/// Interval at which candidates look again, in case an event was lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Delay after a refused claim, times 0.5 to 1.5.
 const REFUSED_DELAY: Duration = Duration::from_millis(100);
@@ -34,7 +34,8 @@ pub(crate) async fn watch_candidate<T: Session>(
     Ok(Input::LookAgain)
 }
 
-/// One multi that advances the epoch on condition that nobody else did and the own node still stands.
+/// Claims leadership: one multi that advances the epoch, on condition that nobody else did and the own node still
+/// exists.
 pub(crate) async fn claim<T: Session>(
     session: &T,
     layout: &Layout,
@@ -49,21 +50,21 @@ pub(crate) async fn claim<T: Session>(
         nodes.next().flatten(),
         nodes.next().flatten(),
     );
-    // A layout that was deleted under us is made again by the next session.
+    // A layout that was deleted meanwhile is created again by the next session.
     let epoch = epoch.ok_or_else(|| StoreError::Lost(format!("{} is gone", layout.epoch())))?;
     let Some(own) = own.filter(|own| own.owner == session.id()) else {
         return refused().await;
     };
     let version = epoch.version;
     let former: EpochJson = read_json(Some(epoch));
-    // Never below what this process has held or seen, even where ZooKeeper was wiped or restored.
+    // The epoch is never below what this process has held or seen, even if ZooKeeper was wiped or restored.
     let former = plausible(Epoch(former.epoch));
     let number = former.max(newest).0.saturating_add(1);
     let next = EpochJson {
         epoch: number,
         holder: id.to_string(),
         node: node.to_owned(),
-        // The node's name is unique, and one node claims an epoch number once at most.
+        // A node's name is unique, and one node claims an epoch number at most once.
         claim: format!("{node}/{number}"),
     };
     let json = PublisherJson {
@@ -85,7 +86,7 @@ pub(crate) async fn claim<T: Session>(
         serde_json::to_vec(&next).unwrap_or_default(),
         Some(version),
     ));
-    // The last write is the one of the epoch: that it is refused means that the epoch moved on.
+    // The last write sets the epoch: if it is refused, the epoch has moved on.
     let epoch_write = writes.len() - 1;
     match session.commit((&paths[0], own.version), writes).await {
         Err(CommitError::Operation(index, error @ StoreError::Refused(_))) if index < epoch_write => {
@@ -100,16 +101,16 @@ pub(crate) async fn claim<T: Session>(
     }
 }
 
-/// Somebody else was faster, or the server that was asked lags behind: not again at once.
+/// Another collector was faster, or the server that was asked lags behind: waits before the next attempt.
 async fn refused() -> Result<Input, StoreError> {
     tokio::time::sleep(REFUSED_DELAY.mul_f64(0.5 + fastrand::f64())).await;
     Ok(Input::ClaimRefused)
 }
 
-/// Owner of a candidate about which nothing can be found out: it counts.
+/// Owner of a candidate whose owner cannot be found out: it takes part in the election.
 const OWNER_UNKNOWN: i64 = -1;
 
-/// All candidates, with the sessions that own them. One that went away meanwhile is left out.
+/// Lists all candidates, with the sessions that own them. One that went away meanwhile is left out.
 pub(crate) async fn list<T: Session>(session: &T, layout: &Layout) -> Result<Input, StoreError> {
     let names = match session.children(&layout.election()).await {
         Err(StoreError::Missing) => {
@@ -136,7 +137,7 @@ pub(crate) async fn list<T: Session>(session: &T, layout: &Layout) -> Result<Inp
     Ok(Input::Listed(candidates))
 }
 
-/// Whether a claim with unknown outcome was applied.
+/// Finds out whether a claim with unknown outcome was applied.
 pub(crate) async fn settle<T: Session>(
     session: &T,
     layout: &Layout,
@@ -165,7 +166,7 @@ pub(crate) async fn verify<T: Session>(
     session.sync(&layout.epoch()).await?;
     let paths = [layout.candidate(node), layout.epoch(), layout.publisher()];
     let nodes = session.get(&paths).await?;
-    // Without the publisher's znode consumers believe that statuses are frozen: it is part of leading.
+    // Without the publisher's znode consumers believe that statuses are frozen, so holding it is part of leading.
     let own = [&nodes[0], &nodes[2]].map(|node| node.as_ref().is_some_and(|node| node.owner == session.id()));
     let own = own == [true, true];
     let epoch = nodes[1].as_ref().map(|node| node.version) == term.map(|term| term.token);
@@ -173,7 +174,7 @@ pub(crate) async fn verify<T: Session>(
 }
 
 impl<S: Store> Coordinator<S> {
-    /// The operation that the election asks for. Ends with its answer.
+    /// The operation that the election asks for. Resolves to the election's next input.
     pub(super) fn operation(
         &self,
         session: &Arc<S::Session>,
@@ -222,7 +223,7 @@ impl<S: Store> Coordinator<S> {
         }
     }
 
-    /// Says once that there are candidates of nobody: they do no harm, and stay until somebody deletes them.
+    /// Warns once of candidates that no session owns: they do no harm, and stay until somebody deletes them.
     pub(super) fn tell_leftovers(&self, candidates: &[Candidate], told: &mut usize) {
         let left = || candidates.iter().filter(|candidate| candidate.is_leftover());
         let (first, count) = (left().next(), left().count());

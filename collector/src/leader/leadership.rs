@@ -1,4 +1,4 @@
-//! What a collector knows of its peers and of its own standing. Told by the coordinator, read by all.
+//! What a collector knows of its peers and of its own standing. The coordinator writes it, everybody else reads it.
 
 use std::time::Duration;
 
@@ -11,48 +11,48 @@ use tokio::sync::watch;
 
 use crate::store::{Connection, records::CollectorJson};
 
-/// Where the standing is told.
-pub type Sender = watch::Sender<Directory>;
-/// Where it is read.
-pub type Reader = watch::Receiver<Directory>;
+/// Write half of the watched standing.
+pub type Sender = watch::Sender<Leadership>;
+/// Read half of the watched standing.
+pub type Reader = watch::Receiver<Leadership>;
 
-/// Peers and standing.
+/// The collectors, the leader, and this collector's standing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Directory {
-    /// The leader as last known; ask [`leader`](Self::leader).
-    pub last_leader: String,
-    /// Held where this collector leads.
+pub struct Leadership {
+    /// The last known leader, possibly outdated; use [`leader`](Self::leader).
+    pub leader_hint: String,
+    /// Lease of this collector, while it leads.
     pub lease: Option<Lease>,
-    /// The newest term known.
+    /// Newest known term.
     pub epoch: u64,
-    /// All collectors.
+    /// All registered collectors.
     pub members: Vec<CollectorJson>,
-    /// State of the own session; `None` before the first.
+    /// State of the own session; `None` before the first one.
     pub connection: Option<Connection>,
-    /// One word.
+    /// Name of the current phase, e.g. `follower`.
     pub phase: &'static str,
-    /// Since when the longest waiting of them waits.
+    /// Since when the oldest unpublished status waits.
     pub oldest_pending: Option<Mono>,
-    /// Statuses that ZooKeeper refuses to let this leader write: why the first one was, and how many there are.
+    /// Statuses that ZooKeeper refuses to let this leader write: the first one's refusal, and their number.
     pub refused: Option<(String, usize)>,
-    /// Since when another session holds the registration of this collector's id, and the address that it gives.
+    /// Since when another session holds the registration of this collector's id, and the address in it.
     pub id_taken: Option<(Mono, String)>,
-    /// The address of another collector that has this one's id.
+    /// Address of another collector that has this one's id.
     pub id_shared: Option<String>,
     /// Since when there is a session, or none; `None` before the first attempt.
     pub since: Option<WallMs>,
     /// The ZooKeeper servers as configured.
     pub servers: String,
-    /// Last error, for people.
+    /// Last error, as text.
     pub last_error: String,
 }
 
-impl Directory {
-    /// Who leads; empty if nobody is known to. This collector names itself only while its lease holds.
+impl Leadership {
+    /// The leader; empty if none is known. This collector names itself only while its lease holds.
     pub fn leader(&self, now: Mono) -> &str {
         match &self.lease {
             Some(lease) if !lease.holds(now) => "",
-            _ => &self.last_leader,
+            _ => &self.leader_hint,
         }
     }
 
@@ -61,7 +61,7 @@ impl Directory {
         self.phase == "leader" && self.lease.is_some_and(|lease| lease.holds(now))
     }
 
-    /// Takes the state of the connection, at this wall-clock time.
+    /// Records the state of the connection at this wall-clock time.
     pub(crate) fn note_connection(&mut self, connection: Option<Connection>, now: WallMs) {
         let is_there = |connection| connection == Some(Connection::Connected);
         if self.since.is_none() || is_there(self.connection) != is_there(connection) {
@@ -74,7 +74,8 @@ impl Directory {
         self.connection = connection;
     }
 
-    /// Where there is no session: since when, and which servers were tried with what result.
+    /// Describes the lack of a session: since when, and which servers were tried with what result. `None` if there is
+    /// one.
     pub fn away(&self) -> Option<String> {
         if self.connection == Some(Connection::Connected) {
             return None;
@@ -90,8 +91,8 @@ impl Directory {
         ))
     }
 
-    /// Takes whose the registration of the own id is. A former session of this collector keeps it until it expires;
-    /// what keeps it for longer than `session_timeout` and a half is another collector.
+    /// Records who else holds the registration of the own id. A former session of this collector holds it until it
+    /// expires; a holder of more than one and a half `session_timeout` is another collector.
     pub(crate) fn note_id(&mut self, taken_by: Option<String>, now: Mono, session_timeout: Duration) {
         let since = self.id_taken.as_ref().map_or(now, |(since, _)| *since);
         self.id_taken = taken_by.map(|address| (since, address));
@@ -99,7 +100,7 @@ impl Directory {
         self.id_shared = self.id_taken.as_ref().filter(long).map(|(_, by)| by.clone());
     }
 
-    /// Where another collector has the id of this one: which one, and what to do.
+    /// If another collector has this one's id: describes which one, and what to do.
     pub fn shares_id(&self) -> Option<String> {
         let other = self.id_shared.as_ref()?;
         Some(format!(
@@ -107,12 +108,12 @@ impl Directory {
         ))
     }
 
-    /// When the lease runs out, which no change tells.
+    /// When the lease runs out, which no change announces.
     pub fn lease_ends(&self) -> Option<Mono> {
         self.lease.and_then(|lease| lease.ends())
     }
 
-    /// Age of the oldest status that is known and not yet published, in seconds; 0 where there is none.
+    /// Age of the oldest status that is known and not yet published, in seconds; 0 if there is none.
     pub fn behind(&self, now: Mono) -> f64 {
         self.oldest_pending.map_or(0.0, |at| now.since(at).as_secs_f64())
     }

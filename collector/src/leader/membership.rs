@@ -1,4 +1,4 @@
-//! The registration of this collector in ZooKeeper, and the look at who else is registered, who leads, and in which term.
+//! The registration of this collector in ZooKeeper, and the reading of the members, the leader and its term.
 
 use crate::store::{
     CommitError, Kind, Node, Session, StoreError, Write,
@@ -6,22 +6,21 @@ use crate::store::{
     records::{CollectorJson, EpochJson, PublisherJson, read_json},
 };
 
-/// What [`look`] saw.
-pub(crate) struct Seen {
+/// Result of [`read_membership`].
+pub(crate) struct MembershipSnapshot {
     pub(crate) epoch: EpochJson,
     pub(crate) publisher: PublisherJson,
     pub(crate) members: Vec<CollectorJson>,
-    /// The address of the collector that holds the own id, where that is another session's.
+    /// Address of the collector that holds the own id, if that is another session.
     pub(crate) taken_by: Option<String>,
 }
 
-/// Reads who leads and who is there, and registers this collector again where its node has gone with a former
-/// session.
-pub(crate) async fn look<T: Session>(
+/// Reads the leader and the members, and registers this collector again if its node has gone with a former session.
+pub(crate) async fn read_membership<T: Session>(
     session: &T,
     layout: &Layout,
     own: &CollectorJson,
-) -> Result<Seen, StoreError> {
+) -> Result<MembershipSnapshot, StoreError> {
     let names = session.children(&layout.collectors()).await?;
     let mut paths = vec![layout.epoch(), layout.publisher()];
     paths.extend(names.iter().map(|name| layout.member(name)));
@@ -40,7 +39,7 @@ pub(crate) async fn look<T: Session>(
     let member = |(name, node): (&String, Node)| {
         let mut member: CollectorJson = read_json(Some(node));
         if member.id.is_empty() {
-            // Unreadable: its name is all that is known.
+            // Unreadable: only its name is known.
             member.id.clone_from(name);
         }
         member
@@ -48,7 +47,7 @@ pub(crate) async fn look<T: Session>(
     let mut members: Vec<_> = members.into_iter().map(member).collect();
     members.sort_by(|a, b| a.id.cmp(&b.id));
     let taken_by = members.iter().find(|member| foreign && member.id == own.id);
-    Ok(Seen {
+    Ok(MembershipSnapshot {
         epoch,
         publisher,
         taken_by: taken_by.map(|member| member.grpc.clone()),
@@ -56,27 +55,27 @@ pub(crate) async fn look<T: Session>(
     })
 }
 
-/// A znode that is meant to be a session's and is nobody's says nothing of who is there: a backup tool, or a hand, made
-/// it.
+/// True if a session owns the node, or its owner cannot be read. A znode that a session should own and none does says
+/// nothing of who is there: a backup tool, or a person, created it.
 fn is_owned(node: &Node) -> bool {
     node.owner != 0 || !node.readable
 }
 
-/// Owned by another session, as far as that can be read.
+/// True if another session owns the node, as far as that can be read.
 fn is_anothers(node: &Node, session: i64) -> bool {
     node.readable && node.owner != 0 && node.owner != session
 }
 
-/// Whose membership stands after [`register`].
+/// Owner of the membership after [`register`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Membership {
-    /// This session's.
+    /// This session owns it.
     Own,
-    /// That of another session, which is left alone.
+    /// Another session owns it; it is left alone.
     Foreign,
 }
 
-/// Makes the own membership. A znode of that name which no session owns is replaced.
+/// Registers this collector. A znode of its name that no session owns is replaced.
 pub(crate) async fn register<T: Session>(
     session: &T,
     layout: &Layout,
@@ -104,7 +103,7 @@ pub(crate) async fn register<T: Session>(
     ];
     match session.commit((&path, there.version), writes).await {
         Ok(()) => Ok(Membership::Own),
-        // Somebody else changed it in this instant.
+        // The node was changed concurrently.
         Err(CommitError::Fenced) => Ok(Membership::Foreign),
         Err(CommitError::Operation(_, e) | CommitError::Request(e)) => Err(e),
     }
@@ -122,7 +121,7 @@ mod tests {
             owner,
             readable,
         };
-        // Whose a node is that must not be read is not known: it may be the own one.
+        // The owner of a node that must not be read is unknown: it may be this session.
         let nodes = [(7, true), (8, true), (0, true), (0, false), (8, false)];
         let found = nodes.map(|(owner, readable)| is_anothers(&node(owner, readable), 7));
         assert_eq!(found, [false, true, false, false, false]);

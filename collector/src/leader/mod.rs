@@ -1,6 +1,6 @@
-//! The task that talks to ZooKeeper, on a thread of its own so that a busy main runtime never delays the
-//! session. Carries what `core::election` decides and, while leading, runs the [`publisher`](crate::publish).
-//! Any doubt that cannot be settled ends in a fresh session.
+//! The task that talks to ZooKeeper, on a thread of its own so that a busy main runtime never delays the session. It
+//! carries out what `core::election` decides and, while leading, runs the [`publisher`](crate::publish). Any doubt that
+//! cannot be settled ends in a fresh session.
 
 mod announce;
 mod campaign;
@@ -20,41 +20,41 @@ use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    fleet::{command::Command, view::Shared},
-    leader::membership::{Membership, Seen, look, register},
+    fleet::{command::Command, view::ViewHandle},
+    leader::membership::{Membership, MembershipSnapshot, read_membership, register},
     metrics::Metrics,
-    publish::{Publishing, Setup, load},
+    publish::{LeaderTerm, Setup, load},
     store::{Connection, Session, Store, StoreError, layout::Layout},
 };
 
 /// How often members, epoch and leader are read for `GetClusterStatus`.
-const DIRECTORY_INTERVAL: Duration = Duration::from_secs(1);
-/// A session that lived this long was a good one: the next delay is short again.
+const MEMBERSHIP_INTERVAL: Duration = Duration::from_secs(1);
+/// A session that lived this long counts as good: the next delay is short again.
 const SESSION_GOOD: Duration = Duration::from_secs(5);
-/// How long batches in flight, and then the hand-over, may take at shutdown.
+/// How long batches in flight may take at shutdown, and then the hand-over.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Delay before a new session.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// The coordinator.
 pub struct Coordinator<S: Store> {
-    /// Where sessions come from.
+    /// Opens sessions.
     pub store: S,
-    /// Paths.
+    /// Paths in ZooKeeper.
     pub layout: Layout,
-    /// Own name.
+    /// Id of this collector.
     pub id: CollectorId,
-    /// Own gRPC address for others.
+    /// Own gRPC address, for others.
     pub address: String,
     /// The fleet's view.
-    pub view: Shared,
-    /// To the aggregator.
+    pub view: ViewHandle,
+    /// Command channel of the aggregator.
     pub commands: mpsc::Sender<Command>,
-    /// Where the standing is told.
-    pub directory: leadership::Sender,
-    /// Time.
+    /// Write half of the watched standing.
+    pub leadership: leadership::Sender,
+    /// Clock.
     pub clock: Clock,
-    /// Share of the statuses that is deleted as orphans at most, in percent.
+    /// Largest share of the statuses that may be deleted as orphans, in percent.
     pub orphans_max_percent: u8,
     /// Time between the read-backs of two buckets.
     pub audit_interval: Duration,
@@ -64,7 +64,7 @@ pub struct Coordinator<S: Store> {
     pub stop: CancellationToken,
 }
 
-/// Ends with its answer, and the instant before it was sent.
+/// A request of the election. Resolves to its input, and the instant before the request was sent.
 type Operation = Pin<Box<dyn Future<Output = (Input, Mono)> + Send>>;
 
 /// How a session ended.
@@ -79,7 +79,7 @@ impl<S: Store> Coordinator<S> {
         let mut election = Election::default();
         // The last term that this process led.
         let mut led: Option<Epoch> = None;
-        // Candidates that no session owns, as last told.
+        // Number of candidates that no session owns, as last logged.
         let mut leftovers = 0;
         let servers = self.store.servers();
         self.tell(|d| {
@@ -104,7 +104,7 @@ impl<S: Store> Coordinator<S> {
                     if opened.elapsed() >= SESSION_GOOD {
                         attempt = 0;
                     }
-                    // Said before it is true for others: a successor may lead within milliseconds.
+                    // Report this collector as offline before closing: a successor may lead within milliseconds.
                     self.offline(None);
                     S::Session::close(session).await;
                     election.step(Input::Lost, &mut Vec::new());
@@ -117,7 +117,7 @@ impl<S: Store> Coordinator<S> {
                         StoreError::Unreachable(tried) => tried.clone(),
                         e => chain(e).to_string(),
                     };
-                    // Another cause is another line.
+                    // A new cause gets a new line.
                     if logged != text {
                         logged.clone_from(&text);
                         tracing::warn!(
@@ -133,14 +133,14 @@ impl<S: Store> Coordinator<S> {
         }
     }
 
-    /// A session with the layout in place and the own membership registered.
+    /// Opens a session, with the layout in place and this collector registered.
     async fn open(&self) -> Result<Arc<S::Session>, StoreError> {
         let session = Arc::new(self.store.connect().await?);
         self.layout.ensure(&*session).await?;
         let membership = register(&*session, &self.layout, &self.membership()).await?;
         if membership == Membership::Foreign {
-            // The node of a former session that has not expired yet, or another collector of the same name.
-            tracing::warn!(id = %self.id, "a collector of this name is registered; its node is left alone");
+            // Another session: a former one that has not expired yet, or that of another collector with the same id.
+            tracing::warn!(id = %self.id, "another session has registered this id; if another collector uses it, give each its own `id`");
         }
         Ok(session)
     }
@@ -155,7 +155,7 @@ impl<S: Store> Coordinator<S> {
         let mut effects = Vec::new();
         let mut connection = session.connection();
         election.step(Input::Connected, &mut effects);
-        // A read-only look at what is published, so that instances of agents that are gone are known too.
+        // Reads what is published, without writing, so that instances of agents that are gone are known too.
         let adopted = tokio::select! {
                 biased;
                 adopted = load::read_and_adopt(Arc::clone(session), self.layout.clone(), self.commands.clone(), false) => adopted.map(|published| published.newest_epoch()),
@@ -167,10 +167,10 @@ impl<S: Store> Coordinator<S> {
         }
         let mut lease = Lease::new(session.timeout());
         let mut operation: Option<Operation> = None;
-        let mut publishing: Option<Publishing<S>> = None;
-        let mut directory = tokio::time::interval(DIRECTORY_INTERVAL);
-        directory.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looking: Option<Looking> = None;
+        let mut publishing: Option<LeaderTerm<S>> = None;
+        let mut leadership = tokio::time::interval(MEMBERSHIP_INTERVAL);
+        leadership.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pending_read: Option<PendingRead> = None;
         let mut verify = tokio::time::interval(session.timeout() / 6);
         verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -180,16 +180,16 @@ impl<S: Store> Coordinator<S> {
                         Some(publishing) => publishing.resume(),
                         None => {
                             tracing::info!(epoch = term.epoch.0, "leading");
-                            // Who led the term before knows all that it published.
+                            // A collector that also led the term before knows all that it published.
                             let grace = led.is_none_or(|led| led.0 + 1 != term.epoch.0);
                             *led = Some(term.epoch);
-                            publishing = Some(Publishing::new(self.setup(), session, term, grace));
+                            publishing = Some(LeaderTerm::new(self.setup(), session, term, grace));
                         }
                     },
                     Effect::Hold => {
                         lease.ended();
                         if let Some(publishing) = &mut publishing
-                            && publishing.hold()
+                            && publishing.pause()
                         {
                             tracing::info!("publishing is on hold until leadership is proved");
                         }
@@ -197,12 +197,12 @@ impl<S: Store> Coordinator<S> {
                     Effect::Drop => return SessionEnd::Dropped,
                     Effect::StepDown(term) => {
                         if let Some(mut publishing) = publishing.take() {
-                            // What is not acknowledged by then is written by the next leader.
+                            // The next leader writes what is not acknowledged by then.
                             drop(tokio::time::timeout(HAND_OVER_TIMEOUT, publishing.finish()).await);
                         }
                         self.tell(|d| {
                             (d.lease, d.phase) = (None, "resigned");
-                            d.last_leader.clear();
+                            d.leader_hint.clear();
                         });
                         let stepping = self.step_down(session, election, term);
                         if tokio::time::timeout(HAND_OVER_TIMEOUT, stepping).await.is_err() {
@@ -239,20 +239,20 @@ impl<S: Store> Coordinator<S> {
                     operation = Some(self.operation(session, election, Effect::Verify));
                     continue;
                 }
-                _ = directory.tick(), if connection == Connection::Connected && looking.is_none() => {
-                    looking = Some(self.look(session));
+                _ = leadership.tick(), if connection == Connection::Connected && pending_read.is_none() => {
+                    pending_read = Some(self.read_membership(session));
                     continue;
                 }
-                seen = pending(&mut looking) => {
-                    looking = None;
+                seen = pending(&mut pending_read) => {
+                    pending_read = None;
                     match seen {
                         Ok(seen) => {
                             for epoch in [seen.epoch.epoch, seen.publisher.epoch] {
                                 election.step(Input::Seen(Epoch(epoch)), &mut effects);
                             }
-                            let oldest = publishing.as_ref().and_then(Publishing::oldest_pending);
-                            let refused = publishing.as_ref().and_then(Publishing::refused);
-                            self.note_directory(seen, election, session.timeout(), (oldest, refused));
+                            let oldest = publishing.as_ref().and_then(LeaderTerm::oldest_pending);
+                            let refused = publishing.as_ref().and_then(LeaderTerm::refused);
+                            self.note_membership(seen, election, session.timeout(), (oldest, refused));
                         }
                         Err(StoreError::TimedOut | StoreError::Lost(_)) if connection == Connection::Connected => {
                             return SessionEnd::Dropped;
@@ -285,13 +285,13 @@ impl<S: Store> Coordinator<S> {
         }
     }
 
-    fn look(&self, session: &Arc<S::Session>) -> Looking {
+    fn read_membership(&self, session: &Arc<S::Session>) -> PendingRead {
         let (session, layout, own) = (Arc::clone(session), self.layout.clone(), self.membership());
-        Box::pin(async move { look(&*session, &layout, &own).await })
+        Box::pin(async move { read_membership(&*session, &layout, &own).await })
     }
 }
 
-type Looking = Pin<Box<dyn Future<Output = Result<Seen, StoreError>> + Send>>;
+type PendingRead = Pin<Box<dyn Future<Output = Result<MembershipSnapshot, StoreError>> + Send>>;
 
 async fn pending<F: Future + Unpin>(operation: &mut Option<F>) -> F::Output {
     match operation {
@@ -303,7 +303,7 @@ async fn pending<F: Future + Unpin>(operation: &mut Option<F>) -> F::Output {
 #[cfg(test)]
 mod tests;
 
-async fn run<S: Store>(publishing: &mut Option<Publishing<S>>) -> Input {
+async fn run<S: Store>(publishing: &mut Option<LeaderTerm<S>>) -> Input {
     match publishing {
         Some(publishing) => publishing.run().await,
         None => std::future::pending().await,

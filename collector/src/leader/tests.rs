@@ -1,4 +1,4 @@
-//! The coordinator with ZooKeeper's twin, in virtual time.
+//! Tests of the coordinator with the in-memory store, in virtual time.
 
 use redkeeper_core::fleet::Fleet;
 use redkeeper_runtime::supervise::{Supervisor, Task};
@@ -10,7 +10,7 @@ use tokio::{
 use super::*;
 use crate::{
     fleet::{aggregator::Aggregator, command::COMMANDS_MAX, view},
-    leader::leadership::Directory,
+    leader::leadership::Leadership,
     publish::AUDIT_INTERVAL,
     store::{Kind, Write, memory::Memory},
 };
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A collector without gRPC.
 struct Rig {
-    directory: leadership::Reader,
+    leadership: leadership::Reader,
     metrics: Metrics,
     stop: CancellationToken,
     running: Task,
@@ -28,13 +28,13 @@ struct Rig {
 impl Rig {
     fn start(ensemble: &Memory, id: &str) -> Self {
         let clock = Clock::simulated();
-        let (replacer, view) = view::channel();
+        let (view_publisher, view) = view::channel();
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let (directory, reader) = watch::channel(Directory::default());
+        let (leadership, reader) = watch::channel(Leadership::default());
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
         let aggregator = Aggregator::new(
             Fleet::new(clock.now(), Duration::from_secs(1)),
-            replacer,
+            view_publisher,
             receiver,
             Arc::default(),
             clock,
@@ -48,7 +48,7 @@ impl Rig {
             address: format!("{id}:7400"),
             view,
             commands,
-            directory,
+            leadership,
             clock,
             orphans_max_percent: 10,
             audit_interval: AUDIT_INTERVAL,
@@ -60,15 +60,15 @@ impl Rig {
             tokio::select! { () = aggregator.run() => (), () = coordinator.run() => () }
         });
         Self {
-            directory: reader,
+            leadership: reader,
             metrics,
             stop,
             running,
         }
     }
 
-    async fn until(&mut self, what: &str, reached: impl FnMut(&Directory) -> bool) {
-        let waiting = timeout(LIMIT, self.directory.wait_for(reached));
+    async fn until(&mut self, what: &str, reached: impl FnMut(&Leadership) -> bool) {
+        let waiting = timeout(LIMIT, self.leadership.wait_for(reached));
         assert!(matches!(waiting.await, Ok(Ok(_))), "not reached: {what}");
     }
 
@@ -93,12 +93,12 @@ async fn that_it_leads_is_told_at_once_and_that_it_no_longer_does() {
     ensemble.expire(1);
     a.until("a has lost its session", |d| d.phase != "leader").await;
     assert_eq!(start.elapsed(), Duration::ZERO);
-    assert!(a.directory.borrow().lease.is_none());
+    assert!(a.leadership.borrow().lease.is_none());
     a.until("a leads again", |d| d.phase == "leader").await;
     a.end().await;
 }
 
-/// Somebody deletes everything while only a follower lives that had seen the fourth term.
+/// Everything is deleted while only a follower lives, which had seen the fourth term.
 #[tokio::test(start_paused = true)]
 async fn a_wiped_zookeeper_does_not_begin_again_with_the_first_term() {
     let ensemble = Memory::default();
@@ -108,7 +108,7 @@ async fn a_wiped_zookeeper_does_not_begin_again_with_the_first_term() {
     let epoch = br#"{"epoch":4,"holder":"gone"}"#;
     let write = Write::Set(layout.epoch(), epoch.to_vec(), None);
     hand.commit((&layout.epoch(), 0), vec![write]).await.unwrap();
-    // A leader that lives: a follows.
+    // A leader that lives: `a` follows.
     let candidate = layout.candidate("_c_x-n-");
     hand.create(&candidate, b"", Kind::EphemeralSequential)
         .await
@@ -121,13 +121,13 @@ async fn a_wiped_zookeeper_does_not_begin_again_with_the_first_term() {
 
     ensemble.wipe(hand.id());
     a.until("a leads the fifth", |d| d.phase == "leader").await;
-    assert_eq!(a.directory.borrow().epoch, 5);
+    assert_eq!(a.leadership.borrow().epoch, 5);
     let published = hand.get(&[layout.epoch()]).await.unwrap().remove(0).unwrap();
     assert!(published.data.starts_with(br#"{"epoch":5,"#), "{published:?}");
     a.end().await;
 }
 
-/// A number that no election counts to leaves room for the next terms.
+/// A number that no election reaches by counting leaves room for the next terms.
 #[tokio::test(start_paused = true)]
 async fn an_epoch_written_by_a_vandal_is_no_end_of_all_terms() {
     let ensemble = Memory::default();

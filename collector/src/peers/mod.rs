@@ -1,7 +1,7 @@
-//! What the other collectors say. ZooKeeper tells of a dead collector only when its session has ended, and nothing of an agent
-//! that reaches a follower only; so [`poll`] asks each collector, as any tool could, whether it answers, whom it takes for the
-//! leader, and which agents it hears. [`warnings`] says from this, and from the own leadership state, what is wrong with the
-//! cluster. Nothing is decided here.
+//! What the other collectors report. ZooKeeper reveals a dead collector only when its session has ended, and says
+//! nothing of an agent that reaches a follower only. Therefore [`poll`] asks each collector, as any tool could, whether
+//! it answers, which collector it takes for the leader, and which agents it hears. From this and the own leadership
+//! state, [`warnings`] derives what is wrong with the cluster. Nothing is decided here.
 
 pub mod poll;
 pub mod warnings;
@@ -11,21 +11,21 @@ use std::collections::BTreeMap;
 use redkeeper_core::{fleet::hearing::Unheard, ids::AgentId, time::WallMs};
 use tokio::sync::watch;
 
-/// Where it is told.
+/// Write half of the watched answers.
 pub type Sender = watch::Sender<Peers>;
-/// Where it is read.
+/// Read half of the watched answers.
 pub type Reader = watch::Receiver<Peers>;
 
-/// What the other collectors said.
+/// Latest answers of the other collectors.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peers {
-    /// By name.
+    /// The collectors, by name.
     pub peers: BTreeMap<String, Peer>,
     /// Agents that are heard, but not by the leader.
     pub unheard: Vec<Unheard>,
-    /// Since when there are any.
+    /// Since when there are such agents.
     pub unheard_since: Option<WallMs>,
-    /// Ids that two agents claim, of those that this collector hears.
+    /// Ids that two agents claim, among those that this collector hears.
     pub shared_ids: Vec<SharedId>,
 }
 
@@ -34,22 +34,22 @@ pub struct Peers {
 pub struct SharedId {
     /// The id.
     pub agent: AgentId,
-    /// Where the agent runs that has it.
+    /// Where the agent that has the id runs.
     pub holder: String,
-    /// Where the other one runs, which is refused.
+    /// Where the agent that is refused runs.
     pub refused: String,
 }
 
-/// One of them.
+/// Latest answer of one collector.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// Since when it does not answer; `None` while it does.
     pub silent_since: Option<WallMs>,
-    /// Why not.
+    /// Why it does not answer.
     pub error: String,
-    /// Who answered at its address.
+    /// Id of the collector that answered at its address.
     pub served_by: String,
-    /// The leader as far as it knows; empty if it knows none.
+    /// The leader that it knows; empty if it knows none.
     pub leader: String,
     pub(crate) first_failure: Option<WallMs>,
     pub(crate) failures: u32,

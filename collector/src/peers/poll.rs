@@ -15,9 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Peer, Sender, SharedId, warnings::Told};
+use super::{Peer, Sender, SharedId, warnings::WarningLog};
 use crate::{
-    fleet::view::{Shared, View},
+    fleet::view::{View, ViewHandle},
     leader::leadership,
     store::records::CollectorJson,
 };
@@ -28,34 +28,35 @@ const ROUND: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it may take to list its agents, 20,000 of them in 20 pages.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
-/// What is heard is compared so often, and later by [`COMPARE_EACH`] for each agent: 1,000 of them are some 100 KB.
+/// Interval of the comparison of what is heard, longer by [`COMPARE_EACH`] for each agent: 1,000 of them are some 100
+/// KB.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(2);
 const COMPARE_EACH: Duration = Duration::from_millis(1);
-/// More collectors are not asked; three are usual.
+/// Maximum collectors asked; three are usual.
 const PEERS_MAX: usize = 16;
 const PAGE: i32 = 1_000;
-/// One time-out may be a pause of ours.
+/// A single time-out may be a pause of this process.
 const FAILURES_BEFORE_SILENT: u32 = 2;
-/// Before a silent collector is asked again: a name that cannot be looked up holds a thread for each attempt.
+/// Delay before a silent collector is asked again: a name that cannot be looked up holds a thread for each attempt.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
 
-/// The task.
-pub struct Watchman {
-    /// Own name.
+/// The task that polls the other collectors.
+pub struct PeerPoller {
+    /// Id of this collector.
     pub id: String,
-    /// Who is there.
-    pub directory: leadership::Reader,
-    /// Whom this collector hears.
-    pub view: Shared,
-    /// Where the answers are told.
+    /// The registered collectors, and the leader.
+    pub leadership: leadership::Reader,
+    /// The agents that this collector hears.
+    pub view: ViewHandle,
+    /// Write half of the watched answers.
     pub peers: Sender,
-    /// Time.
+    /// Clock.
     pub clock: Clock,
     /// Request to stop.
     pub stop: CancellationToken,
 }
 
-/// A connection to a collector, or the time at which the next is tried.
+/// A connection to a collector, or the time of the next attempt.
 struct Line {
     address: String,
     client: Option<StatusServiceClient<Channel>>,
@@ -70,12 +71,12 @@ struct Answer {
 
 struct Failure {
     text: String,
-    /// The process is gone, as far as a refused connection can tell.
+    /// True if the process is gone, as far as a refused connection can tell.
     refused: bool,
 }
 
-impl Watchman {
-    /// Asks, compares and tells until asked to stop.
+impl PeerPoller {
+    /// Asks, compares and reports until asked to stop.
     pub async fn run(self) {
         let stop = self.stop.clone();
         tokio::select! { biased; () = stop.cancelled() => (), () = self.watch() => () }
@@ -83,13 +84,13 @@ impl Watchman {
 
     async fn watch(self) {
         let (mut lines, mut hearing) = (BTreeMap::<String, Line>::new(), Hearing::default());
-        let mut told = Told::default();
+        let mut told = WarningLog::default();
         let mut compare_at = Instant::now();
         let mut rounds = tokio::time::interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             rounds.tick().await;
-            let members = self.directory.borrow().members.clone();
+            let members = self.leadership.borrow().members.clone();
             let members: Vec<_> = members
                 .into_iter()
                 .filter(|member| member.id != self.id)
@@ -120,7 +121,7 @@ impl Watchman {
                 compare_at =
                     Instant::now() + COMPARE_INTERVAL + COMPARE_EACH * u32::try_from(own.len()).unwrap_or(0);
                 heard.insert(self.id.clone(), own);
-                let leader = self.directory.borrow().leader(self.clock.now()).to_owned();
+                let leader = self.leadership.borrow().leader(self.clock.now()).to_owned();
                 peers.unheard = match heard.remove(&leader) {
                     Some(set) => hearing.compare(&set, heard.iter().map(|(id, set)| (id.as_str(), set))),
                     None => {
@@ -131,7 +132,7 @@ impl Watchman {
                 let since = peers.unheard_since.unwrap_or_else(|| self.clock.wall());
                 peers.unheard_since = (!peers.unheard.is_empty()).then_some(since);
             }
-            told.log(&self.directory.borrow(), &peers, self.clock.now());
+            told.log(&self.leadership.borrow(), &peers, self.clock.now());
             self.peers.send_if_modified(|now| {
                 let changed = *now != peers;
                 *now = peers;
@@ -183,7 +184,7 @@ impl Watchman {
 }
 
 impl Peer {
-    /// Takes an answer; says how many failed since the last good one.
+    /// Records an answer; returns the number of failures since the last good one.
     fn note(&mut self, answer: Result<Answer, Failure>, now: WallMs, mut heard: impl FnMut(Heard)) -> u32 {
         match answer {
             Ok(answer) => {
@@ -232,7 +233,7 @@ fn shared_ids(view: &View, now: Mono) -> Vec<SharedId> {
 
 fn connect(address: &str) -> Result<StatusServiceClient<Channel>, Failure> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| Failure {
-        text: format!("{address:?} is no HOST:PORT: {e}"),
+        text: format!("{address:?} is not a valid HOST:PORT: {e}"),
         refused: false,
     })?;
     let channel = endpoint
@@ -307,7 +308,7 @@ mod tests {
         assert_eq!(peer.note(failed(false), WallMs(1_000), drop), 1);
         assert_eq!(peer.silent_since, None);
         assert_eq!(peer.note(failed(false), WallMs(2_000), drop), 2);
-        // Since the first of them.
+        // Silent since the first failure.
         assert_eq!(peer.silent_since, Some(WallMs(1_000)));
         let answer = Answer {
             served_by: "b".to_owned(),

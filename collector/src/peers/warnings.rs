@@ -1,5 +1,5 @@
-//! What is wrong with the cluster as far as this collector knows, in words for people. One list, which `cluster`,
-//! `/readyz`, the metrics and the log tell.
+//! Human-readable warnings of what is wrong with the cluster, as far as this collector knows. One list serves
+//! `cluster`, `/readyz`, the metrics and the log.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use redkeeper_core::time::{Mono, WallMs};
 use redkeeper_runtime::clock::rfc3339;
 
 use crate::{
-    leader::leadership::Directory,
+    leader::leadership::Leadership,
     peers::{Peer, Peers},
 };
 
-/// Kinds of them, as tools see them.
+/// Codes of all warnings, as tools see them.
 pub const CODES: [&str; 7] = [
     ZOOKEEPER_AWAY,
     COLLECTOR_SILENT,
@@ -35,34 +35,34 @@ pub const AGENT_UNHEARD: &str = "AGENT_UNHEARD";
 /// Two agents claim one id.
 pub const AGENT_ID_SHARED: &str = "AGENT_ID_SHARED";
 
-/// ZooKeeper refuses for good to let statuses be written.
+/// ZooKeeper permanently refuses to let statuses be written.
 pub const WRITES_REFUSED: &str = "WRITES_REFUSED";
 
-/// Agents named in one text.
+/// Maximum agents named in one text.
 const NAMED_MAX: usize = 5;
-/// The loss of ZooKeeper is logged as an error when it has lasted for so many looks, one a second: sessions break and
+/// The loss of ZooKeeper is logged as an error once this many checks, one a second, have seen it: sessions break and
 /// come back.
 const AWAY_LOOKS: u32 = 3;
 
-/// One of them.
+/// One warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// Kind, one of [`CODES`].
     pub code: &'static str,
-    /// Whom it is about, where there can be several of a kind.
+    /// What it is about, if there can be several of a kind.
     pub subject: String,
     /// What happened, where, and what to do.
     pub text: String,
-    /// Since when.
+    /// Since when it applies, if that is known.
     pub since: Option<WallMs>,
 }
 
-/// All that is known to be wrong.
-pub fn warnings(directory: &Directory, peers: &Peers, now: Mono) -> Vec<Warning> {
-    let leader = directory.leader(now);
+/// All warnings that apply now.
+pub fn warnings(leadership: &Leadership, peers: &Peers, now: Mono) -> Vec<Warning> {
+    let leader = leadership.leader(now);
     let mut all = Vec::new();
-    if let Some(away) = directory.away() {
-        // Who answers us and knows a leader can see ZooKeeper.
+    if let Some(away) = leadership.away() {
+        // A collector that answers and knows a leader can see ZooKeeper.
         let published = peers
             .peers
             .values()
@@ -76,10 +76,10 @@ pub fn warnings(directory: &Directory, peers: &Peers, now: Mono) -> Vec<Warning>
             code: ZOOKEEPER_AWAY,
             subject: String::new(),
             text,
-            since: directory.since,
+            since: leadership.since,
         });
     }
-    if let Some((first, count)) = &directory.refused {
+    if let Some((first, count)) = &leadership.refused {
         all.push(Warning {
             code: WRITES_REFUSED,
             subject: String::new(),
@@ -89,7 +89,7 @@ pub fn warnings(directory: &Directory, peers: &Peers, now: Mono) -> Vec<Warning>
             since: None,
         });
     }
-    if let Some(text) = directory.shares_id() {
+    if let Some(text) = leadership.shares_id() {
         all.push(Warning {
             code: COLLECTOR_ID_SHARED,
             subject: String::new(),
@@ -97,7 +97,7 @@ pub fn warnings(directory: &Directory, peers: &Peers, now: Mono) -> Vec<Warning>
             since: None,
         });
     }
-    for member in &directory.members {
+    for member in &leadership.members {
         let Some(peer) = peers.peers.get(&member.id) else {
             continue;
         };
@@ -178,17 +178,17 @@ fn about(peer: &Peer, id: &str, address: &str, who: &str) -> Option<Warning> {
     })
 }
 
-/// What the log was told.
+/// The warnings that were seen, so that each is logged once.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
-    /// How often each was seen.
+pub(crate) struct WarningLog {
+    /// Number of checks that saw each warning.
     seen: BTreeMap<(&'static str, String), u32>,
 }
 
-impl Told {
-    /// Logs once what is new, and what is over.
-    pub(crate) fn log(&mut self, directory: &Directory, peers: &Peers, now: Mono) {
-        let found = warnings(directory, peers, now);
+impl WarningLog {
+    /// Logs each new warning once, and each that is over.
+    pub(crate) fn log(&mut self, leadership: &Leadership, peers: &Peers, now: Mono) {
+        let found = warnings(leadership, peers, now);
         self.seen.retain(|(code, subject), looks| {
             let stays = found
                 .iter()
@@ -230,25 +230,25 @@ mod tests {
         store::{Connection, records::CollectorJson},
     };
 
-    fn directory() -> Directory {
+    fn leadership() -> Leadership {
         let member = |id: &str| CollectorJson {
             id: id.to_owned(),
             grpc: format!("{id}:7400"),
             version: String::new(),
         };
-        Directory {
-            last_leader: "a".to_owned(),
+        Leadership {
+            leader_hint: "a".to_owned(),
             members: vec![member("a"), member("b")],
             connection: Some(Connection::Connected),
             since: Some(WallMs(60_000)),
             servers: "zk:2181".to_owned(),
             last_error: "nobody answers".to_owned(),
-            ..Directory::default()
+            ..Leadership::default()
         }
     }
 
-    fn texts(directory: &Directory, peers: &Peers) -> Vec<(&'static str, String)> {
-        let all = warnings(directory, peers, Mono(0));
+    fn texts(leadership: &Leadership, peers: &Peers) -> Vec<(&'static str, String)> {
+        let all = warnings(leadership, peers, Mono(0));
         all.into_iter()
             .map(|warning| (warning.code, warning.text))
             .collect()
@@ -256,33 +256,33 @@ mod tests {
 
     #[test]
     fn nothing_is_wrong_where_all_answer() {
-        assert_eq!(texts(&directory(), &Peers::default()), []);
+        assert_eq!(texts(&leadership(), &Peers::default()), []);
     }
 
     #[test]
     fn a_registration_that_outlives_a_session_is_another_collectors() {
-        let (mut directory, timeout) = (directory(), Duration::from_secs(4));
+        let (mut leadership, timeout) = (leadership(), Duration::from_secs(4));
         for (seconds, shared) in [(1, false), (6, false), (8, true)] {
-            directory.note_id(
+            leadership.note_id(
                 Some("c:7400".to_owned()),
                 Mono::from_millis(seconds * 1_000),
                 timeout,
             );
-            let told = texts(&directory, &Peers::default());
+            let told = texts(&leadership, &Peers::default());
             assert_eq!(told.len(), usize::from(shared), "after {seconds} s: {told:?}");
         }
         assert!(
-            texts(&directory, &Peers::default())[0]
+            texts(&leadership, &Peers::default())[0]
                 .1
                 .contains("which gives c:7400 as its address")
         );
-        directory.note_id(None, Mono::from_millis(9_000), timeout);
-        assert_eq!(texts(&directory, &Peers::default()), []);
+        leadership.note_id(None, Mono::from_millis(9_000), timeout);
+        assert_eq!(texts(&leadership, &Peers::default()), []);
     }
 
     #[test]
     fn a_lost_zookeeper_freezes_the_statuses_unless_another_leads() {
-        let mut away = directory();
+        let mut away = leadership();
         away.connection = Some(Connection::Suspended);
         let mut peers = Peers::default();
         let text = "statuses in ZooKeeper are frozen: no session since 1970-01-01T00:01:00Z, servers tried: zk:2181 (nobody answers)";
@@ -324,7 +324,7 @@ mod tests {
             holder: "host x (10.0.0.1)".to_owned(),
             refused: "host y (10.0.0.2)".to_owned(),
         }];
-        let told = texts(&directory(), &peers);
+        let told = texts(&leadership(), &peers);
         let codes: Vec<_> = told.iter().map(|(code, _)| *code).collect();
         let all = [
             COLLECTOR_SILENT,

@@ -1,4 +1,4 @@
-//! The read-back: one bucket at a time is compared with what was acknowledged, and what differs is written anew.
+//! The read-back: compares one bucket at a time with what was acknowledged; what differs is written anew.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,19 +8,19 @@ use redkeeper_core::{
 };
 use tokio::time::Instant;
 
-use super::{Publishing, Reading, Stage};
+use super::{LeaderTerm, Reading, Stage};
 use crate::{
     fleet::view::View,
     publish::load::{read_bucket, tell_fleet},
     store::Store,
 };
-/// Flapping instances are counted after so many read-backs.
+/// Flapping instances are counted once in this many read-backs.
 const FLAPPING_EVERY: u8 = 64;
-/// Znodes read back in one second at most, some percent of what one ZooKeeper server answers. Beyond 10,000
-/// instances a pass takes longer in proportion.
+/// Maximum znodes read back in one second, some percent of what one ZooKeeper server answers. Beyond 10,000 instances a
+/// pass takes proportionally longer.
 const AUDIT_READS_PER_SECOND: u32 = 2_500;
 
-impl<S: Store> Publishing<S> {
+impl<S: Store> LeaderTerm<S> {
     pub(super) fn start_audit(&mut self) {
         self.audit_at = Instant::now() + self.setup.audit_interval;
         if let Stage::Writing(publisher) = &mut self.stage {
@@ -47,7 +47,7 @@ impl<S: Store> Publishing<S> {
                 .set(i64::try_from(flapping).unwrap_or(i64::MAX));
         }
         let differences = publisher.audited(self.setup.clock.now(), bucket, found, |held| {
-            abandoned(held, view)
+            disowned_by_agent(held, view)
         });
         let mut foreign = Vec::new();
         for difference in differences {
@@ -72,7 +72,7 @@ impl<S: Store> Publishing<S> {
                     znode = what,
                     kind,
                     more,
-                    "was modified by somebody else; is written anew"
+                    "znode modified externally; it will be rewritten"
                 );
             }
         }
@@ -82,7 +82,7 @@ impl<S: Store> Publishing<S> {
             .metrics
             .orphans
             .set(i64::try_from(orphans).unwrap_or(i64::MAX));
-        if publisher.orphans_kept() && usize::try_from(before) != Ok(orphans) {
+        if publisher.too_many_orphans() && usize::try_from(before) != Ok(orphans) {
             tracing::error!(
                 orphans,
                 "more statuses than allowed belong to no instance of their agents; none is deleted. Is an agent's configuration wrong? If not, raise zookeeper.orphans_max_percent"
@@ -97,8 +97,8 @@ impl<S: Store> Publishing<S> {
     }
 }
 
-/// Whether the agent of a status, which is heard, has told, since its start, what it has, and this is not among it.
-fn abandoned(held: &Record, view: &View) -> bool {
+/// True if the status's agent is heard and has reported, since its start, all that it has, without this instance.
+fn disowned_by_agent(held: &Record, view: &View) -> bool {
     let heard = |agent: &crate::fleet::view::AgentEntry| agent.complete && !agent.silent;
     !view.instances.contains_key(held.id())
         && view

@@ -1,4 +1,4 @@
-//! What the leader writes, as requests to the store: batches of `core::publish`, and the end of the reconciliation.
+//! The leader's writes as requests to the store: batches of `core::publish`, and the end of the reconciliation.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -14,20 +14,25 @@ use crate::store::{
     records::{self, PublisherJson},
 };
 
-/// A write under way, and what it was.
+/// A write in flight. Resolves to its kind and result.
 pub(crate) type Commit = Pin<Box<dyn Future<Output = (Work, Result<(), CommitError>)> + Send>>;
 
-/// What was asked of ZooKeeper.
+/// Kind of a write.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// A batch with this number.
+    /// The batch with this number.
     Batch(u64),
     /// The end of the reconciliation.
-    GoLive,
+    MarkLive,
 }
 
-/// Tells that everything known is published.
-pub(crate) fn go_live<S: Store>(session: &Arc<S::Session>, layout: &Layout, term: Term, id: &str) -> Commit {
+/// Writes that everything known is published.
+pub(crate) fn mark_live<S: Store>(
+    session: &Arc<S::Session>,
+    layout: &Layout,
+    term: Term,
+    id: &str,
+) -> Commit {
     let json = PublisherJson {
         epoch: term.epoch.0,
         holder: id.to_owned(),
@@ -41,7 +46,7 @@ pub(crate) fn go_live<S: Store>(session: &Arc<S::Session>, layout: &Layout, term
     let (session, epoch) = (Arc::clone(session), layout.epoch());
     Box::pin(async move {
         (
-            Work::GoLive,
+            Work::MarkLive,
             session.commit((&epoch, term.token), vec![write]).await,
         )
     })

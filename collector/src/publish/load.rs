@@ -1,4 +1,4 @@
-//! Reads what is published: all of it, one bucket, or znodes of doubtful state.
+//! Reads what is published: all of it, one bucket, or znodes of unresolved state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 use futures_util::StreamExt;
 use redkeeper_core::{
     ids::{Bucket, Epoch, InstanceId},
-    publish::{BucketData, Found, Held, Record},
+    publish::{BucketData, Found, Record, StoredStatus},
 };
 use tokio::sync::mpsc;
 
@@ -18,41 +18,41 @@ use crate::{
     store::{Node, Session, StoreError, layout::Layout, records},
 };
 
-/// Requests under way while everything is read: a latency of 1 ms each then costs 16 ms in all.
+/// Maximum requests in flight while everything is read: at a latency of 1 ms each, reading takes 16 ms in all.
 const READS_IN_FLIGHT_MAX: usize = 16;
 
 /// Everything that is published.
 pub(crate) struct Published {
-    pub(crate) held: BTreeMap<InstanceId, Held>,
+    pub(crate) held: BTreeMap<InstanceId, StoredStatus>,
     pub(crate) buckets: BTreeMap<Bucket, BucketData>,
 }
 
 impl Published {
-    /// The newest term that wrote one of the statuses.
+    /// Newest term that wrote one of the statuses.
     pub(crate) fn newest_epoch(&self) -> Epoch {
-        let records = self.held.values().filter_map(Held::record);
+        let records = self.held.values().filter_map(StoredStatus::record);
         records.map(|record| record.epoch).max().unwrap_or(Epoch(0))
     }
 }
 
 /// Znodes of unknown state.
 #[derive(Clone, Default)]
-pub(crate) struct Doubtful {
+pub(crate) struct Unresolved {
     pub(crate) ids: BTreeSet<InstanceId>,
     pub(crate) buckets: BTreeSet<Bucket>,
 }
 
 /// What znodes of unknown state turned out to hold.
 pub(crate) struct ReadBack {
-    pub(crate) instances: Vec<(InstanceId, Option<Held>)>,
+    pub(crate) instances: Vec<(InstanceId, Option<StoredStatus>)>,
     pub(crate) buckets: Vec<(Bucket, Option<BucketData>)>,
 }
 
-/// Reads znodes whose state is in doubt.
+/// Reads znodes of unknown state.
 pub(crate) async fn read_back<T: Session>(
     session: Arc<T>,
     layout: Layout,
-    Doubtful { ids, buckets }: Doubtful,
+    Unresolved { ids, buckets }: Unresolved,
 ) -> Result<ReadBack, StoreError> {
     session.sync(&layout.epoch()).await?;
     let paths: Vec<_> = ids.iter().map(|id| layout.instance(id)).collect();
@@ -69,7 +69,7 @@ pub(crate) async fn read_back<T: Session>(
     })
 }
 
-/// Reads everything and tells the aggregator.
+/// Reads everything that is published, and has the aggregator adopt it.
 pub(crate) async fn read_and_adopt<T: Session>(
     session: Arc<T>,
     layout: Layout,
@@ -90,11 +90,16 @@ pub(crate) async fn read_and_adopt<T: Session>(
     while let Some(statuses) = listed.next().await {
         published.held.extend(statuses?);
     }
-    tell_fleet(&commands, published.held.values().filter_map(Held::record), grace).await?;
+    tell_fleet(
+        &commands,
+        published.held.values().filter_map(StoredStatus::record),
+        grace,
+    )
+    .await?;
     Ok(published)
 }
 
-/// Gives the aggregator statuses that were found, and waits until they are in the view.
+/// Passes statuses that were found to the aggregator, and waits until they are in the view.
 pub(crate) async fn tell_fleet(
     commands: &mpsc::Sender<Command>,
     records: impl Iterator<Item = &Record>,
@@ -134,18 +139,18 @@ async fn read_statuses<T: Session>(
     session: &T,
     layout: &Layout,
     bucket: Bucket,
-) -> Result<BTreeMap<InstanceId, Held>, StoreError> {
+) -> Result<BTreeMap<InstanceId, StoredStatus>, StoreError> {
     let names = match session.children(&layout.bucket(bucket)).await {
-        // Deleted in this instant: as if it had been empty.
+        // Bucket was deleted concurrently; treat it as empty.
         Err(StoreError::Missing) => Vec::new(),
-        // Written blindly, and left out one by one where that is refused too.
+        // A bucket that may not be read is written blindly; statuses are left out one by one if writing is refused too.
         Err(StoreError::Refused(why)) => {
             tracing::error!(%bucket, "a bucket may not be read: {why}");
             Vec::new()
         }
         other => other?,
     };
-    // A name that is no id, or stands in the wrong bucket, is somebody else's: left alone.
+    // A name that is no id, or is in the wrong bucket, belongs to somebody else and is left alone.
     let ids = names
         .iter()
         .filter_map(|name| InstanceId::new(name).ok())

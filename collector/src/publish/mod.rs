@@ -1,5 +1,5 @@
-//! The leader's writing: reads what is published, writes differences in fenced batches, and reads back what it
-//! wrote. Carries what `core::publish` decides.
+//! Publishing by the leader: reads what is published, writes differences in fenced batches, and reads back what it
+//! wrote. It carries out what `core::publish` decides.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -14,11 +14,11 @@ use redkeeper_runtime::{clock::Clock, errors::chain, log_limit::LogLimit};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    fleet::{change_cursor::ChangeCursor, command::Command, view::Shared},
+    fleet::{change_cursor::ChangeCursor, command::Command, view::ViewHandle},
     metrics::Metrics,
     publish::{
         commit::Commit,
-        load::{Doubtful, Published, ReadBack, read_and_adopt, read_back},
+        load::{Published, ReadBack, Unresolved, read_and_adopt, read_back},
     },
     store::{CommitError, Store, StoreError, layout::Layout},
 };
@@ -29,42 +29,42 @@ pub mod format;
 pub(crate) mod load;
 mod write;
 
-/// Time between the read-backs of two buckets: 256 of them take 4 s, so that a znode changed by another hand is
-/// right again within 5 s.
+/// Time between the read-backs of two buckets: all 256 take 4 s, so that a znode modified externally is right again
+/// within 5 s.
 pub const AUDIT_INTERVAL: Duration = Duration::from_micros(15_625);
-/// The same in the memory of a standalone collector, where nobody else writes: only orphans are to be found. Eight times
-/// as long, because it would take 4 % of the CPU of one with 2,000 agents.
+/// The same for the in-memory store of a standalone collector, where nobody else writes and only orphans can be found.
+/// Eight times as long, because the shorter interval takes 4 % of the CPU of a collector with 2,000 agents.
 pub const AUDIT_INTERVAL_STANDALONE: Duration = Duration::from_millis(125);
-/// A refusal for good is logged once in this time; how many there are is a warning of `cluster`.
+/// A permanent refusal is logged once in this time; the number of refusals is a warning of `cluster`.
 const REFUSAL_LINES_INTERVAL: Duration = Duration::from_secs(60);
 
 type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Reading<T> = Request<Result<T, StoreError>>;
 
-/// Where the work stands. What is being read is kept here, because whoever waits for it may be interrupted.
+/// Stage of a term. What is being read is kept in `self`, because `run` may be cancelled at any await.
 enum Stage {
-    /// What is published must be read first.
+    /// What is published is being read.
     Reading(Reading<Published>),
-    /// Writing.
+    /// Differences are written.
     Writing(Box<Publisher>),
     /// Outcomes became unknown: the znodes are read back before the next batch.
-    Settling(Box<Publisher>, Doubtful, Reading<ReadBack>),
+    Resolving(Box<Publisher>, Unresolved, Reading<ReadBack>),
 }
 
 /// What each term of this collector needs.
 #[derive(Clone)]
 pub struct Setup {
-    /// Paths.
+    /// Paths in ZooKeeper.
     pub layout: Layout,
-    /// Own name.
+    /// Id of this collector.
     pub id: String,
     /// The fleet's view.
-    pub view: Shared,
-    /// To the aggregator.
+    pub view: ViewHandle,
+    /// Command channel of the aggregator.
     pub commands: mpsc::Sender<Command>,
-    /// Time.
+    /// Clock.
     pub clock: Clock,
-    /// Share of the statuses that is deleted as orphans at most, in percent.
+    /// Largest share of the statuses that may be deleted as orphans, in percent.
     pub orphans_max_percent: u8,
     /// Time between the read-backs of two buckets.
     pub audit_interval: Duration,
@@ -73,38 +73,38 @@ pub struct Setup {
 }
 
 /// One term of leadership.
-pub struct Publishing<S: Store> {
+pub struct LeaderTerm<S: Store> {
     setup: Setup,
     session: Arc<S::Session>,
     term: Term,
     grace: bool,
     stage: Stage,
-    /// The read-back of one bucket.
+    /// The pending read-back of one bucket.
     audit: Option<(Bucket, Reading<Found>)>,
     audit_at: Instant,
-    /// Statuses of others' making, on their way to the aggregator.
+    /// Pending hand-over of unexpected statuses to the aggregator.
     adopting: Option<Reading<()>>,
     commits: FuturesUnordered<Commit>,
-    /// Behind the changes that have been marked.
+    /// Position after the changes that have been marked.
     cursor: ChangeCursor,
-    held: bool,
-    /// Why the first status was refused for good, and how many were.
+    paused: bool,
+    /// Refusal of the first status that was refused for good, and how many were.
     refused: Option<(String, usize)>,
     refusal_lines: LogLimit,
     repair_lines: LogLimit,
-    /// The coordinator said so, since the last [`resume`](Self::resume).
-    told_to_hold: bool,
+    /// The coordinator has asked for a hold since the last [`resume`](Self::resume).
+    paused_by_leader: bool,
     live: bool,
-    /// The write that says so is under way.
-    going_live: bool,
+    /// The write that marks the term as live is in flight.
+    marking_live: bool,
     /// An outcome became unknown: nothing is sent until everything in flight has ended and was read back.
-    unsettled: bool,
+    needs_resolution: bool,
 }
 
-impl<S: Store> Publishing<S> {
+impl<S: Store> LeaderTerm<S> {
     /// Begins a term after an acknowledged claim.
     ///
-    /// `grace`: another collector led until now.
+    /// `grace`: whether another collector led until now.
     pub fn new(setup: Setup, session: &Arc<S::Session>, term: Term, grace: bool) -> Self {
         let reading = read_and_adopt(
             Arc::clone(session),
@@ -123,46 +123,46 @@ impl<S: Store> Publishing<S> {
             setup,
             adopting: None,
             commits: FuturesUnordered::new(),
-            held: false,
+            paused: false,
             refused: None,
             refusal_lines: LogLimit::new(1, REFUSAL_LINES_INTERVAL),
             repair_lines: LogLimit::new(20, Duration::from_secs(10)),
-            told_to_hold: false,
+            paused_by_leader: false,
             live: false,
-            going_live: false,
-            unsettled: false,
+            marking_live: false,
+            needs_resolution: false,
         }
     }
 
-    /// Writes nothing more until [`resume`](Self::resume). True the first time.
-    pub fn hold(&mut self) -> bool {
-        self.held = true;
-        !std::mem::replace(&mut self.told_to_hold, true)
+    /// Stops writing until [`resume`](Self::resume). Returns true the first time.
+    pub fn pause(&mut self) -> bool {
+        self.paused = true;
+        !std::mem::replace(&mut self.paused_by_leader, true)
     }
 
-    /// Goes on with the same term.
+    /// Goes on writing in the same term.
     pub fn resume(&mut self) {
-        (self.held, self.told_to_hold) = (false, false);
+        (self.paused, self.paused_by_leader) = (false, false);
     }
 
-    /// One word.
+    /// Name of the current phase: `reconciling` or `leader`.
     pub fn phase(&self) -> &'static str {
         if self.live { "leader" } else { "reconciling" }
     }
 
-    /// Statuses not yet acknowledged.
+    /// Number of statuses not yet acknowledged.
     fn pending(&self) -> usize {
         match &self.stage {
             Stage::Reading(_) => 0,
-            Stage::Writing(publisher) | Stage::Settling(publisher, ..) => publisher.pending(),
+            Stage::Writing(publisher) | Stage::Resolving(publisher, ..) => publisher.pending(),
         }
     }
 
-    /// Statuses that ZooKeeper refuses to let us write: why the first one was, and how many there are.
+    /// Statuses that ZooKeeper refuses to let this leader write: the first one's refusal, and their number.
     pub fn refused(&self) -> Option<(String, usize)> {
         match &self.stage {
             Stage::Reading(_) => None,
-            Stage::Writing(publisher) | Stage::Settling(publisher, ..) => {
+            Stage::Writing(publisher) | Stage::Resolving(publisher, ..) => {
                 let count = publisher.quarantined();
                 let first = self.refused.as_ref().filter(|_| count > 0)?;
                 Some((first.0.clone(), count))
@@ -170,19 +170,19 @@ impl<S: Store> Publishing<S> {
         }
     }
 
-    /// Since when the longest waiting of them waits.
+    /// Since when the oldest status that is not acknowledged waits.
     pub fn oldest_pending(&self) -> Option<Mono> {
         match &self.stage {
             Stage::Reading(_) => None,
-            Stage::Writing(publisher) | Stage::Settling(publisher, ..) => publisher.oldest_pending(),
+            Stage::Writing(publisher) | Stage::Resolving(publisher, ..) => publisher.oldest_pending(),
         }
     }
 
-    /// Works until something happens that the election must know, or of which others must be told. May be cancelled between any two steps:
-    /// what is under way is kept in `self`.
+    /// Works until something happens that the election must know or that must be reported to others. May be cancelled
+    /// at any await: what is under way is kept in `self`.
     pub async fn run(&mut self) -> Input {
         loop {
-            if self.held && self.commits.is_empty() {
+            if self.paused && self.commits.is_empty() {
                 return std::future::pending().await;
             }
             let was_live = self.live;
@@ -191,7 +191,7 @@ impl<S: Store> Publishing<S> {
             }
             self.note_pending();
             if self.live != was_live {
-                // To the election of a leader it says nothing; the phase is told anew.
+                // Means nothing to the election of a leader; the coordinator reports the phase again.
                 return Input::LookAgain;
             }
         }
@@ -203,7 +203,7 @@ impl<S: Store> Publishing<S> {
                 let published = match reading.as_mut().await {
                     Ok(published) => published,
                     Err(error) => {
-                        // A future that has ended must not be polled again: after the doubt, from the start.
+                        // A completed future must not be polled again: once the doubt is settled, reading starts over.
                         self.stage = Stage::Reading(self.reading());
                         return Err(error.into());
                     }
@@ -222,7 +222,7 @@ impl<S: Store> Publishing<S> {
                 self.cursor.skip_to(view.revision);
                 self.stage = Stage::Writing(Box::new(publisher));
             }
-            Stage::Settling(publisher, doubtful, reading) => match reading.as_mut().await {
+            Stage::Resolving(publisher, unresolved, reading) => match reading.as_mut().await {
                 Ok(found) => {
                     found
                         .instances
@@ -232,20 +232,20 @@ impl<S: Store> Publishing<S> {
                         .buckets
                         .into_iter()
                         .for_each(|(bucket, data)| publisher.settle_bucket(bucket, data));
-                    self.unsettled = false;
+                    self.needs_resolution = false;
                     self.stage = Stage::Writing(publisher.clone());
                 }
                 Err(error) => {
                     let again = read_back(
                         Arc::clone(&self.session),
                         self.setup.layout.clone(),
-                        doubtful.clone(),
+                        unresolved.clone(),
                     );
                     *reading = Box::pin(again);
                     return Err(error.into());
                 }
             },
-            Stage::Writing(publisher) if self.unsettled && self.commits.is_empty() => {
+            Stage::Writing(publisher) if self.needs_resolution && self.commits.is_empty() => {
                 let before = publisher.batch_ops_max();
                 let Unknown {
                     ids,
@@ -270,20 +270,20 @@ impl<S: Store> Publishing<S> {
                          jute.maxbuffer, or a proxy, limit their size?"
                     );
                 }
-                let doubtful = Doubtful { ids, buckets };
+                let unresolved = Unresolved { ids, buckets };
                 let reading = read_back(
                     Arc::clone(&self.session),
                     self.setup.layout.clone(),
-                    doubtful.clone(),
+                    unresolved.clone(),
                 );
-                self.stage = Stage::Settling(publisher.clone(), doubtful, Box::pin(reading));
+                self.stage = Stage::Resolving(publisher.clone(), unresolved, Box::pin(reading));
             }
             Stage::Writing(_) => self.write().await?,
         }
         Ok(())
     }
 
-    /// A live number: who asks is told what is true now.
+    /// Updates the metric at once, so that it is true whenever it is read.
     fn note_pending(&self) {
         let pending = i64::try_from(self.pending()).unwrap_or(i64::MAX);
         self.setup.metrics.pending.set(pending);
@@ -295,15 +295,15 @@ impl<S: Store> Publishing<S> {
             .batches
             .get_or_create(&[("result", "failed")])
             .inc();
-        // Everything in flight ends with its connection: one line for all of it.
-        if !self.unsettled {
+        // Everything in flight fails with its connection: one line for all of it.
+        if !self.needs_resolution {
             tracing::warn!("publishing: {}", chain(error));
         }
         match error {
             CommitError::Fenced => Input::Fenced,
             CommitError::Request(StoreError::Unknown(_)) => {
-                self.held = true;
-                self.unsettled = true;
+                self.paused = true;
+                self.needs_resolution = true;
                 Input::Unknown
             }
             _ => Input::Lost,
@@ -319,7 +319,7 @@ impl<S: Store> Publishing<S> {
         ))
     }
 
-    /// Waits for what is in flight, before leadership is handed over. Bounded by the store's time limits.
+    /// Waits for writes in flight, before leadership is handed over. Bounded by the store's time limits.
     pub async fn finish(&mut self) {
         while let Some((_, result)) = self.commits.next().await {
             if let Err(error) = result {

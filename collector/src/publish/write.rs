@@ -1,4 +1,4 @@
-//! One step of writing: takes in changes of the view, sends what the window allows, and books what ZooKeeper answers.
+//! One step of writing: applies changes of the view, sends what the window allows, and records ZooKeeper's answers.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use redkeeper_core::{
 };
 
 use super::{
-    Publishing, Reading, Request, Stage,
-    commit::{Work, commit, go_live},
+    LeaderTerm, Reading, Request, Stage,
+    commit::{Work, commit, mark_live},
 };
 use crate::{
     fleet::change_log::Lagged,
     store::{CommitError, Store, StoreError},
 };
 
-impl<S: Store> Publishing<S> {
-    /// One step of writing: takes in changes, sends what the window allows, waits for what comes first.
+impl<S: Store> LeaderTerm<S> {
+    /// One step of writing: applies changes, sends what the window allows, and waits for the first event.
     pub(super) async fn write(&mut self) -> Result<(), CommitError> {
         let Stage::Writing(publisher) = &mut self.stage else {
             return Ok(());
@@ -39,11 +39,11 @@ impl<S: Store> Publishing<S> {
                     }
                 }
             }
-            // Too far behind: everything is compared. What was removed meanwhile is found as an orphan.
+            // Too far behind: everything is compared. Instances that were removed meanwhile are found as orphans.
             Err(Lagged) => view.instances.keys().for_each(|id| publisher.mark(now, id)),
         }
         let mut sent = false;
-        if self.held || self.unsettled {
+        if self.paused || self.needs_resolution {
             self.audit = None;
         } else {
             let desired = |id: &InstanceId| {
@@ -55,10 +55,10 @@ impl<S: Store> Publishing<S> {
                     .push(commit::<S>(&self.session, &self.setup.layout, self.term, batch));
                 sent = true;
             }
-            // Whatever is left now waits for a read-back or for its pace.
-            if !self.live && !self.going_live && publisher.in_flight() == 0 {
-                self.going_live = true;
-                self.commits.push(go_live::<S>(
+            // What is left now waits for a read-back or for its rate limit.
+            if !self.live && !self.marking_live && publisher.in_flight() == 0 {
+                self.marking_live = true;
+                self.commits.push(mark_live::<S>(
                     &self.session,
                     &self.setup.layout,
                     self.term,
@@ -66,7 +66,7 @@ impl<S: Store> Publishing<S> {
                 ));
             }
         }
-        let may_write = !self.held && !self.unsettled;
+        let may_write = !self.paused && !self.needs_resolution;
         let paced = publisher.next_deadline().filter(|_| may_write);
         let paced = paced.map(|due| self.setup.clock.instant(due));
         let may_audit = self.live && may_write && self.adopting.is_none();
@@ -86,7 +86,7 @@ impl<S: Store> Publishing<S> {
                 }
             }
             () = tokio::time::sleep_until(paced.unwrap_or(self.audit_at)), if paced.is_some() => {}
-            // What was made goes out before the next one is made.
+            // Poll the new commit once before building the next batch.
             () = tokio::task::yield_now(), if sent => (),
             () = tokio::time::sleep_until(self.audit_at), if may_audit && self.audit.is_none() => self.start_audit(),
         }
@@ -98,13 +98,13 @@ impl<S: Store> Publishing<S> {
             return result;
         };
         let number = match (work, &result) {
-            (Work::GoLive, Ok(())) => {
+            (Work::MarkLive, Ok(())) => {
                 tracing::info!(epoch = self.term.epoch.0, "live: everything known is published");
                 self.live = true;
                 return Ok(());
             }
-            (Work::GoLive, Err(_)) => {
-                self.going_live = false;
+            (Work::MarkLive, Err(_)) => {
+                self.marking_live = false;
                 return result;
             }
             (Work::Batch(number), _) => number,
@@ -165,7 +165,7 @@ async fn pending_audit(audit: &mut Option<(Bucket, Reading<Found>)>) -> Result<F
     }
 }
 
-/// What is to be published of a status: nothing where nothing is known yet, so that what is published stays.
+/// The record to publish of a status; `None` while nothing is known yet, so that what is published stays.
 fn publishable(status: &Arc<Status>, origin: Origin) -> Option<Record> {
     (status.verdict.reason != Reason::NotProbed).then(|| Record::of(status, origin))
 }

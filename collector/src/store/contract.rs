@@ -1,4 +1,5 @@
-//! What every store must do. The twin counts only because it passes the same suite as the real server.
+//! The tests that every store must pass. The in-memory store stands for the real server only because it passes the same
+//! suite.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,10 +12,10 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Runs everything below `root`, which must not exist.
+/// Runs all tests below `root`, which must not exist.
 ///
 /// # Panics
-/// Where the store does not do what it must.
+/// If the store violates the contract.
 #[allow(clippy::unwrap_used)] // A test.
 pub async fn run<S: Store>(store: &S, root: &str) {
     let at = |name: &str| format!("{root}/{name}");
@@ -43,7 +44,7 @@ pub async fn run<S: Store>(store: &S, root: &str) {
         Err(StoreError::Refused(_))
     ));
 
-    // Reading, in one request, what is there and what is not.
+    // One request reads znodes that exist and one that does not.
     let nodes = b.get(&[at("p"), at("none"), at("e")]).await.unwrap();
     assert_eq!(
         nodes[0].as_ref().map(|n| (n.data.as_slice(), n.version, n.owner)),
@@ -114,7 +115,7 @@ pub async fn run<S: Store>(store: &S, root: &str) {
     let node = b.get(&[at("p")]).await.unwrap().remove(0).unwrap();
     assert_eq!((node.data.as_slice(), node.version), (b"two".as_slice(), 1));
 
-    // One-shot watches: on data, on deletion, on nothing.
+    // One-shot watches: on data, on deletion, on a znode that does not exist.
     let changed = b.watch(&at("p")).await.unwrap().unwrap();
     a.commit((&at("p"), 1), vec![set("three")]).await.unwrap();
     soon(changed).await;
@@ -125,7 +126,7 @@ pub async fn run<S: Store>(store: &S, root: &str) {
     soon(deleted).await;
     assert!(b.watch(&at("m")).await.unwrap().is_none());
 
-    // An ephemeral in a multi; and the end of a session takes its nodes with it.
+    // An ephemeral znode in a multi; the end of a session deletes its znodes.
     a.commit((&at("p"), 2), vec![Write::Create(at("f"), vec![], true)])
         .await
         .unwrap();

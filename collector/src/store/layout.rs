@@ -1,4 +1,4 @@
-//! Where things stand in ZooKeeper (`ARCHITECTURE.md` has the picture), and the candidate's own node.
+//! The paths of the znodes (`README.md` lists them with their contents), and the candidate's own node.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use crate::store::{
 #[derive(Clone, Debug)]
 pub struct Layout {
     root: String,
-    /// Drawn for this process: recognises the own node after a create of unknown outcome.
+    /// Drawn for this process: identifies the own node after a create of unknown outcome.
     token: String,
 }
 
@@ -65,18 +65,18 @@ impl Layout {
     /// One status.
     pub fn instance(&self, id: &InstanceId) -> String {
         let mut path = String::with_capacity(self.root.len() + id.as_str().len() + 16);
-        // Writing to a text cannot fail.
+        // Writing to a `String` cannot fail.
         write!(path, "{}/instances/{}/{id}", self.root, id.bucket()).ok();
         path
     }
 
-    /// Creates what is missing above the buckets, from the root upwards. What is there is looked up, never created to
-    /// find out: where the parent may be written by administrators only, a create is refused even if nothing is missing.
-    /// A layout of another version is refused.
+    /// Creates what is missing above the buckets, starting at the root. Each znode is looked up first instead of being
+    /// created to find out: where only administrators may write to the parent, a create is refused even if nothing is
+    /// missing. A layout of another version is refused.
     ///
     /// # Errors
-    /// When ZooKeeper fails, or holds another layout; where something is missing and may not be created, the text names
-    /// it and the right that is needed.
+    /// When ZooKeeper fails, or holds another layout. If something is missing and may not be created, the text names it
+    /// and the right that is needed.
     pub async fn ensure<T: Session>(&self, session: &T) -> Result<(), StoreError> {
         let mut path = String::new();
         for part in self.root.split('/').filter(|part| !part.is_empty()) {
@@ -110,7 +110,7 @@ impl Layout {
     /// Creates the own candidate node and returns its name.
     ///
     /// # Errors
-    /// As the store; an unknown outcome is settled by [`find_own`](Self::find_own).
+    /// Those of the store; an unknown outcome is settled by [`find_own`](Self::find_own).
     pub async fn enqueue<T: Session>(&self, session: &T) -> Result<String, StoreError> {
         let prefix = self.candidate(&format!("_c_{}-n-", self.token));
         let path = session.create(&prefix, b"", Kind::EphemeralSequential).await?;
@@ -120,7 +120,7 @@ impl Layout {
     /// Looks for a candidate node of this process that belongs to this session.
     ///
     /// # Errors
-    /// As the store.
+    /// Those of the store.
     pub async fn find_own<T: Session>(&self, session: &T) -> Result<Option<String>, StoreError> {
         session.sync(&self.election()).await?;
         let prefix = format!("_c_{}-n-", self.token);
@@ -145,7 +145,7 @@ impl Layout {
 async fn ensure<T: Session>(session: &T, path: &str, data: &[u8]) -> Result<(), StoreError> {
     match session.stat(path).await {
         Ok(Some(_)) => return Ok(()),
-        // Newer servers hide znodes that may not be read: the create tells what is wrong.
+        // Newer servers hide znodes that may not be read: the create reveals what is wrong.
         Ok(None) | Err(StoreError::Refused(_)) => {}
         Err(e) => return Err(e),
     }
@@ -173,7 +173,7 @@ mod tests {
         }
         let layout = Layout::new("/infra/redkeeper");
         layout.ensure(&session).await.unwrap();
-        // Nor is anything created that is there, once all of it is.
+        // Once everything exists, nothing is created.
         ensemble.lock("/infra/redkeeper");
         layout.ensure(&session).await.unwrap();
     }

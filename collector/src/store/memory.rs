@@ -1,5 +1,5 @@
-//! ZooKeeper's twin in memory, for `--standalone` and tests: sessions, ephemeral and sequential znodes,
-//! one-shot watches, checked multis. No persistence.
+//! The in-memory store for `--standalone` and tests: sessions, ephemeral and sequential znodes, one-shot watches,
+//! checked multis. No persistence.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,21 +14,21 @@ use super::{
     CommitError, Connection, Kind, Need, Node, Session, Stat, Store, StoreError, Watch, Write, parent,
 };
 
-/// Nothing is lost between a session and its ensemble here, so it never expires by itself.
+/// Time-out of a session, which never expires by itself: nothing is lost between it and its ensemble here.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Tree {
-    /// Shares its structure with the copy to which a refused multi goes back.
+    /// Shares its structure with the copy that a refused multi restores.
     nodes: OrdMap<String, (Node, u32)>,
     watches: BTreeMap<String, Vec<oneshot::Sender<()>>>,
     sessions: BTreeMap<i64, watch::Sender<Connection>>,
     last_session: i64,
-    /// Nobody may create below these.
+    /// Paths below which nobody may create znodes.
     locked: BTreeSet<String>,
 }
 
-/// An ensemble in memory. Clones are the same ensemble.
+/// An in-memory ensemble. Clones share the same znodes.
 #[derive(Clone, Default)]
 pub struct Memory {
     tree: Arc<Mutex<Tree>>,
@@ -40,12 +40,12 @@ impl Memory {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes from everybody the right to create below `path`, as an administrator does on a shared ensemble.
+    /// Revokes everybody's right to create below `path`, as an administrator does on a shared ensemble.
     pub fn lock(&self, path: &str) {
         self.tree().locked.insert(path.to_owned());
     }
 
-    /// Deletes every znode, as when the servers were given empty disks. All sessions but `but` end with it.
+    /// Deletes every znode, as if the servers had been given empty disks. Ends all sessions except `but`.
     pub fn wipe(&self, but: i64) {
         for session in self.sessions() {
             if session != but {
@@ -59,7 +59,7 @@ impl Memory {
         }
     }
 
-    /// The sessions that live, oldest first.
+    /// LiveCounters sessions, oldest first.
     pub fn sessions(&self) -> Vec<i64> {
         self.tree().sessions.keys().copied().collect()
     }
@@ -105,7 +105,7 @@ impl Store for Memory {
     }
 }
 
-/// A session with the twin.
+/// A session with the in-memory store.
 pub struct MemorySession {
     ensemble: Memory,
     id: i64,
@@ -121,7 +121,7 @@ impl Drop for MemorySession {
 impl Tree {
     fn fire(&mut self, path: &str) {
         for watcher in self.watches.remove(path).unwrap_or_default() {
-            // A watcher that was dropped wants nothing.
+            // The receiver may have been dropped.
             watcher.send(()).ok();
         }
     }
@@ -143,7 +143,7 @@ impl Tree {
         if !self.has(parent) {
             return Err(StoreError::Missing);
         }
-        // Before the look whether it exists, as in ZooKeeper.
+        // Checked before existence, as in ZooKeeper.
         if self.locked.contains(parent) {
             return Err(Need::create(path).refused("not authorized", true));
         }

@@ -33,14 +33,14 @@ pub struct Stat {
     pub owner: i64,
 }
 
-/// How a znode lives.
+/// Lifetime of a znode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// Until deleted.
     Persistent,
-    /// As long as the session.
+    /// Until the session ends.
     Ephemeral,
-    /// As long as the session, with a number appended to its name.
+    /// Until the session ends, with a number appended to its name.
     EphemeralSequential,
 }
 
@@ -73,10 +73,10 @@ pub enum StoreError {
     /// No session: what was tried, and what came of it.
     #[error("no server gives a session ({0})")]
     Unreachable(String),
-    /// Whether it was applied is not known.
+    /// It is unknown whether the request was applied.
     #[error("outcome unknown: {0}")]
     Unknown(String),
-    /// No answer in time: it may still be applied later. The session must be given up.
+    /// No answer in time: the request may still be applied later. The session must be given up.
     #[error("no answer within the time limit")]
     TimedOut,
 }
@@ -106,7 +106,7 @@ pub enum Write {
     Delete(String),
 }
 
-/// What a request is about, for the text of a refusal: who reads it must know which right to grant where.
+/// Object and right of a request, for the text of a refusal: its reader must know which right to grant where.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need<'a> {
     right: &'static str,
@@ -119,7 +119,7 @@ impl<'a> Need<'a> {
         Self::own("READ", path)
     }
 
-    /// Rights to create and delete are the parent's.
+    /// The rights to create and delete belong to the parent.
     pub(crate) fn create(path: &'a str) -> Self {
         let parent = parent(path);
         Self {
@@ -148,7 +148,7 @@ impl<'a> Need<'a> {
         }
     }
 
-    /// The text of a refusal.
+    /// Makes the text of a refusal.
     pub(crate) fn refused(self, error: &str, for_want_of_it: bool) -> StoreError {
         let Self { right, on, path } = self;
         StoreError::Refused(if for_want_of_it {
@@ -159,7 +159,7 @@ impl<'a> Need<'a> {
     }
 }
 
-/// The path above; empty for the root's.
+/// Parent of a path; empty for the root's.
 pub(crate) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
@@ -167,30 +167,30 @@ pub(crate) fn parent(path: &str) -> &str {
 /// Resolves when the watched znode was changed or deleted, or the session has ended.
 pub type Watch = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A way to get sessions.
+/// Opens sessions.
 pub trait Store: Send + Sync + 'static {
-    /// A session.
+    /// The sessions that it opens.
     type Session: Session;
 
-    /// Opens a fresh session. Bounded in time by the store.
+    /// Opens a fresh session. The store bounds the time.
     fn connect(&self) -> impl Future<Output = Result<Self::Session, StoreError>> + Send;
 
-    /// Where it looks for its servers, as configured.
+    /// The servers as configured.
     fn servers(&self) -> String;
 }
 
 /// One session. Every call ends within the store's time limit.
 pub trait Session: Send + Sync + 'static {
-    /// Its number.
+    /// Number of the session.
     fn id(&self) -> i64;
 
-    /// Its time-out, as the server granted it.
+    /// Session time-out, as the server granted it.
     fn timeout(&self) -> Duration;
 
-    /// The connection now.
+    /// State of the connection now.
     fn connection(&self) -> Connection;
 
-    /// Waits until the connection is another than `known`, and says which.
+    /// Waits until the state of the connection differs from `known`, and returns it.
     fn changed(&self, known: Connection) -> impl Future<Output = Connection> + Send;
 
     /// Creates a znode and returns its path.
@@ -204,7 +204,7 @@ pub trait Session: Send + Sync + 'static {
     /// Reads znodes; `None` for those that do not exist.
     fn get(&self, paths: &[String]) -> impl Future<Output = Result<Vec<Option<Node>>, StoreError>> + Send;
 
-    /// Looks whether a znode exists, without reading it.
+    /// Checks whether a znode exists, without reading it.
     fn stat(&self, path: &str) -> impl Future<Output = Result<Option<Stat>, StoreError>> + Send;
 
     /// Names of the children.
@@ -213,7 +213,7 @@ pub trait Session: Send + Sync + 'static {
     /// Watches a znode once; `None` where it does not exist.
     fn watch(&self, path: &str) -> impl Future<Output = Result<Option<Watch>, StoreError>> + Send;
 
-    /// Brings the server that is asked up to date.
+    /// Brings the connected server up to date.
     fn sync(&self, path: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Applies all writes or none, on condition that `check` exists with this version. The request goes out

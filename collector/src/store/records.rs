@@ -1,4 +1,4 @@
-//! What stands in redkeeper's own znodes beside the statuses. Consumers rely on these formats; fields are only ever added.
+//! Contents of redkeeper's own znodes other than statuses. Consumers rely on these formats; fields are only ever added.
 
 use redkeeper_core::{ids::Epoch, publish::BucketData};
 use serde::{Deserialize, Serialize};
@@ -23,11 +23,11 @@ pub fn bucket(data: BucketData, epoch: Epoch) -> Vec<u8> {
     serde_json::to_vec(&json).unwrap_or_default()
 }
 
-/// Largest number that is believed where others may have written: what readers of JSON take exactly. No counter gets
-/// there by counting.
+/// Largest number that is believed where others may have written: the largest that readers of JSON take exactly. No
+/// counter reaches it by counting.
 const NUMBER_MAX: u64 = (1 << 53) - 1;
 
-/// Reads a bucket. Damaged content counts as empty: it is written anew.
+/// Reads a bucket. Damaged content counts as empty and is written anew.
 pub fn read_bucket(bytes: &[u8]) -> BucketData {
     serde_json::from_slice::<BucketJson>(bytes)
         .ok()
@@ -49,7 +49,7 @@ pub struct EpochJson {
     pub holder: String,
     /// Its candidate node.
     pub node: String,
-    /// Drawn for each claim, so that one with unknown outcome can be recognised.
+    /// Unique for each claim, so that one with unknown outcome can be recognised.
     pub claim: String,
 }
 
@@ -98,7 +98,7 @@ impl Default for MetaJson {
     }
 }
 
-/// JSON of a znode; damaged or absent content reads as nothing known.
+/// Reads the JSON of a znode; damaged or absent content reads as nothing known.
 pub(crate) fn read_json<T: serde::de::DeserializeOwned + Default>(node: Option<Node>) -> T {
     node.and_then(|node| serde_json::from_slice(&node.data).ok())
         .unwrap_or_default()

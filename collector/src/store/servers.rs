@@ -1,9 +1,10 @@
-//! Where ZooKeeper is to be found: the configured names become addresses, anew for each session, and only those that
-//! take a connection are handed to the client.
+//! Finds ZooKeeper's servers: the configured names are resolved anew for each session, and only addresses that accept a
+//! connection are passed to the client.
 //!
 //! The client has one time limit for a name and tries its addresses in turn within it, so that a dead first address
-//! hides all others; and its limit for a session is used up by three dead addresses. A majority of the servers takes
-//! connections whenever ZooKeeper serves, so the ones found alive at the start of a session hold one that lives later.
+//! hides all others; and three dead addresses use up its limit for a session. A majority of the servers accepts
+//! connections whenever ZooKeeper serves, so the addresses found alive at the start of a session include one that lives
+//! later.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,24 +16,24 @@ use std::{
 
 use futures_util::future::join_all;
 use redkeeper_core::hosts::HostPort;
-use redkeeper_runtime::blocking::Bounded;
+use redkeeper_runtime::blocking::BlockingPool;
 use tokio::net::TcpStream;
 
-/// Where nothing else is said.
+/// Default port of ZooKeeper.
 pub(crate) const ZOOKEEPER_PORT: u16 = 2181;
-/// More are not tried: an ensemble has up to 7 servers, each with an address of either family.
+/// Maximum addresses tried: an ensemble has up to 7 servers, each with an address of either family.
 const ADDRESSES_MAX: usize = 32;
-/// A second name server is asked after 5 s by default.
+/// Time limit of a look-up. A second name server is asked after 5 s by default.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(6);
-/// An address that takes no connection within that time is dead, or too far away for a session.
+/// Time limit of a connection attempt: an address that exceeds it is dead, or too far away for a session.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Look-ups under way: each holds a thread, also one that was given up.
-static LOOK_UPS: Bounded = Bounded::new(16);
+/// Look-ups in progress: each holds a thread, even one that was given up.
+static LOOK_UPS: BlockingPool = BlockingPool::new(16);
 
-/// Looks up a name, such as the system does it.
+/// Resolves a name to addresses.
 pub type LookUp = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
-/// The system's own way: `/etc/hosts`, DNS.
+/// The system's resolver: `/etc/hosts`, DNS.
 pub(super) fn system_look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     (host, port).to_socket_addrs().map(Iterator::collect)
 }
@@ -40,19 +41,19 @@ pub(super) fn system_look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr
 /// The configured servers.
 #[derive(Debug)]
 pub(super) struct Servers {
-    /// As configured.
+    /// The servers as configured.
     text: String,
     look_up: LookUp,
-    /// What names were last: used where a look-up fails, since a name server may be down with the rest.
+    /// Last known addresses of each name: used if a look-up fails, since a name server may be down with the rest.
     known: Mutex<BTreeMap<String, Vec<SocketAddr>>>,
 }
 
-/// What was found out at the start of a session.
+/// What was found at the start of a session.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Take connections.
+    /// Addresses that accept connections.
     pub(super) alive: BTreeSet<SocketAddr>,
-    /// Do not, with the reason, and names without an address.
+    /// Addresses that do not, with the reason, and names without an address.
     dead: Vec<String>,
 }
 
@@ -65,7 +66,7 @@ impl Servers {
         }
     }
 
-    /// Looks up all names and knocks at all addresses at once.
+    /// Resolves all names and tries to connect to all addresses at once.
     pub(super) async fn find(&self) -> Found {
         let mut found = Found::default();
         let mut addresses = BTreeSet::new();
@@ -129,7 +130,7 @@ impl Servers {
     }
 }
 
-/// As configured.
+/// The servers as configured.
 impl fmt::Display for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -137,13 +138,13 @@ impl fmt::Display for Servers {
 }
 
 impl Found {
-    /// For the client: the addresses that are alive.
+    /// The addresses that are alive, in the client's format.
     pub(super) fn connect_string(&self) -> String {
         let all: Vec<_> = self.alive.iter().map(SocketAddr::to_string).collect();
         all.join(",")
     }
 
-    /// What was tried, for people; `why` no session came of the ones that are alive.
+    /// Describes what was tried; `why` is the reason why addresses that are alive gave no session.
     pub(super) fn tried(&self, why: &str) -> String {
         let alive = self.alive.iter().map(|address| format!("{address}: {why}"));
         let all: Vec<_> = alive.chain(self.dead.iter().cloned()).collect();

@@ -1,5 +1,5 @@
-//! The real ZooKeeper. The only module that uses zookeeper-client; its defects and how they are avoided
-//! stand in `clippy.toml` and in the comments here.
+//! The real ZooKeeper. The only module that uses zookeeper-client. `docs/zookeeper-client.md` has its defects, such as
+//! B1 to B6, and how each is avoided.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -14,13 +14,13 @@ use super::{
 
 /// Reads in one multi-read: 500 statuses of 512 bytes are well below the 1 MiB of a Java server's reply.
 const READS_MAX: usize = 500;
-/// Bytes of paths in one multi-read: half of the smallest request limit (`jute.maxbuffer`) that is seen in use, 32 KiB.
-/// A server cuts the connection on a larger one.
+/// Bytes of paths in one multi-read: half of the smallest request limit (`jute.maxbuffer`) seen in use, 32 KiB. A
+/// server cuts the connection on a larger one.
 const READ_BYTES_MAX: usize = 16 * 1024;
-/// What a path takes beside its bytes.
+/// Overhead of a path beside its bytes.
 const READ_OVERHEAD: usize = 16;
 
-/// Paths in parts that may be read at once.
+/// Splits paths into parts that may each be read at once.
 fn reads(mut paths: &[String]) -> impl Iterator<Item = &[String]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
@@ -45,12 +45,12 @@ pub struct ZooKeeper {
 }
 
 impl ZooKeeper {
-    /// Servers as `host:port,host:port`, and the session time-out asked for.
+    /// Servers as `host:port,host:port`, and the requested session time-out.
     pub fn new(servers: &str, session_timeout: Duration) -> Self {
         Self::with_look_up(servers, session_timeout, system_look_up)
     }
 
-    /// The same with another way to look up names.
+    /// Like [`new`](Self::new), with another resolver.
     pub fn with_look_up(servers: &str, session_timeout: Duration, look_up: LookUp) -> Self {
         Self {
             servers: Servers::new(servers, look_up),
@@ -74,7 +74,7 @@ impl Store for ZooKeeper {
         let connecting = connector.connect(&addresses);
         let why = match tokio::time::timeout(self.session_timeout, connecting).await {
             Ok(Ok(client)) => return Ok(ZkSession::new(client)),
-            // The library tells the last of several faults only.
+            // The library reports only the last of several faults.
             Ok(Err(Error::NoHosts | Error::Timeout)) | Err(_) => {
                 "takes connections, but gives no session".to_owned()
             }
@@ -102,8 +102,8 @@ impl ZkSession {
     }
 }
 
-/// What an error means. Anything that is not a definite answer of the server is an unknown outcome: network
-/// faults arrive as several kinds of error (defect B3).
+/// Classifies an error. Anything that is not a definite answer of the server is an unknown outcome: network faults
+/// arrive as several kinds of error (defect B3).
 fn classify(error: &Error) -> StoreError {
     match error {
         Error::NoNode => StoreError::Missing,
@@ -123,7 +123,7 @@ fn classify(error: &Error) -> StoreError {
     }
 }
 
-/// The same, with path and right where it was refused.
+/// Like `classify`, with path and right if the request was refused.
 fn explain(error: &Error, need: Need<'_>) -> StoreError {
     match classify(error) {
         StoreError::Refused(text) => need.refused(&text, *error == Error::NoAuth),
@@ -215,7 +215,7 @@ impl Session for ZkSession {
                         readable: true,
                     }),
                     MultiReadResult::Error { err: Error::NoNode } => None,
-                    // There, and of unknown content: one foreign ACL must not stop everything else.
+                    // It exists with unknown content: one foreign ACL must not stop everything else.
                     MultiReadResult::Error { err: Error::NoAuth } => Some(Node {
                         data: Vec::new(),
                         version: 0,
@@ -304,7 +304,7 @@ impl Session for ZkSession {
     }
 
     async fn close(this: Arc<Self>) {
-        // There is no close(): the end goes out when the last clone is dropped.
+        // The library has no `close()`: the end of the session goes out when the last clone is dropped.
         let mut watcher = this.client.state_watcher();
         drop(this);
         let closed = async {
@@ -336,7 +336,7 @@ mod tests {
         }
         assert!(parts.len() < 40, "{}", parts.len());
         assert_eq!(reads(&[]).count(), 0);
-        // One that is longer than that goes alone.
+        // A path longer than that is read alone.
         let long = ["y".repeat(READ_BYTES_MAX + 1), "z".to_owned()];
         assert_eq!(reads(&long).map(<[String]>::len).collect::<Vec<_>>(), [1, 1]);
     }

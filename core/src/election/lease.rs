@@ -1,12 +1,13 @@
-//! How long a leader may say that it leads. Writes to ZooKeeper do not depend on it, they are fenced; answers
-//! to "who leads?" and other effects outside ZooKeeper do (`reference/zookeeper.md` section 6 step 9).
+//! The lease: how long a leader may say that it leads. Writes to ZooKeeper do not depend on it, because they are
+//! fenced; answers to "who leads?" and other effects outside ZooKeeper do (`docs/protocol.md`, "Lease and
+//! verification").
 
 use std::time::Duration;
 
 use crate::time::Mono;
 
-/// The server counts the session's time-out from when it heard a request, which is never before it was sent.
-/// So within two thirds of it after the sending of an acknowledged request nobody else leads by an election.
+/// Ends two thirds of the session time-out after an acknowledged request was sent. The server counts the time-out from
+/// when it heard the request, which is never before it was sent, so until then nobody else leads by an election.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lease {
     time: Duration,
@@ -14,7 +15,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease that is not held, for a session with this time-out.
+    /// A lease that is not held yet, for a session with this time-out.
     pub fn new(session_timeout: Duration) -> Self {
         Self {
             time: session_timeout * 2 / 3,
@@ -22,22 +23,22 @@ impl Lease {
         }
     }
 
-    /// A request that was sent at `sent`, while leading, was acknowledged.
+    /// Renews the lease: a request that was sent at `sent`, while leading, was acknowledged.
     pub fn renewed(&mut self, sent: Mono) {
         self.until = self.until.max(Some(sent + self.time));
     }
 
-    /// Leadership is in doubt or over.
+    /// Ends the lease: leadership is in doubt or over.
     pub fn ended(&mut self) {
         self.until = None;
     }
 
-    /// When it runs out, or has run out.
+    /// When the lease expires, or has expired.
     pub fn ends(&self) -> Option<Mono> {
         self.until
     }
 
-    /// Whether it is held.
+    /// Whether the lease is held.
     pub fn holds(&self, now: Mono) -> bool {
         self.until.is_some_and(|until| now < until)
     }
@@ -53,7 +54,7 @@ mod tests {
         let at = Mono::from_millis;
         assert!(!lease.holds(at(0)));
         lease.renewed(at(1_000));
-        // An answer to an older request comes late.
+        // An answer to an older request arrives late.
         lease.renewed(at(500));
         assert!(lease.holds(at(2_999)));
         assert!(!lease.holds(at(3_000)));

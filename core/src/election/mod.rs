@@ -1,8 +1,9 @@
-//! Who may write to ZooKeeper. One candidate's part of the protocol of `reference/zookeeper.md` section 6.
+//! The election: decides who may write to ZooKeeper. One candidate's part of the protocol of `docs/protocol.md`,
+//! "Election".
 //!
-//! The core asks for one operation at a time and never for one while the session is suspended. It says
-//! [`Effect::Lead`] only after an acknowledged claim of the epoch, and [`Effect::Hold`] at the instant at
-//! which leadership becomes doubtful. Safety does not rest on it: every write is conditional on the epoch.
+//! The core asks for one operation at a time, and for none while the session is suspended. It emits [`Effect::Lead`]
+//! only after an acknowledged claim of the epoch, and [`Effect::Hold`] at the instant at which leadership becomes
+//! doubtful. Safety does not rest on this: every write is conditional on the epoch.
 
 pub mod lease;
 
@@ -17,52 +18,52 @@ pub struct Term {
     pub token: i32,
 }
 
-/// A znode among the candidates.
+/// A candidate znode.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Candidate {
     /// Its name.
     pub name: String,
-    /// The session that owns it; 0 where none does, as with a znode that a backup tool restored.
+    /// The session that owns it; 0 if none does, as with a znode that a backup tool restored.
     pub owner: i64,
 }
 
 impl Candidate {
-    /// Nobody stands behind it: it neither leads nor ever goes away by itself.
+    /// True if no session owns the candidate: it neither leads nor ever disappears by itself.
     pub fn is_leftover(&self) -> bool {
         self.owner == 0
     }
 }
 
-/// What the shell saw.
+/// What the shell observed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// A session is usable: a new one, or the same one again after a suspension.
+    /// A session is usable: a new one, or the former one after a suspension.
     Connected,
     /// Not connected; the session may still live.
     Suspended,
-    /// The session has ended, or the shell gave it up.
+    /// The session has ended, or the shell has abandoned it.
     Lost,
     /// The candidate node was created under this name.
     Enqueued(String),
-    /// Result of looking for the own node.
+    /// Result of looking for the own candidate node.
     Found(Option<String>),
     /// All candidates.
     Listed(Vec<Candidate>),
-    /// The watched node changed, or it is time to look again.
+    /// The watched node changed, or it is time to list the candidates again.
     LookAgain,
     /// The claim was acknowledged.
     Claimed(Term),
-    /// The epoch moved on, or the own node vanished, before the claim.
+    /// The epoch was advanced, or the own node vanished, before the claim.
     ClaimRefused,
-    /// Whether the claim with unknown outcome was applied.
+    /// Whether a claim with an unknown outcome was applied.
     Settled(Option<Term>),
-    /// The own node and the epoch are as they should be for the present term (true), or not.
+    /// Whether the own node and the epoch are as they should be for the present term.
     Verified(bool),
     /// A write was refused because of the epoch.
     Fenced,
-    /// The operation asked for ended without a known outcome.
+    /// The requested operation ended without a known outcome.
     Unknown,
-    /// An epoch was seen: in its znode, in a published status, in an answer.
+    /// An epoch was seen: in its znode, in a published status, or in an answer.
     Seen(Epoch),
     /// Give up leadership and candidacy.
     Resign,
@@ -73,7 +74,7 @@ pub enum Input {
 pub enum Effect {
     /// Create the candidate node -> `Enqueued` or `Unknown`.
     Enqueue,
-    /// Look for the own node after an unknown outcome -> `Found`.
+    /// Look for the own candidate node after an unknown outcome -> `Found`.
     FindOwn,
     /// List the candidates -> `Listed`.
     List,
@@ -83,15 +84,15 @@ pub enum Effect {
     Claim,
     /// Find out whether the claim was applied -> `Settled`.
     Settle,
-    /// Check own node and epoch -> `Verified`.
+    /// Check the own node and the epoch -> `Verified`.
     Verify,
-    /// Give up the session, which removes all its nodes -> `Lost`.
+    /// Close the session, which removes all its nodes -> `Lost`.
     Drop,
     /// Lead from now on.
     Lead(Term),
     /// Write nothing until the next `Lead`.
     Hold,
-    /// Delete the own nodes in one fenced multi, then give up the session.
+    /// Delete the own nodes in one fenced multi, then close the session.
     StepDown(Option<Term>),
 }
 
@@ -107,7 +108,7 @@ enum Phase {
     Resigned,
 }
 
-/// One candidate.
+/// The state of one candidate.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Election {
     phase: Phase,
@@ -115,9 +116,9 @@ pub struct Election {
     connected: bool,
     /// Operation to ask for when the session is usable again.
     postponed: Option<Effect>,
-    /// The newest term that this process led.
+    /// Newest term that this process led.
     led: Epoch,
-    /// The newest term seen, of whomever.
+    /// Newest term seen, of any collector.
     seen: Epoch,
 }
 
@@ -135,7 +136,7 @@ impl Default for Election {
 }
 
 impl Election {
-    /// The term that this candidate holds as far as it knows, even while suspended.
+    /// The term that this candidate holds, as far as it knows, even while suspended.
     pub fn term(&self) -> Option<Term> {
         match self.phase {
             Phase::Leading(term) => Some(term),
@@ -143,18 +144,18 @@ impl Election {
         }
     }
 
-    /// The newest term that this process ever held or saw: the next one must be newer, even where ZooKeeper was wiped
-    /// or restored from an old snapshot.
+    /// The newest term that this process ever held or saw. The next one must be newer, even if ZooKeeper was wiped or
+    /// restored from an old snapshot.
     pub fn newest(&self) -> Epoch {
         self.led.max(self.seen)
     }
 
-    /// The name of the own node.
+    /// Name of the own candidate node.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()
     }
 
-    /// One word for people.
+    /// Name of the current phase, e.g. `follower`.
     pub fn phase(&self) -> &'static str {
         match self.phase {
             Phase::Offline => "offline",
@@ -166,7 +167,7 @@ impl Election {
         }
     }
 
-    /// Takes what was seen and says what to do.
+    /// Applies an input and appends what the shell must do.
     pub fn step(&mut self, input: Input, out: &mut Vec<Effect>) {
         if self.phase == Phase::Resigned {
             return;
@@ -204,7 +205,7 @@ impl Election {
             Input::Settled(Some(term)) if self.phase == Phase::Settling => self.lead(term, out),
             Input::ClaimRefused if self.phase == Phase::Claiming => self.requeue(out),
             Input::Settled(None) if self.phase == Phase::Settling => self.requeue(out),
-            // While suspended the answer is of the past; `Verify` is asked for again.
+            // An answer that arrives while suspended is outdated; `Verify` is asked for again.
             Input::Verified(ok) if self.connected => {
                 if let Some(term) = self.term() {
                     if ok {
@@ -216,7 +217,7 @@ impl Election {
             }
             Input::Fenced if self.term().is_some() => self.give_up(out),
             Input::Unknown => self.unknown(out),
-            // An answer to an operation of a former phase: nothing rests on it.
+            // An answer to an operation of a former phase is ignored.
             _ => {}
         }
     }
@@ -229,7 +230,7 @@ impl Election {
         } else if let Some(effect) = self.postponed.take() {
             out.push(effect);
         } else if !back && self.phase == Phase::Queued {
-            // One-shot watches may have fired unseen.
+            // A one-shot watch may have fired unnoticed.
             out.push(Effect::List);
         }
     }
@@ -253,7 +254,7 @@ impl Election {
     }
 
     fn listed(&mut self, mut candidates: Vec<Candidate>, out: &mut Vec<Effect>) {
-        // What no session owns would stand before all others for ever.
+        // A candidate that no session owns would stay before all others for ever.
         candidates.retain(|candidate| !candidate.is_leftover());
         let mut names: Vec<_> = candidates.into_iter().map(|candidate| candidate.name).collect();
         names.sort_by_key(|name| sequence(name));
@@ -273,7 +274,7 @@ impl Election {
 
     fn lead(&mut self, term: Term, out: &mut Vec<Effect>) {
         if self.led >= term.epoch {
-            // The epoch went backwards: a restored ZooKeeper. Start over rather than write with an old number.
+            // The epoch went backwards, as in a restored ZooKeeper. Start over rather than write with an old number.
             self.give_up(out);
             return;
         }
@@ -314,7 +315,7 @@ impl Election {
         out.push(Effect::Drop);
     }
 
-    /// Starts over, with what must never be forgotten.
+    /// Starts over, but keeps the terms that must never be forgotten.
     fn forget(&mut self) {
         *self = Self {
             led: self.led,
@@ -324,17 +325,17 @@ impl Election {
     }
 }
 
-/// Terms count up from 1 by one: a number above this was not counted, but written by hand or damaged, and there must be
-/// room above for all terms to come. Numbers up to here survive JSON readers that count in floating point.
+/// Largest epoch that is believed. Terms count up from 1 by one, so a larger number was written by hand or damaged, and
+/// there must be room above it for all terms to come. Numbers up to here survive JSON readers that use floating point.
 pub const EPOCH_MAX: u64 = 1 << 53;
 
-/// The number, or 0 where it cannot be one.
+/// The epoch, or 0 if its number is not plausible.
 pub fn plausible(epoch: Epoch) -> Epoch {
     if epoch.0 <= EPOCH_MAX { epoch } else { Epoch(0) }
 }
 
-/// Sequence number at the end of a candidate's name. ZooKeeper counts in an i32 that overflows to negative
-/// numbers; those come after all positive ones.
+/// Sequence number at the end of a candidate's name. ZooKeeper counts in an i32 that overflows to negative numbers;
+/// those sort after all positive ones.
 fn sequence(name: &str) -> (u32, String) {
     let digits = name.rsplit("n-").next().unwrap_or_default();
     let number = digits.parse::<i32>().unwrap_or(i32::MAX);

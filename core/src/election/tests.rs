@@ -90,7 +90,7 @@ fn candidates_that_no_session_owns_do_not_count() {
         ],
     );
     assert_eq!(out[2..], [Effect::Watch(other), Effect::List, Effect::Claim]);
-    // Its own node, restored by somebody, is not its own.
+    // Its own node is not its own once somebody has restored it.
     let mut election = Election::default();
     let out = run(
         &mut election,
@@ -111,7 +111,7 @@ fn the_next_term_is_above_all_that_were_seen() {
     let seen = [Input::Seen(Epoch(12)), Input::Seen(Epoch(9)), nonsense];
     run(&mut election, seen);
     assert_eq!(election.newest(), Epoch(12));
-    // Whatever ends a session, it is not forgotten.
+    // Whatever ends a session, the term is not forgotten.
     run(&mut election, [Input::Lost, Input::Connected, Input::Found(None)]);
     assert_eq!(election.newest(), Epoch(12));
 }
@@ -183,8 +183,8 @@ fn input() -> impl Strategy<Value = Input> {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: no lead without an acknowledged claim, none while suspended,
-    /// hold at once on doubt, epochs of new terms strictly increase, no operation while suspended.
+    /// For any inputs in any order: no lead without an acknowledged claim, none while suspended, hold at once on doubt,
+    /// epochs of new terms strictly increase, no operation while suspended.
     #[test]
     fn leads_only_with_an_acknowledged_claim(inputs in proptest::collection::vec(input(), 0..300)) {
         let mut election = Election::default();

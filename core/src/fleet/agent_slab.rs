@@ -1,12 +1,13 @@
-//! All agents: by name, and by a place that does not move while an agent is known. A message finds its agent by the
-//! place that its stream was given, without comparing names.
+//! The slab of agents: by name, and by a slot that stays the same while an agent is known. A message finds its agent by
+//! the slot of its stream, without comparing names.
 
 use std::collections::BTreeMap;
 
 use super::AgentState;
 use crate::ids::AgentId;
 
-/// Where an agent stands. What stands there is used again for another one once it is forgotten, with another turn.
+/// Slot of an agent. A slot is reused for another agent once its agent is forgotten; the generation `turn`
+/// distinguishes them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Place {
     index: u32,
@@ -14,7 +15,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Below the largest number of agents that were known at one time.
+    /// Index of the slot, below the largest number of agents that were known at one time.
     pub fn index(self) -> usize {
         self.index as usize
     }
@@ -29,33 +30,33 @@ pub struct Agents {
 }
 
 impl Agents {
-    /// How many.
+    /// Number of agents.
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// True without any.
+    /// True if there are no agents.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// Where an agent stands.
+    /// Slot of an agent.
     pub fn place(&self, name: &AgentId) -> Option<Place> {
         self.names.get(name).copied()
     }
 
-    /// One agent by its name.
+    /// The agent with this name.
     pub fn get(&self, name: &AgentId) -> Option<&AgentState> {
         self.at(self.place(name)?)
     }
 
-    /// One agent by its place.
+    /// The agent in this slot.
     pub fn at(&self, place: Place) -> Option<&AgentState> {
         let (turn, state) = self.states.get(place.index())?;
         state.as_ref().filter(|_| *turn == place.turn)
     }
 
-    /// All of them.
+    /// Iterates over all agents.
     pub fn iter(&self) -> impl Iterator<Item = &AgentState> {
         self.states.iter().filter_map(|(_, state)| state.as_ref())
     }
@@ -73,7 +74,7 @@ impl Agents {
         state.as_mut().filter(|_| *turn == place.turn)
     }
 
-    /// The agent of this name, made where it is not known.
+    /// The agent with this name, created by `make` if it is not known.
     pub(super) fn get_or_add(
         &mut self,
         name: &AgentId,

@@ -1,27 +1,28 @@
-//! Wall clocks of other hosts. They are never compared for a decision; but `since` is a time that people read, and a clock
-//! that is off by hours would make it nonsense. It is corrected by the offset that the agent's messages show.
+//! Corrects times by the wall clocks of other hosts. No decision compares such clocks, but `since` is shown to users,
+//! and a clock that is off by hours would make it useless. It is corrected by the offset that the agent's messages
+//! show.
 
 use std::time::Duration;
 
 use crate::{status::Verdict, time::WallMs};
 
-/// Clocks this near each other are not corrected: a message takes that long at times, and times that are corrected move
-/// with each message.
+/// Smallest offset that is corrected: a message may take that long, and corrected times move with each message.
 pub const OFFSET_MIN: Duration = Duration::from_secs(5);
 const OFFSET_MIN_MS: i64 = 5_000;
-/// A corrected offset follows the clock only where it moved by more than this.
+/// Smallest change of the clock that changes a corrected offset.
 const STEP_MS: u64 = 2_000;
 
-/// How far an agent's clock is ahead of this collector's, in milliseconds; 0 where it is near enough.
+/// How far an agent's clock is ahead of this collector's, in milliseconds; 0 if it is near enough.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClockOffset {
     ahead: i64,
-    /// What it was before its last change: times that the agent took then, it tells as it took them.
+    /// The offset before its last change: the agent keeps reporting earlier times as it read them then.
     before: i64,
 }
 
 impl ClockOffset {
-    /// Takes a reading of both clocks; zero stands for an agent that does not tell. True where the offset changed.
+    /// Takes a reading of both clocks; zero stands for an agent that does not send its time. Returns whether the offset
+    /// changed.
     pub(super) fn observe(&mut self, theirs: WallMs, ours: WallMs) -> bool {
         if theirs == WallMs::default() {
             return false;
@@ -42,13 +43,13 @@ impl ClockOffset {
         changed
     }
 
-    /// Milliseconds ahead; negative: behind.
+    /// Milliseconds by which the agent's clock is ahead; negative if it is behind.
     pub fn ahead_ms(self) -> i64 {
         self.ahead
     }
 
-    /// Brings the times of a new verdict in line with this collector's clock, and with what it remembers of the same
-    /// instance: who remembers longest is right about since when a state lasts.
+    /// Brings the times of a new verdict in line with this collector's clock, and with what is remembered of the same
+    /// instance: of two beginnings of the same state, the earlier one is right.
     pub(super) fn settle(self, verdict: &mut Verdict, former: Option<&Verdict>) {
         let told = verdict.since;
         verdict.since = correct(told, self.ahead);
@@ -64,7 +65,7 @@ impl ClockOffset {
     }
 }
 
-/// A time by a clock that is so far ahead, by this collector's.
+/// Converts a time of a clock that is `ahead` to this collector's clock.
 fn correct(time: WallMs, ahead: i64) -> WallMs {
     if time == WallMs::default() {
         return time;
@@ -77,7 +78,8 @@ pub(super) fn is_near(a: WallMs, b: WallMs) -> bool {
     u128::from(a.0.abs_diff(b.0)) <= OFFSET_MIN.as_millis()
 }
 
-/// Takes `earlier` for the beginning of the verdict, where that is what is remembered of the `same` time. Says whether.
+/// Uses `earlier` as the beginning of the verdict, if it is an earlier or exact reading of the `same` time. Returns
+/// whether it did.
 pub(super) fn keep_earlier(verdict: &mut Verdict, earlier: WallMs, same: bool) -> bool {
     let keep =
         same && earlier != WallMs::default() && (earlier.0 < verdict.since.0 || !verdict.since_is_bound);
@@ -117,7 +119,7 @@ mod tests {
         assert_eq!(correct(WallMs(NOW.0 + HOUR - 10), fast.ahead), WallMs(NOW.0 - 10));
         let slow = offset(NOW.0 - 400 * 24 * HOUR);
         assert_eq!(correct(WallMs(NOW.0 - 400 * 24 * HOUR), slow.ahead), NOW);
-        // Nonsense stays a time, and a time that is not known stays unknown.
+        // An implausible time stays a time, and an unknown time stays unknown.
         assert_eq!(correct(WallMs(u64::MAX), offset(1).ahead), WallMs(u64::MAX));
         assert_eq!(correct(WallMs(1), offset(u64::MAX).ahead), WallMs(0));
         assert_eq!(correct(WallMs(0), fast.ahead), WallMs(0));
@@ -135,7 +137,7 @@ mod tests {
         assert_eq!(offset.ahead_ms(), 0);
     }
 
-    /// The agent tells `since` as it took it, by the clock that was wrong then.
+    /// The agent reports `since` as it read it, by the clock that was wrong then.
     #[test]
     fn a_clock_that_is_set_right_moves_no_time() {
         for wrong in [NOW.0 + HOUR, NOW.0 - 400 * 24 * HOUR] {
@@ -149,7 +151,7 @@ mod tests {
             let mut again = told.clone();
             clock.settle(&mut again, Some(&first));
             assert_eq!(again.since, first.since);
-            // What begins after that is told by the right clock.
+            // What begins after that is reported by the right clock.
             let mut new = verdict(NOW.0 + 40_000, false);
             clock.settle(&mut new, Some(&first));
             assert_eq!(new.since.0, NOW.0 + 40_000);
@@ -164,17 +166,17 @@ mod tests {
             offset.settle(&mut new, Some(former));
             new.since.0
         };
-        // A new boot of the agent knows only since when it looks; later reports of it say the same.
+        // A new boot of the agent knows only since when it has probed; its later reports say the same.
         assert_eq!(since(none, verdict(500, true), &verdict(100, false)), 100);
         assert_eq!(since(none, verdict(500, true), &verdict(100, true)), 100);
-        // It saw itself that the state ended and began again between two reports.
+        // The agent itself saw that the state ended and began again between two reports.
         assert_eq!(since(none, verdict(500, false), &verdict(100, false)), 500);
         // What is remembered may be later than what the agent knows.
         assert_eq!(since(none, verdict(100, true), &verdict(500, true)), 100);
         let mut down = verdict(100, false);
         down.reason = Reason::ReplyTimeout;
         assert_eq!(since(none, verdict(500, true), &down), 500);
-        // Corrected times of one moment are one time.
+        // Corrected times of one moment count as one time.
         let fast = offset(NOW.0 + HOUR);
         let former = verdict(NOW.0 - 60_000, false);
         assert_eq!(

@@ -1,14 +1,14 @@
-//! Which agents the leader does not hear although another collector does: what such an agent sees is published as
-//! AGENT_SILENT. Whoever reaches one collector only, by a wrong list or through one balanced address, is found so.
+//! Finds agents that the leader does not hear although another collector does: their instances are published as
+//! AGENT_SILENT. This finds agents that reach only one collector, because of a wrong list or a balanced address.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::AgentId;
 
-/// Agents that are heard, of one collector.
+/// The agents that one collector hears.
 pub type Heard = BTreeSet<AgentId>;
 
-/// An agent that others hear, and the leader does not.
+/// An agent that others hear and the leader does not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unheard {
     /// The agent.
@@ -17,16 +17,16 @@ pub struct Unheard {
     pub by: Vec<String>,
 }
 
-/// Compares again and again what collectors hear.
+/// Repeatedly compares what the collectors hear.
 #[derive(Clone, Default, Debug)]
 pub struct Hearing {
-    /// Not heard by the leader at the last comparison.
+    /// Agents that only others heard at the last comparison.
     doubted: BTreeSet<AgentId>,
 }
 
 impl Hearing {
-    /// Takes what the leader hears, and what others do. Only what was so at the comparison before is told: pictures of
-    /// several collectors are never of one instant, and an agent that comes reaches one before the other.
+    /// Compares what the leader hears with what others hear. An agent is reported only if the former comparison showed
+    /// it too: the lists of several collectors are never of one instant, and a new agent reaches one before the other.
     pub fn compare<'a>(
         &mut self,
         leader: &Heard,
@@ -49,7 +49,7 @@ impl Hearing {
             .collect()
     }
 
-    /// Nobody is known to lead, or what it hears is not known: the next comparison is the first.
+    /// Forgets the last comparison, where no leader is known, or what it hears is not known.
     pub fn forget(&mut self) {
         self.doubted.clear();
     }
@@ -73,7 +73,7 @@ mod tests {
         let told = compare(&leader);
         let told: Vec<_> = told.iter().map(|u| (u.agent.as_str(), u.by.join(" "))).collect();
         assert_eq!(told, [("y", "b c".to_owned()), ("z", "b".to_owned())]);
-        // It reaches the leader.
+        // The agent reaches the leader.
         let told = compare(&heard(&["x", "y"]));
         assert_eq!(told.iter().map(|u| u.agent.as_str()).collect::<Vec<_>>(), ["z"]);
     }
@@ -89,7 +89,8 @@ mod tests {
     }
 
     proptest! {
-        /// Nobody whom the leader hears is told, nobody who is heard by none, and all others from the second time on.
+        /// An agent that the leader hears, or that nobody hears, is not reported; all others are, from the second
+        /// comparison on.
         #[test]
         fn tells_exactly_the_difference(
             sets in proptest::collection::vec(proptest::collection::btree_set(0..6u8, 0..6), 3)

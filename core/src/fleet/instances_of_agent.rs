@@ -1,4 +1,4 @@
-//! The instances of one agent, side by side in memory: a heartbeat touches nothing else.
+//! The instances of one agent, contiguous in memory: a heartbeat touches nothing else.
 
 use std::time::Duration;
 
@@ -9,35 +9,35 @@ use crate::{
     time::Mono,
 };
 
-/// How long an instance may be without a completed round. In milliseconds, which are few bytes for many instances;
-/// what is longer than 49 days counts as that.
+/// How long an instance may be without a completed round. Stored in milliseconds, which take few bytes for many
+/// instances; more than 49 days count as 49.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FreshnessLimit(u32);
 
 impl FreshnessLimit {
-    /// Rounded up, so that nothing is stalled too early.
+    /// Converts a limit, rounded up so that nothing is stalled too early.
     pub fn of(limit: Duration) -> Self {
         let millis = limit.as_micros().div_ceil(1_000);
         Self(u32::try_from(millis).unwrap_or(u32::MAX))
     }
 
-    /// The same as a duration.
+    /// The limit as a duration.
     pub fn get(self) -> Duration {
         Duration::from_millis(self.0.into())
     }
 }
 
-/// Handles of one agent: one for each instance, and as many that stand for instances which came anew.
+/// Most handles of one agent: one for each instance, and as many for instances that were reported under a new handle.
 const HANDLES_MAX: usize = 2 * AGENT_INSTANCES_MAX;
 
-/// An instance as its agent has it.
+/// An instance, as one of its agent's.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
     /// Its name.
     pub id: InstanceId,
     /// Last completed probe round.
     pub progress: Mono,
-    /// Without a round for this long it is stalled.
+    /// It is stalled after this long without a round.
     pub(super) freshness_limit: FreshnessLimit,
     /// Reason of the status in force.
     pub(super) reason: Reason,
@@ -46,17 +46,17 @@ pub struct Member {
 const _: () = assert!(std::mem::size_of::<Member>() <= 32);
 
 impl Member {
-    /// Whether its agent, heard last at `beat`, proved progress then.
+    /// Whether the progress that the agent proved is fresh at `beat`, its last heartbeat.
     pub(super) fn is_fresh(&self, beat: Mono) -> bool {
         self.progress + self.freshness_limit.get() > beat
     }
 }
 
-/// Sorted by name, and found by handle too. Bounded by `AGENT_INSTANCES_MAX`.
+/// Instances sorted by name, also indexed by handle. Bounded by `AGENT_INSTANCES_MAX`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Members {
     all: Vec<Member>,
-    /// Handles, sorted, with the places of what they name.
+    /// Sorted handles, each with the index of its instance.
     handles: Vec<(Handle, u32)>,
     version: u64,
 }
@@ -66,22 +66,22 @@ impl Members {
         self.all.binary_search_by(|member| member.id.cmp(id))
     }
 
-    /// All of them, by name.
+    /// Iterates over all instances, by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Member> {
         self.all.iter()
     }
 
-    /// How many.
+    /// Number of instances.
     pub fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// True without any.
+    /// True if there are no instances.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Changes when one comes or goes.
+    /// Counter that changes when an instance is added or removed.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -99,8 +99,8 @@ impl Members {
         self.place(id).ok().map(|place| &mut self.all[place])
     }
 
-    /// Where an instance is that is mentioned by this handle: mostly found without comparing names. False where the handle
-    /// does not name it yet.
+    /// Index of an instance that is reported under this handle, mostly found without comparing names. The flag is false
+    /// if the handle is not bound to it yet.
     pub(super) fn find(&self, handle: Handle, id: &InstanceId) -> Option<(usize, bool)> {
         let at = self.handles.binary_search_by_key(&handle, |(known, _)| *known);
         let named = at.ok().map(|at| self.handles[at].1 as usize);
@@ -110,12 +110,12 @@ impl Members {
         }
     }
 
-    /// The one at a place that [`find`](Self::find) gave.
+    /// The instance at an index that [`find`](Self::find) returned.
     pub(super) fn at_mut(&mut self, place: usize) -> Option<&mut Member> {
         self.all.get_mut(place)
     }
 
-    /// Takes one, in place of what was known of it.
+    /// Adds an instance, or replaces what was known of it.
     pub(super) fn put(&mut self, member: Member) {
         match self.place(&member.id) {
             Ok(place) => self.all[place] = member,
@@ -137,15 +137,15 @@ impl Members {
         Some(self.all.remove(place))
     }
 
-    /// Its messages will mention `id`, which is one of them, by this handle.
-    pub(super) fn name(&mut self, handle: Handle, id: &InstanceId) {
+    /// Binds a handle to `id`, which is one of the instances.
+    pub(super) fn bind_handle(&mut self, handle: Handle, id: &InstanceId) {
         let Some(place) = self.place(id).ok().and_then(|place| u32::try_from(place).ok()) else {
             return;
         };
         match self.handles.binary_search_by_key(&handle, |(known, _)| *known) {
             Ok(at) => self.handles[at].1 = place,
             Err(_) if self.handles.len() >= HANDLES_MAX => {
-                // An agent that names the same instance anew again and again: its newest name counts.
+                // The agent has given the same instance new handles repeatedly: only its newest handle counts.
                 self.handles.retain(|(_, named)| *named != place);
                 if self.handles.len() < HANDLES_MAX {
                     let at = self.handles.partition_point(|(known, _)| *known < handle);
@@ -160,8 +160,8 @@ impl Members {
         self.handles.clear();
     }
 
-    /// Forgets a handle; tells whose it was.
-    pub(super) fn take_handle(&mut self, handle: Handle) -> Option<InstanceId> {
+    /// Unbinds a handle; returns the instance that it was bound to.
+    pub(super) fn unbind_handle(&mut self, handle: Handle) -> Option<InstanceId> {
         let at = self.handles.binary_search_by_key(&handle, |(known, _)| *known);
         let (_, place) = self.handles.remove(at.ok()?);
         self.all.get(place as usize).map(|member| member.id.clone())
@@ -173,7 +173,7 @@ impl Members {
         self.all.get_mut(place as usize)
     }
 
-    /// Gives back the room that growing set aside: most agents seldom get more instances.
+    /// Releases spare capacity: most agents seldom get more instances.
     pub(super) fn shrink(&mut self) {
         self.all.shrink_to_fit();
         self.handles.shrink_to_fit();
@@ -203,9 +203,9 @@ mod tests {
         };
         members.put(put(1));
         members.put(put(2));
-        members.name(Handle(0), &id(2));
+        members.bind_handle(Handle(0), &id(2));
         for n in 1..100_000 {
-            members.name(Handle(n), &id(1));
+            members.bind_handle(Handle(n), &id(1));
             assert!(members.handles.len() <= HANDLES_MAX);
         }
         assert_eq!(members.by_handle(Handle(99_999)).unwrap().id, id(1));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     proptest! {
-        /// Handles name what they were given to, whatever comes and goes.
+        /// Handles stay bound to their instances, whatever is added and removed.
         #[test]
         fn handles_follow_their_instances(steps in proptest::collection::vec((0u8..4, 0u8..12, 0u32..6), 0..80)) {
             let (mut members, mut model) = (Members::default(), BTreeMap::<u32, InstanceId>::new());
@@ -234,12 +234,12 @@ mod tests {
                         model.retain(|_, named| *named != id(n));
                     }
                     2 => {
-                        members.name(Handle(handle), &id(n));
+                        members.bind_handle(Handle(handle), &id(n));
                         if members.get(&id(n)).is_some() {
                             model.insert(handle, id(n));
                         }
                     }
-                    _ => prop_assert_eq!(members.take_handle(Handle(handle)), model.remove(&handle)),
+                    _ => prop_assert_eq!(members.unbind_handle(Handle(handle)), model.remove(&handle)),
                 }
                 for handle in 0..6 {
                     let named = members.by_handle(Handle(handle)).map(|member| member.id.clone());

@@ -1,4 +1,4 @@
-//! What time does: silent agents, stalled probes, and the status in force.
+//! Handles the passage of time: silent agents, stalled probes, and the status in force.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -11,12 +11,12 @@ use crate::{
 };
 
 impl AgentState {
-    /// When it will be silent if nothing more is heard. Messages without heartbeats prove no progress of probes.
+    /// When the agent becomes silent if nothing more is heard. Messages without heartbeats prove no progress of probes.
     fn due(&self, silent_after: Duration) -> Mono {
         (self.heard + silent_after).min(self.beat + silent_after * 2)
     }
 
-    /// Makes sure that it is looked at in time.
+    /// Schedules a check of the agent, if none is scheduled.
     pub(super) fn watch(&mut self, silent_after: Duration, deadlines: &mut BTreeSet<(Mono, AgentId)>) {
         if !std::mem::replace(&mut self.watched, true) {
             deadlines.insert((self.due(silent_after), self.name.clone()));
@@ -68,8 +68,8 @@ impl Fleet {
         }
     }
 
-    /// Brings the status in force in line with the newest report, the agent's silence and the progress; `beating`
-    /// with a heartbeat.
+    /// Brings the status in force in line with the newest report, the agent's silence and the progress. `beating` is
+    /// true for a heartbeat.
     pub(super) fn settle(&mut self, wall: WallMs, id: &InstanceId, beating: bool, out: &mut Vec<Effect>) {
         let Some(instance) = self.instances.get_mut(id) else {
             return;
@@ -89,7 +89,7 @@ impl Fleet {
         } else if fresh {
             None
         } else if present.reason == Reason::AgentSilent && !beating {
-            // The agent is back, but not yet with progress of this instance: its first heartbeat tells.
+            // The agent is back, but its progress on this instance is not known until its first heartbeat.
             return;
         } else {
             Some(Reason::ProbeStalled)
@@ -133,7 +133,7 @@ impl Fleet {
                 out.push(Effect::Changed(id.clone()));
             }
         } else if reason.is_none() {
-            // The same as in force.
+            // The reported verdict equals the one in force.
             instance.overruled = None;
         }
     }

@@ -1,4 +1,4 @@
-//! Which messages of an agent are news.
+//! Orders the messages of one agent by (boot, sequence).
 
 use std::collections::VecDeque;
 
@@ -7,24 +7,24 @@ use crate::{
     limits::RETIRED_BOOTS_MAX,
 };
 
-/// What a message is, judged by (boot, sequence).
+/// How a message counts, by (boot, sequence).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arrival {
     /// Newer than everything heard of this boot: proves that the agent lives now.
-    News,
-    /// Not newer than what was heard: may still hold news of single instances, proves nothing about now.
-    Late,
+    New,
+    /// Not newer than what was heard: may still contain news of single instances, but proves nothing about the present.
+    Stale,
     /// From a boot that has been superseded: must be ignored.
-    Retired,
+    Superseded,
 }
 
-/// Where a report stands among those of its agent. Published with each status, so that the next leader knows
-/// whether what it has is older.
+/// Origin of a report: its position among the messages of its agent. It is published with each status, so that the next
+/// leader knows whether its own report is older.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Origin {
-    /// The agent's life.
+    /// The boot of the agent.
     pub boot: BootTag,
-    /// The message.
+    /// The sequence of the message.
     pub seq: Seq,
 }
 
@@ -35,8 +35,8 @@ impl Origin {
     }
 }
 
-/// Which boot of an agent, in the order in which they were heard of: streams carry it, because a number is compared at
-/// once, and a boot is a text.
+/// Ordinal of a boot of an agent, in the order in which boots were heard. Streams carry it because comparing numbers is
+/// cheaper than comparing the text of a boot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Life(u32);
 
@@ -50,7 +50,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// Starts with the first boot heard of.
+    /// Starts with the first boot that is heard.
     pub fn new(boot: BootId) -> Self {
         Self {
             boot,
@@ -60,23 +60,23 @@ impl Order {
         }
     }
 
-    /// The boot in force.
+    /// The current boot.
     pub fn boot(&self) -> &BootId {
         &self.boot
     }
 
-    /// Highest sequence heard of the boot in force.
+    /// Highest sequence heard of the current boot.
     pub fn highest(&self) -> Seq {
         self.highest
     }
 
-    /// Whether a boot is known to be over.
+    /// Whether a boot is known to be superseded.
     pub fn is_retired(&self, boot: BootTag) -> bool {
         self.retired.iter().any(|retired| retired.tag() == boot)
     }
 
-    /// Takes a Hello. A boot not seen before supersedes and retires the present one.
-    /// Tells under which number its messages count; `None` where `boot` itself is retired.
+    /// Applies a Hello. A boot not seen before supersedes and retires the current one. Returns the ordinal of `boot`,
+    /// or `None` if it is retired.
     pub fn hello(&mut self, boot: &BootId) -> Option<Life> {
         if *boot == self.boot {
             return Some(self.life);
@@ -90,12 +90,12 @@ impl Order {
         self.retired
             .push_back(std::mem::replace(&mut self.boot, boot.clone()));
         self.highest = Seq(0);
-        // So many boots are not lived to see: one a second takes a century.
+        // Cannot overflow in practice: one boot per second takes 136 years.
         self.life.0 = self.life.0.saturating_add(1);
         Some(self.life)
     }
 
-    /// Origin of a message of the boot in force.
+    /// Origin of a message of the current boot.
     pub fn origin(&self, seq: Seq) -> Origin {
         Origin {
             boot: self.boot.tag(),
@@ -103,16 +103,16 @@ impl Order {
         }
     }
 
-    /// Takes the number of a message of this boot.
+    /// Applies the sequence of a message of the boot with this ordinal.
     pub fn arrive(&mut self, life: Life, seq: Seq) -> Arrival {
         if life != self.life {
-            return Arrival::Retired;
+            return Arrival::Superseded;
         }
         if seq <= self.highest {
-            return Arrival::Late;
+            return Arrival::Stale;
         }
         self.highest = seq;
-        Arrival::News
+        Arrival::New
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
             let mut order = Order::new(boot(1));
             let mut news = std::collections::BTreeSet::new();
             for seq in seqs {
-                if order.arrive(Life::default(), Seq(seq)) == Arrival::News {
+                if order.arrive(Life::default(), Seq(seq)) == Arrival::New {
                     prop_assert!(news.insert(seq));
                 }
             }
@@ -153,7 +153,7 @@ mod tests {
                     }
                 }
                 for gone in dead.iter().filter_map(|gone| lives.get(gone)) {
-                    prop_assert_eq!(order.arrive(*gone, Seq(1_000)), Arrival::Retired);
+                    prop_assert_eq!(order.arrive(*gone, Seq(1_000)), Arrival::Superseded);
                 }
             }
         }

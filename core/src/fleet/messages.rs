@@ -1,4 +1,4 @@
-//! What goes into the fleet core and what comes out.
+//! The inputs and effects of the fleet core.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
 /// One instance as an agent reports it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
-    /// Its short name.
+    /// Its handle.
     pub handle: Handle,
     /// Its identity.
     pub identity: Identity,
@@ -21,42 +21,42 @@ pub struct Report {
     pub verdict: Verdict,
     /// Age of the last completed probe round.
     pub probe_age: Option<Duration>,
-    /// Without a completed round for this long it is stalled.
+    /// It is stalled after this long without a completed round.
     pub freshness_limit: Duration,
 }
 
-/// What one message of an agent says.
+/// Content of one message of an agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
     /// Part of a snapshot; true on the last part.
     Snapshot(Vec<Report>, bool),
     /// Changed instances.
     Changes(Vec<Report>),
-    /// Ages of the last completed rounds, and the agent's wall clock; zero where it does not tell.
+    /// Ages of the last completed rounds, and the agent's wall clock; zero if it does not send its time.
     Heartbeat(Vec<(Handle, Duration)>, WallMs),
     /// Instances to forget.
     Gone(Vec<Handle>),
 }
 
-/// Who an agent says it is.
+/// What an agent says of itself in its Hello.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Greeting {
+pub struct AgentInfo {
     /// Its name.
     pub agent: AgentId,
-    /// Its life.
+    /// Its boot.
     pub boot: BootId,
-    /// Its version, for people.
+    /// Its version, for display.
     pub version: String,
-    /// Its host, for people.
+    /// Its host, for display.
     pub host: String,
-    /// The address that it came from, for people; empty where it is not known.
+    /// The address that it connects from, for display; empty if it is not known.
     pub address: String,
-    /// Its wall clock when it said so; zero where it does not tell.
+    /// Its wall clock when it sent the Hello; zero if it does not send its time.
     pub clock: WallMs,
 }
 
-impl Greeting {
-    /// Where it runs, as far as that is known.
+impl AgentInfo {
+    /// Human-readable place where it runs, as far as that is known.
     pub fn place(&self) -> String {
         match (self.host.as_str(), self.address.as_str()) {
             ("", "") => "an unknown host".to_owned(),
@@ -70,33 +70,33 @@ impl Greeting {
 /// An agent that is refused because another one, which is alive, has its id.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rival {
-    /// Who it says it is.
-    pub greeting: Greeting,
-    /// How often it was refused.
+    /// What it says of itself.
+    pub greeting: AgentInfo,
+    /// Number of refusals.
     pub times: u64,
-    /// When it was refused the last time.
+    /// Time of the last refusal.
     pub last: Mono,
 }
 
 impl Rival {
-    /// Whether it tries still: an agent that is refused comes back within 15 s.
+    /// Whether it still tries: an agent that is refused comes back within 15 s.
     pub fn is_present(&self, now: Mono) -> bool {
         now.since(self.last) < RIVAL_AGE_MAX
     }
 }
 
-/// Agents try again after 5 s at the latest, so two attempts may be lost.
+/// How long a refused agent counts as present. Agents try again after 5 s at the latest, so two attempts may be lost.
 const RIVAL_AGE_MAX: Duration = Duration::from_secs(15);
 
-/// What the shell brings.
+/// What the shell passes in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
     /// A stream began. `stream` is a number that the shell never reuses.
-    Hello(u64, Greeting),
-    /// A message of a stream that began.
+    Hello(u64, AgentInfo),
+    /// A message of an open stream.
     Message(u64, Seq, Message),
-    /// Statuses found in ZooKeeper: taken over where nothing fresher is known. True where another collector led
-    /// until now: an agent of which that one had heard more then gets a full grace period.
+    /// Statuses found in ZooKeeper: taken over where nothing fresher is known. True if another collector led until now:
+    /// an agent of which that one had heard more then gets a full grace period.
     Adopt(Vec<(Arc<Status>, Origin)>, bool),
     /// A stream ended.
     Bye(u64),
@@ -104,30 +104,29 @@ pub enum Input {
     Tick,
 }
 
-/// What came of it.
+/// What the shell must do or know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// The status of this instance changed, or it is new.
     Changed(InstanceId),
     /// This instance is no longer known.
     Removed(InstanceId),
-    /// Something about the agent at this place changed, its progress included.
+    /// Something about the agent in this slot changed, such as its progress.
     Agent(Place),
-    /// The agent that was at this place is no longer known.
+    /// The agent that was in this slot is no longer known.
     Forgotten(Place),
     /// How the message counted.
     Arrived(Arrival),
-    /// The stream must be ended: its boot is retired.
+    /// The stream must be ended: its boot is superseded.
     Superseded(u64),
-    /// The stream must be ended: the agent at this place, which is alive, has its id.
+    /// The stream must be ended: the agent in this slot, which is alive, has its id.
     InUse(u64, Place),
     /// The stream must be ended: a bound is reached.
     Full(u64, &'static str),
     /// Two agents report the same instance; the first keeps it.
     Conflict(InstanceId, AgentId),
-    /// The stream must be ended so that its agent sends everything again: a report that lost a conflict would
-    /// win now.
+    /// The stream must be ended so that its agent sends everything again: a report that lost a conflict would now win.
     Resend(u64),
-    /// This process slept this long.
+    /// This process did not run for this long.
     Paused(Duration),
 }

@@ -1,8 +1,8 @@
-//! What a collector knows of all instances: the newest verdict of each, and whether it is still fresh.
+//! The fleet: what a collector knows of all instances, the newest verdict of each and whether it is still fresh.
 //!
-//! Silence is never DOWN: an agent that is not heard makes its instances UNKNOWN/AGENT_SILENT, an instance
-//! whose probe does not progress becomes UNKNOWN/PROBE_STALLED. All deadlines are of this process's
-//! monotonic clock, and time during which this process slept is held against nobody.
+//! Silence is never DOWN: an agent that is not heard makes its instances UNKNOWN/AGENT_SILENT, and an instance whose
+//! probe does not progress becomes UNKNOWN/PROBE_STALLED. All deadlines use this process's monotonic clock, and time
+//! during which this process did not run counts against no agent.
 //!
 //! For each instance the report with the highest sequence of the newest boot wins, so reports of one boot
 //! may come in any order, any number of times and by any path.
@@ -24,7 +24,7 @@ use crate::{
 pub use agent_slab::{Agents, Place};
 pub use clocks::{ClockOffset, OFFSET_MIN};
 pub use instances_of_agent::{FreshnessLimit, Member, Members};
-pub use messages::{Effect, Greeting, Input, Message, Report, Rival};
+pub use messages::{AgentInfo, Effect, Input, Message, Report, Rival};
 
 mod agent_slab;
 mod clocks;
@@ -37,51 +37,51 @@ mod reports;
 mod streams;
 mod takeover;
 
-/// Longest time between two steps that the shell allows, with the usual `silent_after` of 3 s; in proportion where that
-/// is shorter.
+/// Longest time between two steps that the shell allows with the usual `silent_after` of 3 s; proportionally less where
+/// that is shorter.
 const STEP_INTERVAL_MAX: Duration = Duration::from_millis(250);
-/// Steps in `silent_after`, at the least.
+/// Smallest number of steps in `silent_after`.
 const STEPS_IN_SILENCE: u32 = 12;
-/// A gap of so many steps means that this process slept. A pause that is not forgiven is thus shorter than a third of
-/// `silent_after`, and a heartbeat comes twice within that at the least.
+/// A gap of this many steps means that this process did not run. A shorter pause, which is not forgiven, is thus below
+/// a third of `silent_after`, within which at least two heartbeats come.
 const STEPS_IN_PAUSE: u32 = 4;
 
-/// Conflicts that are remembered: a mistake of configuration, so a few; beyond, the loser waits for its next
-/// reconnection.
-const CONTESTED_MAX: usize = 1_024;
+/// Conflicts that are remembered. They come from mistakes of configuration, so they are few; beyond this number the
+/// loser waits for its next reconnection.
+const CONFLICTS_MAX: usize = 1_024;
 
 /// An agent as the fleet sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AgentState {
     /// Its name.
     pub name: AgentId,
-    /// Counts the changes of what follows but for `order`, `heard` and the progress of members, which move with each
+    /// Counts changes of the fields below, except `order`, `heard` and the progress of members, which change with each
     /// message.
     pub version: u64,
-    /// Order of its messages; `None` where it is known from ZooKeeper only.
+    /// Order of its messages; `None` if it is known from ZooKeeper only.
     pub order: Option<Order>,
-    /// Its version and host, for people.
-    pub greeting: Option<Greeting>,
+    /// Its version and host, for display.
+    pub greeting: Option<AgentInfo>,
     /// When it was last heard, or adopted.
     pub heard: Mono,
-    /// When its last heartbeat, or Hello, was heard: against it the progress of probes is judged.
+    /// When its last heartbeat, or Hello, was heard. The progress of probes is judged against it.
     beat: Mono,
-    /// It has an entry among the deadlines.
+    /// True if it has an entry in the deadlines.
     watched: bool,
-    /// Nothing heard for `silent_after`, or no heartbeat for twice as long.
+    /// True if nothing was heard for `silent_after`, or no heartbeat for twice as long.
     pub silent: bool,
     /// When its present stream began.
     pub connected: WallMs,
     /// How far its wall clock is off.
     pub clock: ClockOffset,
-    /// A full snapshot of the present boot was heard: what it did not mention is gone.
+    /// True if a full snapshot of the present boot was heard: what it did not mention is gone.
     pub complete: bool,
     /// Its instances.
     pub members: Members,
     /// The open stream, if there is one.
     stream: Option<u64>,
     snapshot: Option<Snapshot>,
-    /// The last one that was refused because this agent has its id.
+    /// The last agent that was refused because this one has its id.
     pub rival: Option<Box<Rival>>,
 }
 
@@ -96,23 +96,23 @@ struct Snapshot {
 pub struct InstanceState {
     /// The status in force.
     pub status: Arc<Status>,
-    /// What was reported, where the collectors' own verdict stands in its place.
+    /// The agent's verdict, where it differs from the one in force.
     overruled: Option<Box<Verdict>>,
     /// The message that brought the newest report.
     pub origin: Origin,
 }
 
-/// All that is known. Owned by one task.
+/// Everything that is known. Owned by one task.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fleet {
     silent_after: Duration,
     agents: Agents,
-    /// Whose the open streams are, and of which boot.
+    /// The agent and the boot of each open stream.
     streams: BTreeMap<u64, (Place, Life)>,
     instances: IdMap<InstanceState>,
-    /// When to look at an agent again, once for each. It may be early (the deadline moved on since), never late.
+    /// When to check each agent again. An entry may be early, because the deadline has moved since, but is never late.
     deadlines: BTreeSet<(Mono, AgentId)>,
-    /// Streams whose report of an instance lost against its owner.
+    /// Streams whose report of an instance lost against the owner of the instance.
     contested: BTreeMap<InstanceId, u64>,
     stepped: Mono,
 }
@@ -156,7 +156,7 @@ impl Fleet {
         STEP_INTERVAL_MAX.min(self.silent_after / STEPS_IN_SILENCE)
     }
 
-    /// A gap between two steps that means that this process slept.
+    /// Shortest gap between two steps that means that this process did not run.
     pub fn pause_min(&self) -> Duration {
         self.step_interval() * STEPS_IN_PAUSE
     }
@@ -167,7 +167,7 @@ impl Fleet {
         self.deadlines.first().map_or(regular, |(at, _)| regular.min(*at))
     }
 
-    /// Takes an input at `now`; `wall` is only copied into statuses.
+    /// Applies an input at `now`; `wall` is only copied into statuses.
     pub fn step(&mut self, now: Mono, wall: WallMs, input: Input, out: &mut Vec<Effect>) {
         self.forgive_own_pause(now, out);
         match input {
@@ -220,13 +220,13 @@ impl AgentState {
 }
 
 impl InstanceState {
-    /// The agent's newest verdict.
+    /// The newest verdict of the agent.
     fn reported(&self) -> &Verdict {
         self.overruled.as_deref().unwrap_or(&self.status.verdict)
     }
 }
 
-fn is_collectors_own(reason: Reason) -> bool {
+fn is_collector_verdict(reason: Reason) -> bool {
     matches!(reason, Reason::AgentSilent | Reason::ProbeStalled)
 }
 

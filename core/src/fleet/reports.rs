@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{CONTESTED_MAX, Effect, Fleet, FreshnessLimit, InstanceState, Member, Report, Snapshot};
+use super::{CONFLICTS_MAX, Effect, Fleet, FreshnessLimit, InstanceState, Member, Report, Snapshot};
 use crate::{
     fleet::message_order::Origin,
     ids::{AgentId, InstanceId},
@@ -73,7 +73,7 @@ impl Fleet {
                     .get(owner)
                     .is_some_and(|a| !a.silent && a.order.is_some())
             {
-                if self.contested.len() < CONTESTED_MAX {
+                if self.contested.len() < CONFLICTS_MAX {
                     self.contested.insert(id.clone(), stream);
                 }
                 out.push(Effect::Conflict(id, name.clone()));
@@ -105,7 +105,7 @@ impl Fleet {
         agent
             .clock
             .settle(&mut report.verdict, known.map(InstanceState::reported));
-        // A new boot starts with "not probed": what is known stays until it has seen something.
+        // A new boot starts with "not probed": what is known stays until the agent has probed.
         let keep = report.verdict.reason == Reason::NotProbed;
         let (mut owner, mut told) = (None, true);
         let reason = match self.instances.get_mut(&id) {
@@ -149,7 +149,7 @@ impl Fleet {
             let progress = match (report.probe_age, before) {
                 (Some(age), Some(before)) => before.max(now.before(age)),
                 (Some(age), None) => now.before(age),
-                // Without a completed round nothing became fresher.
+                // Without a completed round the progress stays as it was.
                 (None, Some(before)) => before,
                 (None, None) => now,
             };
@@ -167,7 +167,7 @@ impl Fleet {
                 }),
             }
             if !found.is_some_and(|(_, named)| named) {
-                agent.members.name(report.handle, &id);
+                agent.members.bind_handle(report.handle, &id);
             }
         }
         if told {
@@ -176,7 +176,7 @@ impl Fleet {
         self.settle(wall, &id, false, out);
     }
 
-    /// Takes an instance from an agent that is silent; one without instances is forgotten then.
+    /// Removes an instance from its former owner; a silent agent without instances is then forgotten.
     fn taken_from(&mut self, owner: &AgentId, id: &InstanceId, out: &mut Vec<Effect>) -> Option<Member> {
         let place = self.agents.place(owner)?;
         let agent = self.agents.at_mut(place)?;
@@ -190,8 +190,8 @@ impl Fleet {
         member
     }
 
-    /// A report whose verdict is not news, perhaps because it came from ZooKeeper first, still tells under which
-    /// handle the instance will be mentioned, and how fresh its probe is.
+    /// Applies a report whose verdict is not news, perhaps because it came from ZooKeeper first. It still says which
+    /// handle the instance has, and how fresh its probe is.
     fn superseded(
         &mut self,
         now: Mono,
@@ -202,7 +202,7 @@ impl Fleet {
     ) {
         let id = &report.identity.id;
         if let Some(agent) = self.agents.get_mut(name) {
-            agent.members.name(report.handle, id);
+            agent.members.bind_handle(report.handle, id);
             if let (Some(age), Some(member)) = (report.probe_age, agent.members.get_mut(id)) {
                 member.progress = member.progress.max(now.before(age));
                 member.freshness_limit = FreshnessLimit::of(report.freshness_limit);
@@ -225,8 +225,8 @@ impl Fleet {
     }
 }
 
-/// Adds what is new to what is remembered: an agent counts from its own start. Its own count is exact in its first boot;
-/// later each other run_id is one restart more.
+/// Continues the remembered count of restarts, because an agent counts from its own start. Its own count is exact in
+/// its first boot; later, each other run_id is one more restart.
 fn count_restarts(verdict: &mut Verdict, former: &Verdict) {
     let known = !verdict.run_id.is_empty() && !former.run_id.is_empty();
     let seen = u32::from(known && verdict.run_id != former.run_id);

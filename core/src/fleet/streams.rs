@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{AgentState, Effect, Fleet, Greeting, Member, Message, Rival, is_collectors_own};
+use super::{AgentInfo, AgentState, Effect, Fleet, Member, Message, Rival, is_collector_verdict};
 use crate::{
     fleet::message_order::{Arrival, Order},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
@@ -17,7 +17,7 @@ impl Fleet {
         now: Mono,
         wall: WallMs,
         stream: u64,
-        greeting: Greeting,
+        greeting: AgentInfo,
         out: &mut Vec<Effect>,
     ) {
         if self.agents.place(&greeting.agent).is_none() && self.agents.len() >= AGENTS_MAX {
@@ -88,7 +88,7 @@ impl Fleet {
         out: &mut Vec<Effect>,
     ) {
         let silent_after = self.silent_after;
-        // The agent may be forgotten by now.
+        // The agent may have been forgotten meanwhile.
         let arrived = self.streams.get(&stream).and_then(|(place, life)| {
             let agent = self.agents.at_mut(*place)?;
             let arrival = agent.order.as_mut()?.arrive(*life, seq);
@@ -100,15 +100,15 @@ impl Fleet {
         };
         out.push(Effect::Arrived(arrival));
         match arrival {
-            Arrival::Retired => {
+            Arrival::Superseded => {
                 out.push(Effect::Superseded(stream));
                 return;
             }
-            Arrival::News => agent.heard(now, silent_after, &mut self.deadlines),
-            Arrival::Late => {}
+            Arrival::New => agent.heard(now, silent_after, &mut self.deadlines),
+            Arrival::Stale => {}
         }
         if let Message::Heartbeat(ages, clock) = message {
-            if arrival == Arrival::News {
+            if arrival == Arrival::New {
                 agent.version += u64::from(agent.clock.observe(clock, wall));
                 for id in agent.heartbeat(now, &ages) {
                     self.settle(wall, &id, true, out);
@@ -132,12 +132,12 @@ impl Fleet {
                     self.report(now, wall, (stream, name, origin), report, out);
                 }
             }
-            // Above.
+            // Handled above.
             Message::Heartbeat(..) => {}
             Message::Gone(handles) => {
                 for handle in handles {
                     let agent = self.agents.get_mut(name);
-                    let id = agent.and_then(|agent| agent.members.take_handle(handle));
+                    let id = agent.and_then(|agent| agent.members.unbind_handle(handle));
                     if let Some(id) = id {
                         self.remove(name, &id, origin, out);
                     }
@@ -150,11 +150,11 @@ impl Fleet {
 
 impl AgentState {
     /// Whether this agent keeps its id although another process claims it. A process that has ended has closed its
-    /// stream; one whose host went away says nothing more, and the claim of its successor is granted before its
-    /// instances would be called silent.
+    /// stream. One whose host is gone sends nothing more, and its successor's claim is granted before the instances
+    /// would become silent.
     fn holds_its_id_against(&self, boot: &BootId, now: Mono, silent_after: Duration) -> bool {
         let other = self.order.as_ref();
-        // A retired boot is told so: it needs another one, whoever is alive.
+        // A retired boot is refused as superseded: it needs a new boot, whichever agent is alive.
         let other = other.is_some_and(|order| order.boot() != boot && !order.is_retired(boot.tag()));
         let alive = !self.silent && now.since(self.heard) < silent_after * 2 / 3;
         other && self.stream.is_some() && alive
@@ -167,7 +167,7 @@ impl AgentState {
         self.watch(silent_after, deadlines);
     }
 
-    /// Takes what was probed; tells whose status is no longer what progress says.
+    /// Applies the ages of a heartbeat; returns the instances whose status no longer agrees with their progress.
     fn heartbeat(&mut self, now: Mono, ages: &[(Handle, Duration)]) -> Vec<InstanceId> {
         self.beat = now;
         for (handle, age) in ages {
@@ -177,7 +177,7 @@ impl AgentState {
         }
         let turned = |member: &&Member| {
             if member.is_fresh(now) {
-                is_collectors_own(member.reason)
+                is_collector_verdict(member.reason)
             } else {
                 member.reason != Reason::ProbeStalled
             }

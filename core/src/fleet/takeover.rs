@@ -1,8 +1,8 @@
-//! What a new leader takes over from ZooKeeper, so that a take-over changes no status.
+//! Takes over what a new leader finds in ZooKeeper, so that a change of the leader changes no status.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{AgentState, Effect, Fleet, FreshnessLimit, InstanceState, Member, clocks, is_collectors_own};
+use super::{AgentState, Effect, Fleet, FreshnessLimit, InstanceState, Member, clocks, is_collector_verdict};
 use crate::{
     fleet::message_order::Origin,
     ids::{AgentId, InstanceId, Seq},
@@ -24,7 +24,7 @@ impl AgentState {
         })
     }
 
-    /// As if it had been heard now.
+    /// Grants a grace period, as if the agent had been heard now.
     fn grant(&mut self, now: Mono) {
         self.version += u64::from(self.silent);
         (self.heard, self.beat, self.silent) = (now, now, false);
@@ -32,7 +32,7 @@ impl AgentState {
 }
 
 impl InstanceState {
-    /// What is published may tell since when a state lasts, where this collector or its agent began later.
+    /// Remembers since when a state lasts, if what is published says so and this collector or its agent began later.
     fn remember(&mut self, published: &Verdict) {
         let reported = self.reported();
         if reported.reason != published.reason || published.since.0 >= reported.since.0 {
@@ -56,7 +56,8 @@ impl Fleet {
         grace: bool,
         out: &mut Vec<Effect>,
     ) {
-        // Of before: the grace for one instance of an agent must not hide that the others need it too.
+        // Computed before the loop: granting grace to one instance marks its agent as heard, which must not affect the
+        // agent's other instances.
         let unheard: BTreeSet<AgentId> = self
             .agents
             .iter()
@@ -70,7 +71,7 @@ impl Fleet {
                 self.adopt_known(now, wall, (&id, origin, unheard, grace), &status, out);
                 continue;
             }
-            // The agent, which is heard, has said since its start what it has, and this is not among it.
+            // The agent is heard and has reported all its instances since its start, and this is not one of them.
             let agent = self.agents.get(&status.agent);
             if agent.is_some_and(|agent| agent.complete) && !unheard.contains(&status.agent) {
                 continue;
@@ -89,7 +90,7 @@ impl Fleet {
                 reason: status.verdict.reason,
             });
             if agent.is_beyond_us(origin) {
-                // Its silence is found again, with this instance.
+                // If the agent stays silent, that is detected again, with this instance.
                 agent.grant(now);
             }
             if unheard.contains(&name) {
@@ -103,18 +104,18 @@ impl Fleet {
             };
             self.instances.insert(id.clone(), state);
             out.push(Effect::Changed(id.clone()));
-            // An agent that was heard here, and is silent now, is so for this instance too.
+            // An agent that was heard here and is silent now is silent for this instance too.
             self.settle(wall, &id, false, out);
         }
     }
 
-    /// A published verdict of an instance that is known already. The collectors' own UNKNOWN is never news. Within
-    /// one boot of the agent the higher number is newer. Of two boots a retired one is older; otherwise it is news
-    /// where this collector does not hear the agent now (the former leader may have), and where nothing was
+    /// Adopts a published verdict of an instance that is known already. The collectors' own UNKNOWN is never news.
+    /// Within one boot of the agent, the higher sequence is newer. Of two boots, a retired one is older; otherwise the
+    /// verdict is news if this collector does not hear the agent now (the former leader may have), or if nothing was
     /// probed yet.
     ///
-    /// With `grace`, after another collector led, an agent of which that one had heard more gets a full grace period. What
-    /// was heard here counts as it is: an agent that went silent does not live again because the former leader died too.
+    /// With `grace`, after another collector led, an agent of which that one had heard more gets a full grace period.
+    /// What was heard here counts unchanged: the death of the former leader does not revive a silent agent.
     fn adopt_known(
         &mut self,
         now: Mono,
@@ -126,7 +127,7 @@ impl Fleet {
         let Some(known) = self.instances.get_mut(id) else {
             return;
         };
-        if is_collectors_own(status.verdict.reason) || status.verdict.reason == Reason::NotProbed {
+        if is_collector_verdict(status.verdict.reason) || status.verdict.reason == Reason::NotProbed {
             return;
         }
         let name = known.status.agent.clone();

@@ -56,7 +56,7 @@ impl World {
     }
 
     pub(super) fn hello(&mut self, stream: u64, n: u64) {
-        let greeting = Greeting {
+        let greeting = AgentInfo {
             agent: agent(),
             boot: boot(n),
             version: String::new(),
@@ -67,12 +67,12 @@ impl World {
         self.step(Input::Hello(stream, greeting));
     }
 
-    /// Each boot has the stream of its number.
+    /// Sends a message of boot `n`, whose stream has the same number.
     pub(super) fn message(&mut self, n: u64, seq: u64, message: Message) {
         self.step(Input::Message(n, Seq(seq), message));
     }
 
-    /// Time passes as the shell lets it: a step at each deadline.
+    /// Lets time pass as the shell does: a step at each deadline.
     pub(super) fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         while self.fleet.next_deadline() <= until {
@@ -215,7 +215,7 @@ pub(super) fn published(n: u32, reason: Reason) -> Arc<Status> {
     })
 }
 
-/// A pause is forgiven in proportion to what is called silence.
+/// The pause that is forgiven is proportional to `silent_after`.
 #[test]
 fn no_pause_silences_anybody_however_short_silence_is() {
     for silent_ms in [100u64, 150, 400, 1_000, 3_000, 600_000] {
@@ -239,7 +239,7 @@ fn no_pause_silences_anybody_however_short_silence_is() {
                     true,
                 ),
             );
-            // A heartbeat is under way when the process stops; it is read right after the pause.
+            // A heartbeat is in transit when the process stops; it is read right after the pause.
             w.pass(silent / 2 - Duration::from_millis(1));
             w.now = w.now + silent * percent / 100;
             w.step(Input::Tick);
@@ -254,7 +254,7 @@ fn no_pause_silences_anybody_however_short_silence_is() {
     }
 }
 
-/// What the former leader published, and in which message of which boot it had heard it.
+/// Adopts what the former leader published, with the boot and sequence in which it had heard it.
 fn adopt(w: &mut World, reason: Reason, n: u64, seq: u64) {
     let origin = Origin {
         boot: boot(n).tag(),
@@ -268,13 +268,13 @@ fn a_take_over_does_not_publish_what_is_older_than_what_is_published() {
     let mut w = World::new();
     w.hello(1, 1);
     w.message(1, 5, Message::Snapshot(vec![report(1, Reason::Ok)], true));
-    // Older, or of a boot that is over: nothing to learn.
+    // Older, or of a retired boot: no news.
     adopt(&mut w, Reason::Loading, 1, 4);
     assert_eq!(w.reason(1), Reason::Ok);
     // The former leader had heard more, although this one hears the agent too.
     adopt(&mut w, Reason::Loading, 1, 6);
     assert_eq!(w.reason(1), Reason::Loading);
-    // The older message comes late.
+    // The older message arrives late.
     w.message(1, 5, Message::Changes(vec![report(1, Reason::Ok)]));
     assert_eq!(w.reason(1), Reason::Loading);
     w.message(1, 7, Message::Changes(vec![report(1, Reason::Ok)]));
@@ -333,7 +333,7 @@ fn an_agent_that_is_silent_and_has_nothing_left_is_forgotten() {
     w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
     w.pass(SILENT);
     let other = AgentId::new("db02").unwrap();
-    let greeting = Greeting {
+    let greeting = AgentInfo {
         agent: other.clone(),
         boot: boot(5),
         version: String::new(),
@@ -350,7 +350,7 @@ fn an_agent_that_is_silent_and_has_nothing_left_is_forgotten() {
     assert_eq!(w.fleet.instance(&id(1)).unwrap().status.agent, other);
     assert!(w.fleet.agents().get(&agent()).is_none());
     assert!(w.out.iter().any(|effect| matches!(effect, Effect::Forgotten(_))));
-    // Its stream, should it still be open, must begin anew.
+    // Its stream, if it is still open, must begin anew.
     w.out.clear();
     w.message(1, 2, Message::Heartbeat(vec![], WallMs(0)));
     assert_eq!(w.out, [Effect::Superseded(1)]);
@@ -375,7 +375,7 @@ fn a_second_reporter_does_not_take_a_live_instance() {
     let other = AgentId::new("db02").unwrap();
     w.step(Input::Hello(
         2,
-        Greeting {
+        AgentInfo {
             agent: other.clone(),
             boot: boot(5),
             version: String::new(),
@@ -422,7 +422,7 @@ proptest! {
         prop_assert_eq!(view(&reports), view(&shuffled));
     }
 
-    /// Without an agent that says so, nothing is ever DOWN; nothing is silent or stalled before its time.
+    /// Without a report of an agent, nothing is ever DOWN; nothing is silent or stalled before its time.
     #[test]
     fn silence_is_never_down(gaps in proptest::collection::vec(0u64..6_000, 1..40)) {
         let mut w = World::new();

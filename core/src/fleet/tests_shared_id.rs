@@ -1,4 +1,4 @@
-//! Two agents that claim one id.
+//! Tests of two agents that claim one id.
 
 use super::{
     tests::{SILENT, World, agent, boot, report},
@@ -12,7 +12,7 @@ fn beat(w: &mut World, stream: u64, seq: u64) {
     w.step(Input::Message(stream, Seq(seq), beat));
 }
 
-/// One that reports over stream 1 with boot 1.
+/// An agent that reports over stream 1 with boot 1.
 fn holder() -> World {
     let mut w = World::new();
     w.hello(1, 1);
@@ -39,7 +39,7 @@ fn who_is_alive_keeps_the_id_until_its_stream_ends() {
     let rival = w.fleet.agents().get(&agent()).unwrap().rival.clone().unwrap();
     assert_eq!((rival.times, rival.is_present(w.now)), (2, true));
 
-    // What it says all the same counts for nothing.
+    // Its further messages have no effect.
     w.out.clear();
     w.message(
         3,
@@ -78,7 +78,7 @@ fn the_successor_of_a_lost_host_gets_the_id_before_its_instances_are_silent() {
     w.pass(SILENT * 9 / 10);
     assert_eq!(w.reason(1), Reason::Ok);
 
-    // The lost one comes back: its boot is over, and with another one it must wait.
+    // The lost agent comes back: its boot is superseded, and with another one it must wait.
     w.out.clear();
     beat(&mut w, 1, 2);
     assert!(w.out.contains(&Effect::Superseded(1)));

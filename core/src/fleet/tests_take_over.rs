@@ -1,4 +1,4 @@
-//! What a collector keeps of the statuses that its predecessor published.
+//! Tests of what a collector keeps of the statuses that its predecessor published.
 
 use super::{
     tests::{SILENT, World, agent, boot, published, report},
@@ -59,7 +59,7 @@ fn a_take_over_gives_every_instance_of_a_silent_agent_its_grace() {
     );
 }
 
-/// The agent and the leader died together, and this follower had called its instances silent before it claimed.
+/// The agent and the leader died together, and this follower had marked its instances as silent before it claimed.
 #[test]
 fn a_take_over_does_not_bring_the_dead_back() {
     let mut w = World::new();
@@ -81,7 +81,7 @@ fn a_take_over_does_not_bring_the_dead_back() {
         (Reason::AgentSilent, Reason::AgentSilent)
     );
     w.out.clear();
-    // What the leader had published last: the same messages, and one instance that this one never heard of.
+    // The leader's last published statuses, and one instance that this collector never heard of.
     for seq in [3, 8] {
         let origin = Origin {
             boot: boot(1).tag(),

@@ -1,4 +1,4 @@
-//! Since when a state lasts, over restarts and with clocks that are off.
+//! Tests of the time since which a state lasts, over restarts and with clocks that are off.
 
 use super::{
     tests::{World, agent, boot, id, published, report},
@@ -15,13 +15,13 @@ fn told(since: u64, bound: bool, run_id: &str, restarts: u32) -> Report {
     report
 }
 
-/// Since when, and how many restarts, as the status in force says.
+/// `since` and the number of restarts of the status in force.
 fn remembered(w: &World) -> (u64, u32) {
     let status = &w.fleet.instance(&id(1)).unwrap().status;
     (status.verdict.since.0, status.verdict.restarts)
 }
 
-/// The server and its state go on while its agent is restarted, again and again.
+/// The server and its state continue while its agent is restarted repeatedly.
 #[test]
 fn a_restart_of_the_agent_moves_no_time_and_is_no_change() {
     let mut w = World::new();
@@ -42,7 +42,7 @@ fn a_restart_of_the_agent_moves_no_time_and_is_no_change() {
         assert_eq!(remembered(&w), (100, 2));
         assert!(!w.out.contains(&Effect::Changed(id(1))), "{:?}", w.out);
     }
-    // Restarts of the server are counted on, those while the agent was away too.
+    // The count of the server's restarts continues, including those while the agent was away.
     w.message(4, 4, Message::Changes(vec![told(2_000, true, "r2", 1)]));
     w.message(4, 5, Message::Changes(vec![told(2_000, true, "r4", 2)]));
     assert_eq!(remembered(&w), (100, 4));
@@ -55,8 +55,8 @@ fn a_restart_of_the_agent_moves_no_time_and_is_no_change() {
     assert_eq!(remembered(&w), (9_500, 5));
 }
 
-/// A collector that was restarted learns from ZooKeeper since when a state lasts, of which the agent's new boot does not
-/// know either.
+/// A restarted collector learns from ZooKeeper since when a state lasts, which the agent's new boot does not know
+/// either.
 #[test]
 fn what_is_published_is_remembered() {
     let mut w = World::new();
@@ -70,7 +70,7 @@ fn what_is_published_is_remembered() {
     assert_eq!(remembered(&w).0, 1);
     w.message(1, 2, Message::Changes(vec![told(500, true, "r1", 0)]));
     assert_eq!(remembered(&w).0, 1);
-    // Another state is no earlier beginning of this one.
+    // Another state is not an earlier beginning of this one.
     w.message(1, 3, Message::Changes(vec![report(1, Reason::Loading)]));
     w.step(Input::Adopt(vec![(published(1, Reason::Ok), origin)], true));
     assert_eq!(w.reason(1), Reason::Loading);
@@ -81,7 +81,7 @@ fn times_of_an_agent_whose_clock_is_off_are_corrected() {
     // The collector's clock says 7 in these tests; this one is an hour ahead.
     let hour = 3_600_000;
     let mut w = World::new();
-    let greeting = Greeting {
+    let greeting = AgentInfo {
         agent: agent(),
         boot: boot(1),
         version: String::new(),
@@ -100,7 +100,7 @@ fn times_of_an_agent_whose_clock_is_off_are_corrected() {
         w.fleet.agents().get(&agent()).unwrap().clock.ahead_ms(),
         3_600_000
     );
-    // Its clock is set right: the same moment, told by the same boot, stays where it was.
+    // The agent's clock is corrected: the same moment, reported by the same boot, stays as it was.
     w.message(
         1,
         2,

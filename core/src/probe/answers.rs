@@ -12,14 +12,14 @@ use crate::{
     time::{Mono, WallMs},
 };
 
-/// So many answers on one connection that nothing asked for: some servers speak first to say why they will hang up,
-/// and a request may get a second answer; more is a peer that talks by itself.
+/// Unrequested answers that one connection may have: some servers speak first to say why they close the connection, and
+/// a request may get a second answer. A peer that sends more of them talks by itself.
 pub(super) const UNASKED_MAX: u32 = 8;
 
 impl Prober {
     pub(super) fn replied(&mut self, now: Mono, wall: WallMs, reply: &Reply, out: &mut Vec<Effect>) {
         let Some((command, sent)) = self.waiting.pop_front() else {
-            // Some servers speak first, to say why they will hang up.
+            // Some servers speak first, to say why they close the connection.
             self.unasked += 1;
             if self.unasked > UNASKED_MAX {
                 let text = "answers again and again without being asked";
@@ -40,7 +40,7 @@ impl Prober {
             }
             Command::Ping => {
                 if !std::mem::replace(&mut self.pinged_on_link, true) {
-                    // This connection was a new one.
+                    // The present connection itself shows that new connections are served.
                     (self.fresh, self.fresh_failures) = (None, 0);
                 }
                 self.cut_short = 0;
@@ -79,16 +79,17 @@ impl Prober {
                         self.patrol_from(now);
                         out.push(Effect::Locate(self.info.process_id.zip(self.info.uptime_seconds)));
                     }
-                    // Without the permission to ask, the process may still be found by its socket.
+                    // Without the permission for INFO, the process can still be found by its socket.
                     Reply::Error(_) | Reply::Other => {
-                        // What it told before is of the past.
+                        // What INFO said before is outdated.
                         self.info.health = info::Health::default();
                         out.push(Effect::Locate(None));
                     }
                 }
                 if self.waiting.is_empty() {
                     if self.info.cluster_enabled {
-                        // Known only now: asked at once, in the same round.
+                        // Only now is it known that the cluster mode is on, so CLUSTER INFO is sent at once, in the
+                        // same round.
                         self.waiting.push_back((Command::ClusterInfo, now));
                         out.push(Effect::Send(vec![Command::ClusterInfo]));
                     } else {
@@ -117,13 +118,13 @@ impl Prober {
 
     fn parse_info(&mut self, text: &str) {
         let former = std::mem::replace(&mut self.info, info::parse(text));
-        // What it refused in another role, or before it was restarted, says nothing about now.
+        // Refusals in another role, or before a restart, say nothing about the present.
         if (former.role, &former.run_id) != (self.info.role, &self.info.run_id) {
             self.refusals = Refusals::default();
         }
     }
 
-    /// PING was answered on this connection, and what comes next is no answer to PING.
+    /// Whether PING was answered on this connection and the next expected answer is not one to PING.
     pub(super) fn awaits_side_answer(&self) -> bool {
         let side = matches!(
             self.waiting.front(),

@@ -1,5 +1,5 @@
-//! How connections begin, fail and end, and what that proves: an accepted connection that dies is soft evidence, a
-//! refused one is hard (`reference/redis.md` section 7).
+//! Handles how connections begin, fail and end, and what that proves: an accepted connection that is closed is soft
+//! evidence, a refused one is hard (`docs/replies.md`, "How a verdict is reached").
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     time::{Mono, WallMs},
 };
 
-/// A connection that worked and was closed is replaced at once so often at most.
+/// Shortest time between two immediate reconnections after a working connection was closed.
 const AT_ONCE_EVERY: Duration = Duration::from_millis(100);
 
 impl Prober {
@@ -34,7 +34,7 @@ impl Prober {
     pub(super) fn connected(&mut self, now: Mono, out: &mut Vec<Effect>) {
         self.link = Link::Open;
         if now >= self.quiet_since + self.config.hang_after {
-            // Silence of a former connection is not held against one that has had no time to answer.
+            // The silence of a former connection does not count against one that has had no time to answer.
             self.quiet_since = now;
         }
         // INFO on each new connection: the server may have been restarted.
@@ -54,13 +54,13 @@ impl Prober {
             return;
         }
         let (mut reason, mut stage, hard, mut text) = failure.meaning();
-        // TLS was spoken here before, so this is no mismatch: as from a proxy whose server is gone.
+        // The server spoke TLS before, so this is no mismatch, but for example a proxy whose server is gone.
         let cut = matches!(failure, ConnectFailure::TlsEnded(_)) && self.verdict.certificate_ends.is_some();
         if (cut || *failure == ConnectFailure::Reset) && self.reconnect_quickly(now) {
             return;
         }
         if failure.is_cut() && self.was_full(now) && self.config.tls {
-            // A full server hangs up without a word where it would have to speak TLS to say so.
+            // A full server closes the connection without an error where it would have to speak TLS to send one.
             let full = self.full();
             (reason, stage, text) = (full.reason, full.stage, full.evidence.into_owned());
         } else if cut {
@@ -80,8 +80,8 @@ impl Prober {
         }
     }
 
-    /// Silence like that of a server that does not answer PING: the time since the last reply counts, not the number of
-    /// attempts, each of which took its own time-out.
+    /// Handles a TLS handshake without an answer like a PING without one: the time since the last reply counts, not the
+    /// number of attempts, each of which took its own time-out.
     fn silent_handshake(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
         let (reason, stage, _, text) = ConnectFailure::TlsSilent.meaning();
         let hang_after = self.config.hang_after;
@@ -112,8 +112,8 @@ impl Prober {
                 .reconnected_at
                 .is_none_or(|at| now.since(at) >= AT_ONCE_EVERY.min(self.config.interval));
             if idle && self.verdict.state() != State::Unknown && self.verdict.reason != Reason::MaxClients {
-                // EOF or reset on a connection that worked: reconnecting at once tells a death from a restart.
-                // Not too often, so that a peer that hangs up after each answer is not hammered.
+                // EOF or reset on a connection that worked: an immediate reconnection distinguishes a death from a
+                // restart. It is limited, so that a peer that closes the connection after each answer is not flooded.
                 self.reconnected_at = Some(now);
                 self.quick = 0;
                 self.connect(now, out);
@@ -121,13 +121,13 @@ impl Prober {
                 self.retry_later(now, out);
             }
         } else if self.replied_on_link {
-            // It said why it hangs up, in answer to AUTH or before it was asked.
+            // The server said why it closed the connection, in answer to AUTH or before any request.
             if let Some(meaning) = self.auth_error.take() {
                 self.successes = 0;
                 self.judge(now, wall, meaning.reason, meaning.stage, &meaning.evidence, out);
                 self.retry_later(now, out);
             } else if matches!(self.waiting.front(), Some((Command::Ping, _))) {
-                // AUTH was answered, PING never is: as from a proxy whose server is gone.
+                // AUTH was answered and PING was not, as by a proxy whose server is gone.
                 self.failures = self.cut_short;
                 self.cut_short = self.cut_short.saturating_add(1);
                 let text = format!("AUTH was answered, then the connection was closed ({how})");
@@ -165,7 +165,7 @@ impl Prober {
         self.quiet_since = now;
         self.successes = 0;
         self.failures = self.failures.saturating_add(1);
-        // One outage keeps its reason: a server that hangs does not take connections out of its queue either.
+        // One outage keeps its reason: a server that hangs does not accept connections either, so its queue fills up.
         let same = reason == Reason::ConnectTimeout && self.verdict.reason == Reason::ReplyTimeout;
         if self.failures >= self.config.failures_before_down && !same {
             self.judge(now, wall, reason, stage, text, out);

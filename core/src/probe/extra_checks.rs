@@ -1,8 +1,8 @@
-//! What PING does not show: INFO, CLUSTER INFO, the server's process, and fresh connections.
+//! Checks what PING does not show: INFO, CLUSTER INFO, the server's process, and new connections.
 
 use std::time::Duration;
 
-use super::{Command, ConnectFailure, Effect, Link, Prober, Sight, overdue};
+use super::{Command, ConnectFailure, Effect, Link, Prober, ProcessState, overdue};
 use crate::{
     probe::schedule,
     redis::{reply::Meaning, restrictions},
@@ -10,14 +10,15 @@ use crate::{
     time::{KnownWallMs, Mono, WallMs},
 };
 
-/// While INFO restricts an instance, or it loads, INFO is asked this often.
+/// Interval of INFO while INFO restricts an instance, or the instance loads.
 const RESTRICTED_INFO_INTERVAL: Duration = Duration::from_secs(1);
-/// While fresh connections fail, one is tried this often.
+/// Interval of new connections while they fail.
 const FRESH_RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// That a server was full is believed for so many intervals of INFO: later, one that hangs up may be dead behind a proxy.
+/// Number of INFO intervals for which a server counts as full. Later, one that closes connections may be dead behind a
+/// proxy.
 const FULL_BELIEVED: u32 = 3;
 impl Prober {
-    /// How often INFO is of interest while something is restricted: that should end as soon as it does.
+    /// Interval of INFO while something is restricted: the restriction should end as soon as its cause.
     pub(super) fn restricted_info_interval(&self, now: Mono) -> Option<Duration> {
         let restricted = self.restriction.is_some()
             || self.verdict.reason == Reason::Loading
@@ -25,7 +26,7 @@ impl Prober {
         restricted.then(|| self.config.info_interval.min(RESTRICTED_INFO_INTERVAL))
     }
 
-    /// Judges what INFO and CLUSTER INFO say.
+    /// Judges the answers to INFO and CLUSTER INFO.
     pub(super) fn restricted(
         &mut self,
         now: Mono,
@@ -42,7 +43,7 @@ impl Prober {
             }
             if matches!(self.verdict.state(), State::Up | State::Degraded) || self.successes > 0 {
                 self.successes = 0;
-                // What PING itself says is graver than what it does not show.
+                // A verdict by the answer to PING itself is graver than one by INFO.
                 if self.verdict.state() == State::Up
                     || self.verdict.reason == Reason::NotProbed
                     || self.by_info
@@ -57,28 +58,28 @@ impl Prober {
         }
     }
 
-    /// From now on a large process is looked at between its PINGs.
+    /// Starts to check a large process between its PINGs.
     pub(super) fn patrol_from(&mut self, now: Mono) {
         let every = overdue::patrol(self.info.health.resident);
-        // Common multiples, so that the looks of several instances share a wake-up.
+        // Checks fall on multiples of the interval, so that those of several instances share a wake-up.
         self.patrol_at = every.map_or(overdue::NEVER, |every| schedule::next(now, every, Duration::ZERO));
     }
 
-    pub(super) fn inspected(&mut self, now: Mono, wall: WallMs, sight: Sight, out: &mut Vec<Effect>) {
+    pub(super) fn inspected(&mut self, now: Mono, wall: WallMs, sight: ProcessState, out: &mut Vec<Effect>) {
         self.suspicion.seen(sight);
         if self.link != Link::Open {
             return;
         }
         self.looked_before_asking(sight, out);
         let text = match sight {
-            Sight::Exiting | Sight::Zombie => self.suspicion.words().to_owned(),
-            Sight::Gone if !self.waiting.is_empty() => self.suspicion.words().to_owned(),
-            Sight::NotLocal | Sight::Gone => {
-                // There is nothing to look at, until INFO tells of a process again.
+            ProcessState::Exiting | ProcessState::Zombie => self.suspicion.words().to_owned(),
+            ProcessState::Gone if !self.waiting.is_empty() => self.suspicion.words().to_owned(),
+            ProcessState::NotLocal | ProcessState::Gone => {
+                // There is no process to check until INFO names one again.
                 self.patrol_at = overdue::NEVER;
                 return;
             }
-            Sight::Running | Sight::Stopped | Sight::Uninterruptible => return,
+            ProcessState::Running | ProcessState::Stopped | ProcessState::Uninterruptible => return,
         };
         self.patrol_at = overdue::NEVER;
         self.successes = 0;
@@ -93,10 +94,10 @@ impl Prober {
         self.ask_for_successor(now, out);
     }
 
-    /// A fresh connection tells whether new clients get in, while the lasting one is served. A full server is a verdict at
-    /// once, another failure of the server's when it repeats. What may be the agent's own fault, such as a password, is
-    /// told in the evidence.
-    pub(super) fn tried_fresh(
+    /// Judges a new connection, which shows whether new clients get in while the lasting connection is served. A full
+    /// server is a verdict at once, another failure of the server is one when it repeats. What may be the agent's own
+    /// fault, such as a password, only appears in the evidence.
+    pub(super) fn new_connection_checked(
         &mut self,
         now: Mono,
         wall: WallMs,
@@ -117,7 +118,7 @@ impl Prober {
                 self.fresh_failures = 0;
                 Some(meaning.clone()).filter(|meaning| meaning.reason == Reason::MaxClients)
             }
-            // With TLS a full server hangs up without a word.
+            // With TLS a full server closes the connection without an error.
             Err(failure) if failure.is_cut() && self.was_full(now) => Some(self.full()),
             Err(failure) if failure.is_servers() => {
                 self.fresh_failures = self.fresh_failures.saturating_add(1);
@@ -133,7 +134,7 @@ impl Prober {
                     abilities: None,
                 })
             }
-            // It tells nothing of the server: what was known stays.
+            // The failure says nothing about the server: what was known stays.
             Err(_) => self.fresh.clone(),
         };
         if self.fresh.is_some() || self.fresh_failures > 0 {
@@ -146,8 +147,8 @@ impl Prober {
         }
     }
 
-    /// INFO or CLUSTER INFO was answered oddly, which says nothing against a server that answers PING. What they cannot
-    /// tell is unknown, and said.
+    /// Records that INFO or CLUSTER INFO was not answered properly, which does not count against a server that answers
+    /// PING. The evidence says what is unknown because of it.
     pub(super) fn unanswered(&mut self, command: Command, why: Option<String>, out: &mut Vec<Effect>) {
         let (gap, name, unknown) = match command {
             Command::ClusterInfo => (
@@ -164,7 +165,7 @@ impl Prober {
         }
     }
 
-    /// The evidence of health: the answer to PING, and what is odd beside it.
+    /// Builds the evidence of a healthy instance: the answer to PING, and what else was noticed.
     pub(super) fn explain_health(&mut self, out: &mut Vec<Effect>) {
         if self.verdict.reason != Reason::Ok {
             return;
@@ -181,12 +182,12 @@ impl Prober {
         self.explain(&text, out);
     }
 
-    /// Whether no client was let in when INFO was last answered, which was not long ago.
+    /// Whether the server was full when INFO was last answered, if that is recent.
     pub(super) fn was_full(&self, now: Mono) -> bool {
         self.info.health.is_full() && now.since(self.informed_at) < self.config.info_interval * FULL_BELIEVED
     }
 
-    /// What it means that a full server hangs up without a word.
+    /// The meaning of a connection that a full server closes without an error.
     pub(super) fn full(&self) -> Meaning {
         let health = &self.info.health;
         Meaning {
@@ -201,7 +202,8 @@ impl Prober {
         }
     }
 
-    /// Seen on each new connection, so that a renewed certificate is told too.
+    /// Takes the expiry of the certificate. It is seen on each new connection, so that a renewed certificate is
+    /// reported too.
     pub(super) fn certified(&mut self, ends: WallMs, out: &mut Vec<Effect>) {
         let ends = KnownWallMs::new(ends);
         if self.verdict.certificate_ends != ends {
@@ -237,7 +239,7 @@ impl Prober {
         }
         if verdict != self.verdict {
             self.verdict = verdict.clone();
-            // A server that has just answered will be UP with the next reply, and that tells this too: one change less.
+            // A server that has just answered becomes UP with the next reply, and that change reports this too.
             let soon = self.successes > 0 && matches!(verdict.state(), State::Down | State::Unknown);
             if !soon {
                 out.push(Effect::Verdict(verdict));

@@ -1,10 +1,10 @@
-//! Whether a state changes again and again.
+//! Detects whether a state changes repeatedly.
 
 use std::{collections::VecDeque, time::Duration};
 
 use crate::time::Mono;
 
-/// So many changes of state within [`WINDOW`] are flapping: one death and one recovery are two.
+/// Number of state changes within [`WINDOW`] that is flapping: one death and one recovery are two.
 const CHANGES: usize = 6;
 const WINDOW: Duration = Duration::from_secs(600);
 

@@ -1,4 +1,4 @@
-//! What goes into the judge of one instance and what comes out.
+//! The inputs and effects of the probe of one instance, and its configuration.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub struct ProbeConfig {
     pub interval: Duration,
     /// Position within the interval, from [`phase`](crate::probe::schedule::phase).
     pub phase: Duration,
-    /// Position of the rarer work within its intervals, from [`Spread::of`].
+    /// Position of the less frequent work within its intervals, from [`Spread::of`].
     pub spread: Spread,
     /// Time that a connection attempt may take.
     pub connect_timeout: Duration,
@@ -34,7 +34,8 @@ pub struct ProbeConfig {
     pub authenticate: bool,
     /// Whether TLS is spoken.
     pub tls: bool,
-    /// It was discovered, and its process is found no more: refused then means gone.
+    /// The instance was discovered, and its process is no longer found: a refused connection then means that it is
+    /// gone.
     pub vanished: bool,
 }
 
@@ -48,22 +49,22 @@ pub enum Command {
     ClusterInfo,
 }
 
-/// What the kernel shows of the server's process.
+/// State of the server's process, as the kernel shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sight {
+pub enum ProcessState {
     /// No process on this host that is known to be the server.
     NotLocal,
-    /// It runs or waits as servers do.
+    /// Running, or waiting as servers do.
     Running,
     /// Stopped by a signal or a debugger.
     Stopped,
-    /// Uninterruptible, mostly for a disk.
+    /// In uninterruptible sleep, mostly for a disk.
     Uninterruptible,
-    /// Its end has begun (`PF_EXITING`).
+    /// Exiting (`PF_EXITING`).
     Exiting,
     /// A zombie: its first thread has ended, while others may still free its memory.
     Zombie,
-    /// It has ended, or another process has its number now.
+    /// Ended, or its number now belongs to another process.
     Gone,
 }
 
@@ -82,24 +83,24 @@ pub enum ConnectFailure {
     TimedOut,
     /// The name has no address.
     Resolve(String),
-    /// The peer's certificate is not accepted, or it does not accept ours.
+    /// The peer's certificate is not accepted, or the peer does not accept the agent's certificate.
     TlsCertificate(String),
-    /// The peer ended the handshake without a word of TLS.
+    /// The peer ended the handshake without sending a TLS record.
     TlsEnded(String),
     /// One side speaks TLS and the other does not.
     TlsMismatch(String),
     /// Connected, but the handshake gets no answer.
     TlsSilent,
-    /// The peer says something that is not RESP.
+    /// The peer sends something that is not RESP.
     NotRedis(String),
-    /// The agent itself was too slow, such as in reading files.
+    /// The agent itself was too slow, for example in reading files.
     OwnDelay(String),
     /// A fault of the agent itself, such as EMFILE or an unreadable password file.
     Own(String),
 }
 
-impl Sight {
-    /// One word.
+impl ProcessState {
+    /// Short name of the state.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotLocal => "not local",
@@ -114,17 +115,17 @@ impl Sight {
 }
 
 impl ConnectFailure {
-    /// What happened.
+    /// Human-readable description of the failure.
     pub fn words(&self) -> String {
         self.meaning().3
     }
 
-    /// The peer hung up before it said a word.
+    /// True if the peer closed the connection before it sent anything.
     pub(super) fn is_cut(&self) -> bool {
         matches!(self, Self::Reset | Self::TlsEnded(_))
     }
 
-    /// Whether it tells something of the server, and cannot be the agent's own mistake.
+    /// True if the failure says something about the server and cannot be the agent's own mistake.
     pub(super) fn is_servers(&self) -> bool {
         matches!(
             self,
@@ -137,7 +138,7 @@ impl ConnectFailure {
         )
     }
 
-    /// Reason, stage, whether it is a hard fact, and what happened in words.
+    /// Reason, stage, whether it is a hard fact, and a human-readable description.
     pub(super) fn meaning(&self) -> (Reason, Stage, bool, String) {
         match self {
             Self::Refused => (
@@ -208,14 +209,14 @@ impl ConnectFailure {
     }
 }
 
-/// What the shell saw.
+/// What the shell observed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
     /// [`next_deadline`](super::Prober::next_deadline) has passed.
     Tick,
     /// The connection is open.
     Connected,
-    /// The certificate that the server showed ends then.
+    /// The expiry of the certificate that the server presented.
     Certificate(WallMs),
     /// The attempt failed.
     ConnectFailed(ConnectFailure),
@@ -225,13 +226,13 @@ pub enum Input {
     Closed(String),
     /// The peer sent something that is not RESP.
     Garbage(String),
-    /// What the kernel shows of the process, asked for by [`Effect::Inspect`].
-    Inspected(Sight),
-    /// A second connection, asked for by [`Effect::TryFresh`], was answered this, or why it failed.
+    /// State of the process, as requested by [`Effect::Inspect`].
+    Inspected(ProcessState),
+    /// The answer on a second connection, as requested by [`Effect::CheckNewConnection`], or why the connection failed.
     Fresh(Result<Meaning, ConnectFailure>),
-    /// The same for one that was asked for by [`Effect::AskSecond`], because the present one is silent.
+    /// The same for a connection requested by [`Effect::AskSecond`], because the present one is silent.
     Second(Result<Meaning, ConnectFailure>),
-    /// The name stands for other addresses now: the connection goes to a former one.
+    /// The name now resolves to other addresses: the connection goes to a former one.
     Moved,
 }
 
@@ -240,17 +241,17 @@ pub enum Input {
 pub enum Effect {
     /// Open a connection, dropping any other.
     Connect,
-    /// Close the connection or give up the attempt.
+    /// Close the connection or abandon the attempt.
     Disconnect,
-    /// Write these commands in one go.
+    /// Write these commands in one write.
     Send(Vec<Command>),
-    /// Find the process of the server, if it is on this host: INFO told its number and uptime in seconds, or it
-    /// told nothing.
+    /// Find the process of the server, if it is on this host. INFO reported its number and its uptime in seconds, or
+    /// nothing.
     Locate(Option<(u32, u64)>),
-    /// Look at the process, at once -> `Inspected`.
+    /// Check the process at once -> `Inspected`.
     Inspect,
-    /// Connect once more beside the open connection, authenticate, PING, and close -> `Fresh`.
-    TryFresh,
+    /// Open a second connection beside the present one, authenticate, PING, and close -> `Fresh`.
+    CheckNewConnection,
     /// The same within this time, because the open connection is silent -> `Second`.
     AskSecond(Duration),
     /// The connection was mute while the server answered on another one. It is replaced.
@@ -261,6 +262,6 @@ pub enum Effect {
     Latency(Duration),
     /// The verdict changed.
     Verdict(Verdict),
-    /// The agent itself was asleep this long.
+    /// The agent itself did not run for this long.
     Paused(Duration),
 }

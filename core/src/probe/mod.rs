@@ -1,8 +1,8 @@
-//! The judge of one instance. Rules: `reference/redis.md` section 7.2.
+//! The probe of one instance: decides what to send, and the verdict. `docs/replies.md` has the rules.
 //!
-//! A hard fact (connection refused, socket missing) is believed at once. Silence becomes DOWN exactly
-//! `hang_after` after the last valid reply. Other failures need `failures_before_down` in a row, and UP needs
-//! `successes_before_up` replies. Time during which the agent itself slept is never held against the server.
+//! A hard fact (connection refused, socket missing) is believed at once. Silence becomes DOWN exactly `hang_after`
+//! after the last valid reply. Other failures need `failures_before_down` in a row, and UP needs `successes_before_up`
+//! replies. Time during which the agent itself did not run never counts against the server.
 
 use std::{borrow::Cow, collections::VecDeque, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     time::{Mono, WallMs},
 };
 
-pub use messages::{Command, ConnectFailure, Effect, Input, ProbeConfig, Sight};
+pub use messages::{Command, ConnectFailure, Effect, Input, ProbeConfig, ProcessState};
 
 mod answers;
 mod connection;
@@ -34,11 +34,11 @@ enum Link {
     Open,
 }
 
-/// A dying process may close our connection before its listening socket: a reconnection is then accepted
-/// and reset. It is repeated after 1, 2, 4, 8 and 16 ms before that counts as a failure.
+/// Most immediate reconnections. A dying process may close the probe's connection before its listening socket: a
+/// reconnection is then accepted and reset. It is repeated after 1, 2, 4, 8 and 16 ms before that counts as a failure.
 const QUICK_MAX: u32 = 5;
 
-/// A reply is confirmed by another one after this, or a fifth of the interval, at the latest.
+/// Longest delay of the PING that confirms a reply; a fifth of the interval if that is shorter.
 const CONFIRM_AFTER: Duration = Duration::from_millis(100);
 
 /// State of one instance's probe.
@@ -47,67 +47,67 @@ pub struct Prober {
     config: ProbeConfig,
     link: Link,
     waiting: VecDeque<(Command, Mono)>,
-    /// Silence counts from here: the last valid reply, or the last failure of another kind.
+    /// Start of the silence: the last valid reply, or the last failure of another kind.
     quiet_since: Mono,
     replied_on_link: bool,
     pinged_on_link: bool,
-    /// Answers on this connection that nothing asked for.
+    /// Unrequested answers on this connection.
     unasked: u32,
-    /// When a closed connection was last replaced at once.
+    /// When a closed connection was last replaced immediately.
     reconnected_at: Option<Mono>,
     auth_error: Option<Meaning>,
     ping_at: Mono,
     info_at: Mono,
-    /// The peer closed on INFO: it is not asked again before this.
+    /// INFO is not sent again before this time, because the peer closed the connection on INFO.
     info_not_before: Mono,
     successes: u32,
     failures: u32,
     /// Connections in a row that were closed between the answer to AUTH and that to PING.
     cut_short: u32,
-    /// What INFO and CLUSTER INFO restrict.
+    /// The restriction that INFO and CLUSTER INFO show.
     restriction: Option<Meaning>,
-    /// The verdict rests on INFO.
+    /// True if the verdict rests on INFO.
     by_info: bool,
-    /// What the last fresh connection was refused for.
+    /// Why the last new connection was not served.
     fresh: Option<Meaning>,
     fresh_at: Mono,
-    /// Fresh connections in a row that the server did not serve.
+    /// New connections in a row that the server did not serve.
     fresh_failures: u32,
-    /// What the server refuses, by its own counts.
+    /// What the server refuses, by its own counters.
     refusals: refusals::Refusals,
-    /// What an error to INFO or CLUSTER INFO says of the server.
+    /// What an error in answer to INFO or CLUSTER INFO says of the server.
     side: Option<Meaning>,
-    /// The last answer to PING that means health.
+    /// The last answer to PING that counted as healthy.
     ping_evidence: Cow<'static, str>,
-    /// What the last fresh connection adds to it.
+    /// What the last new connection adds to that evidence.
     fresh_note: Option<String>,
-    /// Why INFO tells nothing.
+    /// Why INFO is not known.
     info_gap: Option<String>,
-    /// Why CLUSTER INFO tells nothing.
+    /// Why CLUSTER INFO is not known.
     cluster_gap: Option<String>,
-    /// The last INFO, while CLUSTER INFO is awaited; and whether it is asked for.
+    /// The last INFO. It says whether CLUSTER INFO is sent, and is judged together with its answer.
     info: info::Info,
-    /// What the INFO before told.
+    /// Uptime by the previous INFO.
     uptime_seconds: Option<u64>,
-    /// When it was answered.
+    /// When INFO was last answered.
     informed_at: Mono,
     suspicion: overdue::Suspicion,
-    /// What a second connection tells while this one is silent.
+    /// State of the second connection, which is asked while the present one is silent.
     second: second_connection::Second,
-    /// Connections that were mute while the server answered on another one.
+    /// Number of connections that were mute while the server answered on another one.
     mute_connections: u32,
-    /// When the process is looked at next while no answer is awaited.
+    /// When the process is checked next while no answer is awaited.
     patrol_at: Mono,
-    /// Quick reconnections made since a working connection was closed.
+    /// Immediate reconnections since a working connection was closed.
     quick: u32,
     flapping: flapping::Flapping,
     verdict: Verdict,
-    /// What `next_deadline` promised last; waking much later means that the agent slept.
+    /// The last result of `next_deadline`; waking much later means that the agent did not run.
     promised: Mono,
 }
 
 impl Prober {
-    /// Starts at once with a connection attempt, on the first tick.
+    /// Starts with a connection attempt on the first tick.
     pub fn new(now: Mono, wall: WallMs, config: ProbeConfig) -> Self {
         Self {
             link: Link::Closed { retry_at: now },
@@ -150,7 +150,7 @@ impl Prober {
         }
     }
 
-    /// Goes on with what a replaced worker of the same instance knew.
+    /// Continues with the verdict of a replaced worker of the same instance.
     pub fn resume(now: Mono, config: ProbeConfig, verdict: Verdict) -> Self {
         Self {
             verdict,
@@ -163,7 +163,7 @@ impl Prober {
         &self.verdict
     }
 
-    /// What the last INFO told.
+    /// Content of the last INFO.
     pub fn info(&self) -> &info::Info {
         &self.info
     }
@@ -182,7 +182,7 @@ impl Prober {
         }
     }
 
-    /// Takes what was seen at `now` (`wall` is only copied into verdicts) and says what to do.
+    /// Applies an input at `now` and appends what to do. `wall` is only copied into verdicts.
     pub fn step(&mut self, now: Mono, wall: WallMs, input: Input, out: &mut Vec<Effect>) {
         self.forgive_own_pause(now, out);
         match input {
@@ -193,9 +193,9 @@ impl Prober {
             Input::Replied(reply) => self.replied(now, wall, &reply, out),
             Input::Closed(how) => self.closed(now, wall, &how, out),
             Input::Inspected(sight) => self.inspected(now, wall, sight, out),
-            Input::Fresh(answer) => self.tried_fresh(now, wall, answer, out),
+            Input::Fresh(answer) => self.new_connection_checked(now, wall, answer, out),
             Input::Moved if self.link == Link::Open => {
-                // What is known of the former server says nothing about the one at the new address.
+                // What is known of the former server does not apply to the one at the new address.
                 self.successes = 0;
                 self.quiet_since = now;
                 out.push(Effect::Disconnect);

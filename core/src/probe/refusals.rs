@@ -1,5 +1,5 @@
-//! Commands that a server refuses, as its own counters show (`errorstat_…` of INFO): what restricts clients, though PING
-//! and all else that INFO tells looks well.
+//! Detects commands that a server refuses, by its own counters (`errorstat_…` of INFO): they show restrictions of
+//! clients where PING and everything else in INFO looks healthy.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::{
     time::Mono,
 };
 
-/// Refusals restrict an instance for so long after the last one that was counted: nothing else tells that they have
-/// ended.
+/// How long refusals restrict an instance after the counter last rose: nothing else shows that they have ended.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
-/// One INFO that counts more may show a moment only, as when eviction is late; a second one shows that it lasts.
+/// Number of INFOs that must show a rise. A single one may be a moment, such as late eviction; a second one shows that
+/// the refusals last.
 const RISES: u32 = 2;
 
 /// One counter.
@@ -19,7 +19,7 @@ const RISES: u32 = 2;
 struct Rising {
     counted: Option<u64>,
     rose_at: Option<Mono>,
-    /// INFOs that counted more, none of them later than [`REFUSED_FOR`] after the one before.
+    /// INFOs that showed a rise, none of them later than [`REFUSED_FOR`] after the one before.
     rises: u32,
 }
 
@@ -29,7 +29,7 @@ impl Rising {
         if lapsed {
             self.rises = 0;
         }
-        // It begins anew with each start and each CONFIG RESETSTAT.
+        // The counter begins at zero with each start and each CONFIG RESETSTAT.
         if self.counted.is_some_and(|before| value > before) {
             self.rose_at = Some(now);
             self.rises = self.rises.saturating_add(1);
@@ -53,12 +53,12 @@ pub(super) struct Refusals {
     persistence: Rising,
     read_only: Rising,
     replicas: Rising,
-    /// How many good replicas were too few when the count last rose.
+    /// Number of good replicas, too few, when the counter last rose.
     too_few: u64,
 }
 
 impl Refusals {
-    /// Takes the counts of one INFO.
+    /// Takes the counters of one INFO.
     pub(super) fn count(&mut self, now: Mono, health: &Health) {
         self.memory.count(now, health.refused_for_memory);
         self.persistence.count(now, health.refused_for_persistence);
@@ -70,7 +70,7 @@ impl Refusals {
         }
     }
 
-    /// Which refusals go on, as far as can be known.
+    /// The refusals that continue, as far as can be known.
     pub(super) fn last(&self, now: Mono, health: &Health) -> Refused {
         Refused {
             memory: self.memory.lasts(now),
@@ -82,7 +82,7 @@ impl Refusals {
         }
     }
 
-    /// Something was refused of late; the next INFO shows whether that lasts.
+    /// Whether something was refused recently; the next INFO shows whether that lasts.
     pub(super) fn are_recent(&self, now: Mono) -> bool {
         [&self.memory, &self.persistence, &self.read_only]
             .iter()
@@ -101,14 +101,14 @@ mod tests {
     #[test]
     fn two_rises_last_a_minute_and_one_does_not() {
         let mut rising = Rising::default();
-        // What was refused before the first look is of the past.
+        // Refusals before the first INFO are past.
         rising.count(second(0), 1_000);
         assert!(!rising.is_recent(second(0)));
         rising.count(second(10), 1_001);
         assert!(rising.is_recent(second(10)) && !rising.lasts(second(10)));
         rising.count(second(11), 1_002);
         assert!(rising.lasts(second(11)) && rising.lasts(second(70)) && !rising.lasts(second(71)));
-        // Later ones begin anew.
+        // Later rises are counted from the start.
         rising.count(second(80), 1_003);
         assert!(!rising.lasts(second(80)));
         // A reset of the counters is no refusal.

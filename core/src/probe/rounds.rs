@@ -1,4 +1,4 @@
-//! Acts as time passes: sends the commands of each round, notices time-outs, and looks at the process.
+//! Acts as time passes: sends the commands of each round, detects time-outs, and checks the process.
 
 use super::{Command, Effect, Link, Prober, schedule};
 use crate::{
@@ -44,7 +44,7 @@ impl Prober {
         }
     }
 
-    /// A round that found the former one still open: judged, nothing to change yet.
+    /// Handles a round that begins while the former one is open: it counts as judged, and nothing changes yet.
     fn still_waiting(&mut self, now: Mono, out: &mut Vec<Effect>) {
         if now >= self.ping_at {
             self.ping_at = schedule::next(now, self.config.interval, self.config.phase);
@@ -58,7 +58,7 @@ impl Prober {
         if self.config.authenticate && !self.replied_on_link {
             commands.push(Command::Auth);
         } else if self.auth_error.is_some() && info_due {
-            // Authentication is tried again on a new connection, no more often than INFO.
+            // Authentication is repeated on a new connection, but not more often than INFO.
             out.push(Effect::Disconnect);
             self.info_at = now + self.config.info_interval;
             self.connect(now, out);
@@ -73,7 +73,7 @@ impl Prober {
             self.info_at = self.next_info(now);
         }
         if now >= self.fresh_at && self.verdict.state() != State::Unknown {
-            out.push(Effect::TryFresh);
+            out.push(Effect::CheckNewConnection);
             self.fresh_at = self.config.spread.next(now, self.config.connect_interval);
         }
         self.suspicion

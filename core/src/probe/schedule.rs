@@ -1,20 +1,20 @@
-//! When to probe. Probes of one agent share wake-ups: a timer per instance was measured to cost three
-//! times as much as phases rounded to common slots.
+//! Decides when to probe. Probes of one agent share wake-ups: a timer for each instance cost three times as much as
+//! phases rounded to common slots (measured).
 
 use std::time::Duration;
 
 use crate::{ids::InstanceId, time::Mono};
 
-/// Distance of the common wake-ups: half of the interval, 10 to 500 ms. Fewer and fuller ones cost less: with 200
-/// instances and an interval of 1 s, slots of 100 ms took 1.5 times the CPU of slots of 500 ms.
+/// Distance of the common wake-ups: half of the interval, between 10 and 500 ms. Fewer wake-ups with more work each
+/// cost less: with 200 instances and an interval of 1 s, slots of 100 ms took 1.5 times the CPU of slots of 500 ms.
 pub fn slot(interval: Duration) -> Duration {
     (interval / 2)
         .clamp(Duration::from_millis(10), Duration::from_millis(500))
         .min(interval)
 }
 
-/// Where in the interval an instance is probed: a slot chosen by its name, so that the load is even and a
-/// restart changes nothing.
+/// Position within the interval at which an instance is probed: a slot chosen by its name, so that the load is even and
+/// a restart changes nothing.
 pub fn phase(id: &InstanceId, interval: Duration) -> Duration {
     let slot = slot(interval);
     let slots = u32::try_from((interval.as_micros() / slot.as_micros().max(1)).max(1)).unwrap_or(u32::MAX);
@@ -25,8 +25,8 @@ pub fn phase(id: &InstanceId, interval: Duration) -> Duration {
     slot * (hash % slots)
 }
 
-/// Where an instance does its rarer work, such as INFO, within the interval of that: anywhere, so that the work of all
-/// is even. In 65,536ths.
+/// Position of an instance's less frequent work, such as INFO, within the interval of that work, in 65,536ths. Any
+/// position is possible, so that the load of all instances is even.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Spread(pub u16);
 
@@ -40,7 +40,7 @@ impl Spread {
         Self((hash ^ (hash >> 16)) as u16)
     }
 
-    /// First instant after `now` for work that is done each `interval`.
+    /// First instant after `now` for work with this interval.
     pub fn next(self, now: Mono, interval: Duration) -> Mono {
         next(now, interval, interval.mul_f64(f64::from(self.0) / 65_536.0))
     }

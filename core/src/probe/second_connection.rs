@@ -1,52 +1,55 @@
-//! Silence of one connection is not the death of a server: before it becomes a verdict, a second connection is asked.
+//! Asks a second connection before silence becomes a verdict, because the silence of one connection does not prove the
+//! death of a server.
 //!
-//! A connection can be mute while its server serves all others: a child that saves holds a copy of the socket of a
-//! client that the server has closed, so no FIN arrives (redis/redis#15145), and a relay may forget old connections. An
-//! answer on the second connection replaces the mute one. No answer there either makes the verdict, at `hang_after`.
+//! A connection can be mute while its server serves all others: a child process that saves holds a copy of the socket
+//! of a client that the server has closed, so no FIN arrives (redis/redis#15145), and a relay may forget old
+//! connections. An answer on the second connection replaces the mute one. No answer there either makes the verdict, at
+//! `hang_after`.
 //!
-//! A server that hangs is asked rarely: nobody takes our connections out of its listen queue, and a full queue would
-//! keep the clients out. The mute connection stays open, and an answer on it is enough.
+//! A server that hangs is asked rarely: it does not take the probe's connections out of its listen queue, and a full
+//! queue would keep its clients out. The mute connection stays open, and an answer on it is enough.
 
 use std::time::Duration;
 
-use super::{ConnectFailure, Effect, Link, Prober, Sight, overdue::NEVER};
+use super::{ConnectFailure, Effect, Link, Prober, ProcessState, overdue::NEVER};
 use crate::{
     redis::reply::Meaning,
     status::{Reason, Stage},
     time::{Mono, WallMs},
 };
 
-/// A server that is known to hang is asked again after twice `hang_after`, then twice as late each time, up to this:
-/// 144 connections a day stay below the usual listen queue of 511.
+/// Longest interval at which a server that is known to hang is asked. It is asked after twice `hang_after`, then after
+/// twice as long each time. 144 connections a day stay below the usual listen queue of 511.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(600);
-/// A TLS handshake without an answer leaves no connection that could be answered later, so it is repeated more often.
+/// The same for TLS handshakes, which are repeated more often: one without an answer leaves no connection that could be
+/// answered later.
 const HANDSHAKE_AGAIN_MAX: Duration = Duration::from_secs(30);
 
-/// What is known beside the mute connection.
+/// State of the second connection.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Second {
-    /// It was asked since the last valid reply.
+    /// True if it was asked since the last valid reply.
     asked: bool,
-    /// Why it told nothing, if it has ended.
+    /// Why it failed, if it has.
     failed: Option<ConnectFailure>,
-    /// When one that is known to hang is asked next.
+    /// When a server that is known to hang is asked next.
     again_at: Option<Mono>,
     /// Attempts since the verdict.
     attempts: u32,
-    /// The process is looked at first: one that is stopped cannot answer.
+    /// True if the process is checked first: a stopped one cannot answer.
     look_first: bool,
 }
 
 #[cfg(test)]
 impl Second {
-    /// Whether a look at the process is awaited.
+    /// Whether the result of a check of the process is awaited.
     pub(super) fn look_first(&self) -> bool {
         self.look_first
     }
 }
 
 impl Prober {
-    /// Silence is known, and judged.
+    /// True if the silence is already a verdict.
     pub(super) fn is_known_mute(&self) -> bool {
         matches!(self.verdict.reason, Reason::ReplyTimeout | Reason::ProcessGone)
     }
@@ -61,12 +64,12 @@ impl Prober {
         }
     }
 
-    /// The second connection has so much time before `hang_after` ends.
+    /// Time for the second connection before `hang_after` ends.
     fn second_limit(&self) -> Duration {
         self.config.connect_timeout.min(self.config.hang_after / 2)
     }
 
-    /// An answer is overdue at [`silence_deadline`](Self::silence_deadline).
+    /// Acts on silence at [`silence_deadline`](Self::silence_deadline).
     pub(super) fn silent(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
         if self.is_known_mute() && self.second.again_at.is_some() {
             self.second.again_at = Some(now + self.pause_of(self.second.attempts, ASK_AGAIN_MAX));
@@ -86,7 +89,7 @@ impl Prober {
         out.push(Effect::AskSecond(self.second_limit()));
     }
 
-    /// Twice `hang_after`, doubled with each attempt.
+    /// Pause before the next attempt: twice `hang_after`, doubled with each attempt, at most `max`.
     fn pause_of(&self, attempts: u32, max: Duration) -> Duration {
         let hang_after = self.config.hang_after;
         hang_after
@@ -94,12 +97,12 @@ impl Prober {
             .min(max.max(hang_after * 2))
     }
 
-    /// `hang_after` has passed without an answer on either connection.
+    /// Judges the silence, after `hang_after` has passed without an answer on either connection.
     fn judge_silence(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
         let (hang_after, seen) = (self.config.hang_after, self.suspicion.words());
         self.successes = 0;
         match self.second.failed.take() {
-            // Without a second opinion silence is no verdict about the server.
+            // Without an attempt on a second connection, silence is no verdict about the server.
             Some(
                 failure @ (ConnectFailure::Own(_) | ConnectFailure::OwnDelay(_) | ConnectFailure::Resolve(_)),
             ) => {
@@ -108,7 +111,7 @@ impl Prober {
                     failure.words()
                 );
                 self.judge(now, wall, Reason::AgentFault, Stage::Connect, &text, out);
-                // Asked again after as much silence.
+                // The next attempt follows after as much silence.
                 self.quiet_since = now;
                 self.second = Second::default();
             }
@@ -124,7 +127,7 @@ impl Prober {
         out.push(Effect::Round);
     }
 
-    /// From now on it is asked rarely.
+    /// Records that the server is known to hang, so that it is asked rarely.
     fn known_mute(&mut self, now: Mono) {
         self.suspicion.rest();
         self.patrol_at = NEVER;
@@ -135,23 +138,23 @@ impl Prober {
         };
     }
 
-    /// Its process has ended. Another server may serve the port already, so a second connection is asked at once.
+    /// Asks a second connection at once, because the process has ended and another server may serve the port already.
     pub(super) fn ask_for_successor(&mut self, now: Mono, out: &mut Vec<Effect>) {
         self.known_mute(now);
         self.ask_second(out);
     }
 
-    /// The process was looked at before the second connection is asked.
-    pub(super) fn looked_before_asking(&mut self, sight: Sight, out: &mut Vec<Effect>) {
+    /// Asks the second connection after the check of the process, unless the process cannot answer.
+    pub(super) fn looked_before_asking(&mut self, sight: ProcessState, out: &mut Vec<Effect>) {
         if !std::mem::take(&mut self.second.look_first) {
             return;
         }
-        if !matches!(sight, Sight::Stopped | Sight::Uninterruptible) {
+        if !matches!(sight, ProcessState::Stopped | ProcessState::Uninterruptible) {
             self.ask_second(out);
         }
     }
 
-    /// What the second connection was answered, or why it failed.
+    /// Applies the answer on the second connection, or its failure.
     pub(super) fn second_answered(
         &mut self,
         now: Mono,
@@ -159,7 +162,7 @@ impl Prober {
         answer: Result<Meaning, ConnectFailure>,
         out: &mut Vec<Effect>,
     ) {
-        // The first one was answered in the meantime, or has ended.
+        // The first connection was answered in the meantime, or has ended.
         if !self.second.asked || self.link != Link::Open || self.waiting.is_empty() {
             return;
         }
@@ -168,7 +171,7 @@ impl Prober {
             .front()
             .map_or(Duration::ZERO, |(_, sent)| now.since(*sent));
         match answer {
-            // Whatever it says: it is said by a server that lives, while this connection is mute.
+            // Any answer proves that the server lives while this connection is mute.
             Ok(_)
             | Err(
                 ConnectFailure::TlsCertificate(_)
@@ -186,7 +189,7 @@ impl Prober {
                 out.push(Effect::Disconnect);
                 self.connect(now, out);
             }
-            // Nothing listens any more: two kernel facts and a connection that is mute.
+            // Nothing listens any more: a hard fact, on top of a mute connection.
             Err(failure @ (ConnectFailure::Refused | ConnectFailure::SocketMissing))
                 if !self.is_known_mute() =>
             {
@@ -197,14 +200,14 @@ impl Prober {
         }
     }
 
-    /// When a TLS handshake that got no answer is repeated, once silence is a verdict.
+    /// When a TLS handshake without an answer is repeated, once silence is a verdict.
     pub(super) fn next_handshake(&mut self, now: Mono) -> Mono {
         let at = now + self.pause_of(self.second.attempts, HANDSHAKE_AGAIN_MAX);
         self.second.attempts = self.second.attempts.saturating_add(1);
         at
     }
 
-    /// The connection is replaced: what a second one said, or will say, is no opinion about the new one.
+    /// Discards what a second connection has shown, because it says nothing about the new connection.
     pub(super) fn second_is_void(&mut self) {
         self.second = Second {
             again_at: self.second.again_at,
@@ -213,9 +216,9 @@ impl Prober {
         };
     }
 
-    /// A valid reply: nothing is overdue.
+    /// Resets the state after a valid reply.
     pub(super) fn silence_ended(&mut self) {
-        // Compared first: this is done for each answer.
+        // Compared first, because this runs for each answer.
         if self.second.asked || self.second.again_at.is_some() || self.second.attempts > 0 {
             self.second = Second::default();
         }

@@ -32,12 +32,12 @@ fn pong() -> Meaning {
     reply::ping(&Reply::Text("PONG".into()))
 }
 
-/// Drives a prober against a scripted server and keeps its own books.
+/// Drives a prober against a scripted server and records what it does.
 struct Bench {
     prober: Prober,
     now: Mono,
     out: Vec<Effect>,
-    /// When, what, and when the last valid reply had come by then.
+    /// Time and reason of each verdict, and the time of the last valid reply before it.
     verdicts: Vec<(Mono, Reason, Mono)>,
     /// Commands sent on the open connection and not yet answered.
     pending: VecDeque<Command>,
@@ -46,12 +46,12 @@ struct Bench {
     last_valid: Mono,
     inspected: usize,
     fresh: usize,
-    /// When a second connection was asked for, and for how long.
+    /// When a second connection was requested, and its time limit.
     asked: Vec<(Mono, Duration)>,
     asking: bool,
     mute: usize,
     connects: usize,
-    /// What INFO says beside the usual.
+    /// Additional lines of INFO.
     info: &'static str,
 }
 
@@ -92,7 +92,7 @@ impl Bench {
                     assert!(self.pending.is_empty(), "two probes in flight");
                     self.pending.extend(commands);
                 }
-                // INFO may change the rest of a verdict while its reason stays.
+                // INFO may change other fields of a verdict while its reason stays.
                 Effect::Verdict(v)
                     if self
                         .verdicts
@@ -100,7 +100,7 @@ impl Bench {
                         .is_some_and(|(_, reason, _)| *reason == v.reason) => {}
                 Effect::Verdict(v) => self.verdicts.push((self.now, v.reason, self.last_valid)),
                 Effect::Inspect => self.inspected += 1,
-                Effect::TryFresh => self.fresh += 1,
+                Effect::CheckNewConnection => self.fresh += 1,
                 Effect::AskSecond(limit) => {
                     self.asked.push((self.now, limit));
                     self.asking = true;
@@ -132,7 +132,7 @@ impl Bench {
     fn answer(&mut self) {
         while let Some(command) = self.pending.pop_front() {
             self.last_valid = self.now;
-            // What comes of a second connection now is of no interest any more.
+            // The result of a second connection no longer matters.
             self.asking = false;
             let reply = match command {
                 Command::Info => Reply::Text(
@@ -159,7 +159,7 @@ impl Bench {
         }
     }
 
-    /// Lets time pass up to `until`, waking the prober when it asks; `server` runs after each wake.
+    /// Lets time pass up to `until`, waking the prober at its deadlines; `server` runs after each wake-up.
     fn run(&mut self, until: Mono, mut server: impl FnMut(&mut Self)) {
         server(self);
         while self.prober.next_deadline() <= until {
@@ -170,7 +170,7 @@ impl Bench {
         self.now = until;
     }
 
-    /// An answer on the second connection, if one is under way.
+    /// Answers the second connection, if one is open.
     fn second(&mut self, answer: Result<Meaning, ConnectFailure>) {
         if std::mem::take(&mut self.asking) {
             if answer.is_ok() {

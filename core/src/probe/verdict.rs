@@ -1,4 +1,4 @@
-//! How a verdict changes: one for each change of the reason, and new evidence for the same one.
+//! Changes the verdict: once for each change of the reason, and for new evidence of the same one.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Prober {
-    /// An answer to PING.
+    /// Applies an answer to PING.
     pub(super) fn heard(&mut self, now: Mono, wall: WallMs, meaning: Meaning, out: &mut Vec<Effect>) {
         self.by_info = false;
         let meaning = if meaning.reason == Reason::Ok {
@@ -41,7 +41,7 @@ impl Prober {
         }
     }
 
-    /// New evidence for the same verdict.
+    /// Sets new evidence for the same verdict.
     pub(super) fn explain(&mut self, evidence: &str, out: &mut Vec<Effect>) {
         if *self.verdict.evidence != *evidence {
             self.verdict.evidence = cut(evidence, EVIDENCE_BYTES_MAX).into();
@@ -49,7 +49,7 @@ impl Prober {
         }
     }
 
-    /// Judges as `meaning` says, which may know more about reads and writes than its reason tells.
+    /// Sets the verdict to `meaning`, which may know more about reads and writes than follows from its reason.
     pub(super) fn judge_meaning(
         &mut self,
         now: Mono,

@@ -1,44 +1,44 @@
-//! The read-back: one bucket at a time is compared with the books, so that a znode which somebody else deleted,
-//! edited or added is found, repaired and counted (`reference/zookeeper.md` section 6 step 11). Orphans, which
-//! are statuses that nobody stands behind any more, are deleted here, slowly and not too many.
+//! The audit, or read-back: compares one bucket at a time with the mirror, so that a znode which somebody else deleted,
+//! edited or added is found, repaired and counted (`docs/protocol.md`, "Audit"). Orphans, which are statuses that no
+//! agent reports any more, are deleted here, slowly and in limited numbers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use super::{BucketData, Held, Publisher, Record};
+use super::{BucketData, Publisher, Record, StoredStatus};
 use crate::{
     ids::{Bucket, InstanceId},
     time::Mono,
 };
 
-/// How long a status must have been an orphan before it is deleted; it must also have been seen as one in two
-/// passes over all buckets.
+/// How long a status must have been an orphan before it is deleted. It must also have been an orphan in two passes over
+/// all buckets.
 pub const ORPHAN_GRACE: Duration = Duration::from_secs(10);
-/// As many orphans are deleted whatever their share: a small fleet must be able to shrink.
+/// This many orphans may always be deleted, so that a small fleet can shrink.
 const ORPHANS_ALWAYS: usize = 10;
-/// A bucket that is written all the time is left for the next pass after so many attempts.
+/// After this many attempts, a bucket that is written all the time is left for the next pass.
 const ATTEMPTS_MAX: u32 = 8;
 
-/// What a bucket holds, read back.
+/// Content of a bucket, as read back.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Found {
     /// Its data; `None` where it does not exist.
     pub data: Option<BucketData>,
     /// Its statuses.
-    pub held: BTreeMap<InstanceId, Held>,
+    pub held: BTreeMap<InstanceId, StoredStatus>,
 }
 
-/// Something that is not as it was written.
+/// A difference between what was read and what was written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Difference {
     /// A status was deleted.
     Deleted(InstanceId),
     /// A status was edited.
     Edited(InstanceId),
-    /// A status that was not written here.
-    Foreign(InstanceId, Held),
+    /// A status that this leader did not write.
+    Foreign(InstanceId, StoredStatus),
     /// A bucket was deleted or edited.
     Bucket(Bucket),
     /// An orphan is deleted now.
@@ -50,9 +50,9 @@ pub(super) struct Audit {
     next: Bucket,
     attempts: u32,
     pass: u64,
-    /// The bucket that is being read, until it is written.
+    /// The bucket that is being read; cleared if it is written meanwhile.
     reading: Option<Bucket>,
-    /// In which pass, and when, each orphan was first seen.
+    /// The pass in which, and the time at which, each orphan was first seen.
     orphans: BTreeMap<InstanceId, (u64, Mono)>,
     orphans_max_percent: u8,
 }
@@ -69,7 +69,7 @@ impl Audit {
         }
     }
 
-    /// What is read of a bucket that is written meanwhile proves nothing.
+    /// Discards the reading of a bucket that is written meanwhile, because it proves nothing.
     pub(super) fn touched(&mut self, buckets: &BTreeSet<Bucket>) {
         if self.reading.is_some_and(|bucket| buckets.contains(&bucket)) {
             self.reading = None;
@@ -84,11 +84,11 @@ impl Audit {
 }
 
 impl Publisher {
-    /// The bucket to be read now; the answer goes to [`audited`](Self::audited). `None` while it is being written.
+    /// The bucket to read now; the answer goes to [`audited`](Self::audited). `None` while the bucket is being written.
     pub fn audit_next(&mut self) -> Option<Bucket> {
         let bucket = self.audit.next;
         let busy = self.in_flight.values().any(|sent| sent.buckets.contains(&bucket));
-        // Its first write is still to come, or will come again: there is nothing to compare.
+        // The bucket's first write is outstanding, or will be repeated: there is nothing to compare.
         if self.new_buckets.contains(&bucket) || self.audit.attempts >= ATTEMPTS_MAX {
             self.audit.advance();
             self.refusals.remove(&bucket);
@@ -99,8 +99,8 @@ impl Publisher {
         self.audit.reading
     }
 
-    /// Compares what was read with the books. What differs becomes dirty and so is repaired. `abandoned` says of
-    /// a status whether its agent has told that it no longer has the instance.
+    /// Compares what was read with the mirror. What differs becomes dirty and so is repaired. `abandoned` says of a
+    /// status whether its agent has reported that it no longer has the instance.
     pub fn audited(
         &mut self,
         now: Mono,
@@ -112,7 +112,7 @@ impl Publisher {
             return Vec::new();
         }
         self.audit.advance();
-        self.paces.forget_quiet(now);
+        self.rate_limits.forget_quiet(now);
         self.refusals.remove(&bucket);
         let Some(data) = found.data else {
             self.bucket_is_gone(now, bucket);
@@ -127,12 +127,13 @@ impl Publisher {
             differences.push(Difference::Bucket(bucket));
         }
         if !differences.is_empty() {
-            // A generation only grows, so that whoever watches it sees the repair.
+            // A generation never decreases, so that a consumer that watches it notices the repair.
             books.generation = books.generation.max(data.generation);
             books.count = count;
             self.stale_buckets.insert(bucket);
         }
-        // What is as it was stays: its name and status are shared with the view, and what was read is a copy.
+        // Unchanged statuses are kept: their names and statuses are shared with the view, while what was read is a
+        // copy.
         if !is_known {
             let known: BTreeMap<_, _> = self.mirror.take_bucket(bucket).collect();
             for (id, found) in held {
@@ -146,18 +147,23 @@ impl Publisher {
         differences
     }
 
-    /// Statuses that nobody stands behind, as far as they have been found.
+    /// Number of orphans found so far.
     pub fn orphans(&self) -> usize {
         self.audit.orphans.len()
     }
 
-    /// Whether there are too many orphans to be deleted without an operator's word.
-    pub fn orphans_kept(&self) -> bool {
+    /// Whether there are too many orphans to delete without an operator's consent.
+    pub fn too_many_orphans(&self) -> bool {
         let share = self.mirror.len() * usize::from(self.audit.orphans_max_percent) / 100;
         self.audit.orphans.len() > share.max(ORPHANS_ALWAYS)
     }
 
-    fn compare(&mut self, now: Mono, bucket: Bucket, found: &BTreeMap<InstanceId, Held>) -> Vec<Difference> {
+    fn compare(
+        &mut self,
+        now: Mono,
+        bucket: Bucket,
+        found: &BTreeMap<InstanceId, StoredStatus>,
+    ) -> Vec<Difference> {
         let known = self.mirror.bucket(bucket);
         let mut differences: Vec<_> = known
             .filter_map(|(id, held)| match found.get(id) {
@@ -177,7 +183,8 @@ impl Publisher {
         differences
     }
 
-    /// What ZooKeeper refused may be allowed by now: one of a bucket in a pass, so that many do not hold up the rest.
+    /// Tries a quarantined status again, because ZooKeeper may accept it by now: one per bucket and pass, so that many
+    /// of them do not hold up the rest.
     fn retry_quarantined(&mut self, now: Mono, bucket: Bucket) {
         let one = self.quarantined.iter().find(|id| id.bucket() == bucket).cloned();
         if let Some(id) = one {
@@ -206,7 +213,7 @@ impl Publisher {
         for id in &orphans {
             self.audit.orphans.entry(id.clone()).or_insert((pass, now));
         }
-        if self.orphans_kept() {
+        if self.too_many_orphans() {
             return;
         }
         for id in orphans {

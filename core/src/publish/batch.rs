@@ -1,10 +1,10 @@
-//! Defines a batch of writes, and puts the next one together from what differs.
+//! Defines a batch of writes, and builds the next one from what differs.
 
 use std::{cell::Cell, collections::BTreeSet};
 
 use super::{
     Key, Publisher, REFUSALS_MAX, REV_MAX, Sent,
-    record::{BucketData, Held, Record},
+    record::{BucketData, Record, StoredStatus},
 };
 use crate::{
     ids::{Bucket, InstanceId},
@@ -20,7 +20,7 @@ pub enum Op {
     Put(Record, bool),
     /// Delete a status.
     Delete(InstanceId),
-    /// Write a bucket; true creates it. First of its bucket when it creates.
+    /// Write a bucket; true creates it. A bucket that is created comes before its statuses.
     Bucket(Bucket, BucketData, bool),
 }
 
@@ -29,24 +29,24 @@ pub enum Op {
 pub struct Batch {
     /// Number by which the outcome is reported.
     pub number: u64,
-    /// In this order.
+    /// The operations, in order.
     pub ops: Vec<Op>,
 }
 
 /// Why one operation was refused, which undid its whole batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// The znode to be created exists.
+    /// The znode to create exists.
     Exists,
-    /// The znode to be written or deleted, or the parent of the one to be created, does not.
+    /// The znode to write or delete, or the parent of the znode to create, does not exist.
     Missing,
-    /// Refused for a reason that will not pass by itself, such as a foreign ACL or quota: the instance is left
+    /// Refused for a reason that does not pass by itself, such as somebody else's ACL or a quota: the instance is left
     /// out until its status changes, so that it does not hold up the others.
     Forbidden,
 }
 
 impl Op {
-    /// The instance that it writes; `None` for a bucket.
+    /// The instance that the operation writes; `None` for a bucket.
     pub fn id(&self) -> Option<&InstanceId> {
         match self {
             Self::Put(record, _) => Some(record.id()),
@@ -55,7 +55,7 @@ impl Op {
         }
     }
 
-    /// The bucket in which it writes.
+    /// The bucket in which the operation writes.
     pub fn bucket(&self) -> Bucket {
         match self {
             Self::Put(record, _) => record.id().bucket(),
@@ -66,7 +66,7 @@ impl Op {
 }
 
 impl Publisher {
-    /// The next batch to be sent, if anything differs and the window has room. `desired` is the newest status.
+    /// The next batch to send, if anything differs and the window has room. `desired` looks up the newest status.
     pub fn next_batch(
         &mut self,
         now: Mono,
@@ -109,7 +109,7 @@ impl Publisher {
             let op = self.op(key, dirty.newest.take().or_else(|| desired(&key.id)));
             if let Some(due) = op
                 .as_ref()
-                .and_then(|_| self.paces.due((key.hash64(), &key.id), now))
+                .and_then(|_| self.rate_limits.due((key.hash64(), &key.id), now))
             {
                 paced.set(Some(paced.get().map_or(due, |first| first.min(due))));
                 return false;
@@ -143,7 +143,7 @@ impl Publisher {
             return None;
         }
         let mut all = Vec::with_capacity(ops.len() + touched.len());
-        // Both are in the order of the buckets.
+        // Both lists are in the order of the buckets.
         let mut ops = ops.into_iter().peekable();
         for &bucket in &touched {
             let create = self.new_buckets.contains(&bucket);
@@ -185,15 +185,15 @@ impl Publisher {
             return None;
         }
         let held = self.mirror.get_hashed(key.hash64(), id);
-        // Nothing is published of it, and nobody who could be heard has it: nothing is told of it either. So a former
-        // leader's deletion stays, and an operator's.
+        // Never re-create an unpublished instance only to say AGENT_SILENT: otherwise a deletion by the former leader
+        // or an operator would be undone.
         let desired = desired.filter(|record| held.is_some() || record.reason() != Reason::AgentSilent);
         let Some(mut record) = desired else {
             return (self.removed.contains(id) && held.is_some()).then(|| Op::Delete(id.clone()));
         };
         let rev = match held {
-            Some(Held::Record(held)) if held.same(&record) => return None,
-            Some(Held::Record(held) | Held::Altered(held)) if held.rev <= REV_MAX => held.rev,
+            Some(StoredStatus::Record(held)) if held.same(&record) => return None,
+            Some(StoredStatus::Record(held) | StoredStatus::Altered(held)) if held.rev <= REV_MAX => held.rev,
             _ => self.rev_max,
         };
         record.epoch = self.epoch;

@@ -1,5 +1,5 @@
-//! What follows from batches whose outcome is unknown again and again: perhaps ZooKeeper cuts the connection because of
-//! them, as for a request beyond its `jute.maxbuffer`. Sent again unchanged, they would cut it for ever, for everybody.
+//! Limits on batches after repeated unknown outcomes: ZooKeeper may cut the connection because of the batches, as for a
+//! request beyond its `jute.maxbuffer`. Sent again unchanged, they would cut it for ever, and hold up all statuses.
 
 use std::time::Duration;
 
@@ -7,21 +7,22 @@ use crate::{backoff::Backoff, ids::InstanceId, time::Mono};
 
 /// Operations of the smallest batch: one status and its bucket.
 const ROOM_MIN: usize = 2;
-/// One unknown outcome is what any reconnection leaves behind. More without an applied batch between them are suspect.
+/// Unknown outcomes, without an applied batch between them, from which on batches are suspect. Any reconnection may
+/// leave one behind.
 const SUSPECT: u32 = 2;
-/// A status that was sent alone so often without an outcome is left out.
+/// A status that was sent alone this many times without an outcome is left out.
 const ALONE_MAX: u32 = 3;
-/// Between batches that are suspect.
+/// Delay between suspect batches.
 const PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-/// Applied batches after which twice as large ones are tried: a minute of steady writing or more.
+/// Applied batches after which the size limit is doubled: a minute of steady writing or more.
 const GROW_AFTER: u32 = 256;
 
-/// How large batches may be, and when the next one may go.
+/// How large batches may be, and when the next one may be sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Doubts {
     /// Unknown outcomes without an applied batch between them.
     in_a_row: u32,
-    /// Half of the largest batch that was suspect.
+    /// Largest number of operations: half of the largest suspect batch.
     ceiling: usize,
     applied: u32,
     not_before: Option<Mono>,
@@ -41,22 +42,22 @@ impl Default for Doubts {
 }
 
 impl Doubts {
-    /// Operations that a batch may have, of the usual number.
+    /// Number of operations that a batch may have, where `usual` is the number without suspicion.
     pub(super) fn room(&self, usual: usize) -> usize {
         usual.min(self.ceiling)
     }
 
-    /// Whether batches go one at a time, so that it is known which of them is at fault.
+    /// Whether batches are sent one at a time, which shows which of them is at fault.
     pub(super) fn one_at_a_time(&self) -> bool {
         self.in_a_row >= SUSPECT
     }
 
-    /// When the next batch may go, if not now.
+    /// When the next batch may be sent, if not now.
     pub(super) fn wait(&self, now: Mono) -> Option<Mono> {
         self.not_before.filter(|at| *at > now)
     }
 
-    /// A batch was applied.
+    /// Records that a batch was applied.
     pub(super) fn applied(&mut self) {
         (self.in_a_row, self.not_before, self.alone) = (0, None, None);
         if self.ceiling < usize::MAX {
@@ -68,8 +69,8 @@ impl Doubts {
         }
     }
 
-    /// The outcome of everything in flight is unknown: the largest batch had so many operations, and where it was the
-    /// only one, it wrote these statuses. Returns a status that must be left out.
+    /// Records that the outcome of everything in flight is unknown. `largest` is the number of operations of the
+    /// largest batch; if it was the only one, it wrote the statuses `ids`. Returns a status that must be left out.
     pub(super) fn unknown(&mut self, now: Mono, largest: usize, ids: &[&InstanceId]) -> Option<InstanceId> {
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.applied = 0;

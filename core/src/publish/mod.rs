@@ -1,8 +1,8 @@
-//! What to write to ZooKeeper, in which batches. The leader's part of `reference/zookeeper.md` section 6.
+//! Decides what to write to ZooKeeper, and in which batches: the leader's part of the protocol of `docs/protocol.md`.
 //!
-//! The desired state is compared with a mirror of what ZooKeeper is known to hold; what differs is dirty.
-//! The backlog is a set of ids, so it cannot grow past the fleet, and each id is written with its newest
-//! state. No two batches in flight touch the same bucket, so no id has two writes under way.
+//! The desired state is compared with a mirror of what ZooKeeper is known to hold; what differs is dirty. The backlog
+//! is a set of ids, so it cannot grow past the fleet, and each id is written with its newest state. No two batches in
+//! flight touch the same bucket, so no id has two writes in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use crate::{
 pub use audit::{Difference, Found, ORPHAN_GRACE};
 pub use batch::{Batch, Op, Refusal};
 pub use outcome::Unknown;
-pub use record::{BucketData, Held, Record};
+pub use record::{BucketData, Record, StoredStatus};
 
 mod audit;
 mod batch;
@@ -25,15 +25,16 @@ mod outcome;
 mod rate_limit;
 mod record;
 
-/// Refused batches in one bucket without an applied one between them. Each refusal corrects the books, so more
-/// means that somebody else writes there at the same time: the bucket waits for its read-back.
+/// Refused batches in one bucket without an applied one between them. Each refusal corrects the mirror, so more of them
+/// mean that somebody else writes there at the same time: the bucket then waits for its read-back.
 const REFUSALS_MAX: u32 = 8;
 
-/// Largest `rev` that is believed where others may have written it: what readers of JSON take exactly.
+/// Largest `rev` that is believed where others may have written it: the largest integer that JSON readers represent
+/// exactly.
 const REV_MAX: u64 = (1 << 53) - 1;
 
-/// An id with its hash before it, because numbers are compared faster than names. The byte that tells the bucket comes
-/// first, so the order is the one in which statuses are written: one bucket after the other.
+/// An id preceded by its hash, because numbers are compared faster than names. The byte that selects the bucket comes
+/// first, so statuses sort, and are written, one bucket after the other.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Key {
     hash: u64,
@@ -57,12 +58,12 @@ impl Key {
     }
 }
 
-/// Why an instance is looked at.
+/// Why an instance may have to be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Dirty {
-    /// Since when it may differ.
+    /// Time since which the published status may differ.
     since: Mono,
-    /// Its newest status, where it was told; else it is looked up.
+    /// The newest status, if it was passed in; otherwise it is looked up.
     newest: Option<Record>,
 }
 
@@ -76,41 +77,41 @@ struct Sent {
     at: Mono,
 }
 
-/// The leader's books of one term.
+/// The leader's record of one term.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Publisher {
     epoch: Epoch,
-    /// What ZooKeeper is known to hold.
-    mirror: IdMap<Held>,
+    /// Mirror of what ZooKeeper is known to hold.
+    mirror: IdMap<StoredStatus>,
     buckets: BTreeMap<Bucket, BucketData>,
-    /// What may differ.
+    /// Statuses that may differ from what is published.
     dirty: BTreeMap<Key, Dirty>,
     removed: BTreeSet<InstanceId>,
-    /// Buckets to be created.
+    /// Buckets to create.
     new_buckets: BTreeSet<Bucket>,
-    /// Buckets to be written although nothing in them is dirty.
+    /// Buckets to write although nothing in them is dirty.
     stale_buckets: BTreeSet<Bucket>,
     in_flight: BTreeMap<u64, Sent>,
     quarantined: BTreeSet<InstanceId>,
     refusals: BTreeMap<Bucket, u32>,
     audit: audit::Audit,
-    paces: rate_limit::Paces,
-    /// When the first of the flapping instances that wait may be written.
+    rate_limits: rate_limit::RateLimits,
+    /// Time at which the first of the waiting flapping instances may be written.
     paced_until: Option<Mono>,
     doubts: doubts::Doubts,
-    /// No `rev` of a status is higher. A status that is created begins above it, so that its `rev` also grows where
-    /// somebody had deleted it.
+    /// Upper bound of the `rev` of all statuses. A new status begins above it, so that its `rev` also grows if somebody
+    /// had deleted it.
     rev_max: u64,
     next: u64,
 }
 
 impl Publisher {
-    /// Starts a term with what ZooKeeper holds, read after the claim. Of all statuses at most this share, in
-    /// percent, is deleted as orphans.
+    /// Starts a term with what ZooKeeper holds, as read after the claim. At most `orphans_max_percent` of all statuses
+    /// are deleted as orphans.
     pub fn new(
         now: Mono,
         epoch: Epoch,
-        held: BTreeMap<InstanceId, Held>,
+        held: BTreeMap<InstanceId, StoredStatus>,
         buckets: BTreeMap<Bucket, BucketData>,
         orphans_max_percent: u8,
     ) -> Self {
@@ -119,7 +120,10 @@ impl Publisher {
             .collect();
         let mut mirror = IdMap::default();
         let ids: Vec<_> = held.keys().cloned().collect();
-        let revs = held.values().filter_map(Held::record).map(|record| record.rev);
+        let revs = held
+            .values()
+            .filter_map(StoredStatus::record)
+            .map(|record| record.rev);
         let rev_max = revs.filter(|rev| *rev <= REV_MAX).max().unwrap_or(0);
         for (id, held) in held {
             mirror.insert(id, held);
@@ -136,7 +140,7 @@ impl Publisher {
             quarantined: BTreeSet::new(),
             refusals: BTreeMap::new(),
             audit: audit::Audit::new(orphans_max_percent),
-            paces: rate_limit::Paces::default(),
+            rate_limits: rate_limit::RateLimits::default(),
             paced_until: None,
             doubts: doubts::Doubts::default(),
             rev_max,
@@ -146,12 +150,12 @@ impl Publisher {
         publisher
     }
 
-    /// Notes that a status may differ from what is published; the newest is looked up.
+    /// Marks a status as possibly different from what is published; the newest one is looked up.
     pub fn mark(&mut self, now: Mono, id: &InstanceId) {
         self.changed(now, id, None);
     }
 
-    /// Notes the newest status of an instance.
+    /// Sets the newest status of an instance.
     pub fn put(&mut self, now: Mono, newest: Record) {
         let id = newest.id().clone();
         self.changed(now, &id, Some(newest));
@@ -164,13 +168,14 @@ impl Publisher {
         self.dirty.entry(Key::of(id)).or_insert(fresh).newest = newest;
     }
 
-    /// Notes that an instance was explicitly forgotten: only then is its znode deleted.
+    /// Records that an instance was explicitly forgotten. Only then is its znode deleted.
     pub fn remove(&mut self, now: Mono, id: &InstanceId) {
         self.changed(now, id, None);
         self.removed.insert(id.clone());
     }
 
-    /// What was forgotten and is not published needs no deletion; else the set would grow with each instance that ever was.
+    /// Drops forgotten instances that are not published: they need no deletion, and the set would otherwise grow with
+    /// each instance that ever existed.
     fn forget_removed(&mut self) {
         if self.in_flight.is_empty() {
             let (mirror, dirty) = (&self.mirror, &self.dirty);
@@ -179,13 +184,13 @@ impl Publisher {
         }
     }
 
-    /// What is published of an instance is in doubt; its newest status stays what it was.
+    /// Marks what is published of an instance as doubtful; its newest status stays as it was.
     fn doubt(&mut self, since: Mono, id: &InstanceId) {
         let fresh = Dirty { since, newest: None };
         self.dirty.entry(Key::of(id)).or_insert(fresh);
     }
 
-    /// Statuses not yet acknowledged.
+    /// Number of statuses not yet acknowledged.
     pub fn pending(&self) -> usize {
         self.dirty.len()
             + self
@@ -195,13 +200,13 @@ impl Publisher {
                 .sum::<usize>()
     }
 
-    /// Since when the longest waiting of them waits.
+    /// Time since which the oldest pending status waits.
     pub fn oldest_pending(&self) -> Option<Mono> {
         let sent = self.in_flight.values().filter_map(|sent| sent.marked);
         self.dirty.values().map(|dirty| dirty.since).chain(sent).min()
     }
 
-    /// Instances whose znodes ZooKeeper refuses to let us write.
+    /// Number of instances whose znodes ZooKeeper refuses to let the leader write.
     pub fn quarantined(&self) -> usize {
         self.quarantined.len()
     }
@@ -216,14 +221,14 @@ impl Publisher {
         self.paced_until
     }
 
-    /// Operations that a batch has at most, where former ones had to be made smaller.
+    /// Largest number of operations of a batch, which is smaller after batches without an outcome.
     pub fn batch_ops_max(&self) -> usize {
         self.doubts.room(BATCH_OPS_MAX)
     }
 
-    /// Instances that change so often that their writes are limited.
+    /// Number of instances that change so often that their writes are limited.
     pub fn flapping(&self, now: Mono) -> usize {
-        self.paces.flapping(now)
+        self.rate_limits.flapping(now)
     }
 }
 

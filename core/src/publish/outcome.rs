@@ -1,17 +1,17 @@
-//! What became of batches: applied, refused, or not known.
+//! Applies the outcomes of batches: applied, refused, or unknown.
 
 use std::collections::BTreeSet;
 
-use super::{Bucket, BucketData, Held, InstanceId, Mono, Op, Publisher, REFUSALS_MAX, Refusal, Sent};
+use super::{Bucket, BucketData, InstanceId, Mono, Op, Publisher, REFUSALS_MAX, Refusal, Sent, StoredStatus};
 
-/// What to do where outcomes are unknown.
+/// What to do after an unknown outcome.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unknown {
-    /// Statuses to be read back.
+    /// Statuses to read back.
     pub ids: BTreeSet<InstanceId>,
-    /// Buckets to be read back.
+    /// Buckets to read back.
     pub buckets: BTreeSet<Bucket>,
-    /// A status that is not written any more until it changes.
+    /// A status that is not written again until it changes.
     pub left_out: Option<InstanceId>,
 }
 
@@ -28,9 +28,9 @@ impl Publisher {
                 Op::Put(record, _) => {
                     written += 1;
                     let id = record.id().clone();
-                    self.paces.written(&id, sent.at);
+                    self.rate_limits.written(&id, sent.at);
                     self.rev_max = self.rev_max.max(record.rev);
-                    self.mirror.insert(id, Held::Record(record));
+                    self.mirror.insert(id, StoredStatus::Record(record));
                 }
                 Op::Delete(id) => {
                     written += 1;
@@ -47,8 +47,8 @@ impl Publisher {
         written
     }
 
-    /// Nothing of the batch was applied, because of the operation at `index`: the mirror was wrong there. True where
-    /// the parent of the buckets is gone, which only a fresh session repairs.
+    /// Nothing of the batch was applied, because of the operation at `index`: the mirror was wrong there. Returns true
+    /// if the parent of the buckets is missing, which only a new session repairs.
     pub fn refused(&mut self, number: u64, index: usize, refusal: Refusal) -> bool {
         let Some(sent) = self.in_flight.remove(&number) else {
             return false;
@@ -69,7 +69,7 @@ impl Publisher {
             }
             (Some(Op::Put(record, _)), Refusal::Exists) => {
                 self.counts(record.id().bucket(), 1);
-                self.mirror.insert(record.id().clone(), Held::Unreadable);
+                self.mirror.insert(record.id().clone(), StoredStatus::Unreadable);
             }
             (Some(op @ (Op::Put(_, false) | Op::Delete(_))), Refusal::Missing) => {
                 self.counts(op.bucket(), -1);
@@ -80,13 +80,13 @@ impl Publisher {
             (Some(op @ (Op::Put(..) | Op::Delete(_))), Refusal::Forbidden) => {
                 self.quarantined.extend(op.id().cloned());
             }
-            // The whole bucket may not be written: it waits for its read-back.
+            // The whole bucket cannot be written: it waits for its read-back.
             (Some(Op::Bucket(bucket, _, _)), Refusal::Forbidden) => {
                 self.refusals.insert(*bucket, REFUSALS_MAX);
             }
             (Some(Op::Delete(_)) | None, _) => {}
         }
-        // A forbidden status makes the next batch smaller, so it needs no other bound.
+        // A forbidden status makes the next batch smaller, so no other bound is needed.
         let shrinks = refusal == Refusal::Forbidden && !matches!(op, Some(Op::Bucket(..)));
         for bucket in sent.buckets.iter().filter(|_| !shrinks) {
             *self.refusals.entry(*bucket).or_default() += 1;
@@ -101,9 +101,9 @@ impl Publisher {
         data.count = data.count.saturating_add_signed(change);
     }
 
-    /// Whether batches were applied is not known: everything in flight is dirty again. Returns the ids and
-    /// buckets whose znodes must be read back and given to [`settle`](Self::settle) and
-    /// [`settle_bucket`](Self::settle_bucket) before the next batch, and the status that is left out, if there is one:
+    /// Marks everything in flight as dirty again, because it is not known whether the batches were applied. Returns the
+    /// ids and buckets whose znodes must be read back and passed to [`settle`](Self::settle) and
+    /// [`settle_bucket`](Self::settle_bucket) before the next batch. Also returns the status, if any, that is left out
     /// until it changes, because each attempt to write it ended without an outcome.
     pub fn unknown(&mut self, now: Mono) -> Unknown {
         let (mut ids, mut buckets) = (BTreeSet::new(), BTreeSet::new());
@@ -131,15 +131,15 @@ impl Publisher {
         }
     }
 
-    /// What a znode holds, read after the outcome became unknown.
-    pub fn settle(&mut self, id: &InstanceId, held: Option<Held>) {
+    /// Takes what a znode holds, as read after the outcome became unknown.
+    pub fn settle(&mut self, id: &InstanceId, held: Option<StoredStatus>) {
         match held {
             Some(held) => self.mirror.insert(id.clone(), held),
             None => self.mirror.remove(id),
         };
     }
 
-    /// What a bucket znode holds, read after the outcome became unknown.
+    /// Takes what a bucket znode holds, as read after the outcome became unknown.
     pub fn settle_bucket(&mut self, bucket: Bucket, data: Option<BucketData>) {
         match data {
             Some(data) => {
@@ -152,7 +152,7 @@ impl Publisher {
         }
     }
 
-    /// Somebody deleted a bucket with everything in it: all of it is written again.
+    /// Somebody deleted a bucket with everything in it: all its statuses are written again.
     pub(super) fn bucket_is_gone(&mut self, now: Mono, bucket: Bucket) {
         self.new_buckets.insert(bucket);
         self.buckets.entry(bucket).or_default().count = 0;

@@ -1,4 +1,4 @@
-//! Defines what a znode says: the record of one status, and the data of a bucket.
+//! Defines the content of a znode: the record of one status, and the data of a bucket.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use crate::{
     status::{Reason, Status},
 };
 
-/// A status znode. The status itself is shared with whoever else holds it; what does not stand in the znode, such as
+/// A status znode. The status itself is shared with all its other holders. What is not written to the znode, such as
 /// the evidence, is not compared.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// What it tells.
+    /// The status.
     pub status: Arc<Status>,
-    /// In which message it was reported. Not compared by [`same`](Self::same).
+    /// The message that reported it. Not compared by [`same`](Self::same).
     pub origin: Origin,
     /// Term in which it was written. Not compared by [`same`](Self::same).
     pub epoch: Epoch,
@@ -47,12 +47,12 @@ impl Record {
         &self.status.identity.id
     }
 
-    /// Why; the state follows from it.
+    /// The reason; the state follows from it.
     pub fn reason(&self) -> Reason {
         self.status.verdict.reason
     }
 
-    /// Whether both tell a consumer the same.
+    /// True if consumers cannot distinguish the two records.
     pub fn same(&self, other: &Self) -> bool {
         if Arc::ptr_eq(&self.status, &other.status) {
             return true;
@@ -75,18 +75,18 @@ impl Record {
 
 /// What one znode is known to hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Held {
-    /// A status as it is written here; another version may have written more into it.
+pub enum StoredStatus {
+    /// A status as this version writes it; another version may have written additional fields.
     Record(Record),
-    /// A readable status that says something else than what is written here: edited by hand. It counts as what was
-    /// published, and is written anew.
+    /// A readable status that differs from what is written here: somebody edited it. It counts as what was published,
+    /// and is written anew.
     Altered(Record),
-    /// A znode with other content: damaged, or of unknown content.
+    /// A znode with other content: damaged or unknown.
     Unreadable,
 }
 
-impl Held {
-    /// The status that it tells, if any.
+impl StoredStatus {
+    /// The status in the znode, if it is readable.
     pub fn record(&self) -> Option<&Record> {
         match self {
             Self::Record(record) | Self::Altered(record) => Some(record),

@@ -115,7 +115,7 @@ pub(super) fn publisher(store: &Store) -> Publisher {
     let held = store
         .nodes
         .iter()
-        .map(|(id, r)| (id.clone(), Held::Record(r.clone())))
+        .map(|(id, r)| (id.clone(), StoredStatus::Record(r.clone())))
         .collect();
     Publisher::new(Mono(0), Epoch(1), held, store.buckets.clone(), 10)
 }
@@ -202,12 +202,12 @@ fn one_forbidden_znode_does_not_hold_up_the_others() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A new status, which is told (true) or to be looked up.
+    /// A new status, which is passed in (true) or looked up.
     Set(u32, usize, bool),
     Remove(u32),
-    /// A znode vanishes, or appears, by another hand.
+    /// Somebody else deletes or creates a znode.
     Foreign(u32, bool),
-    /// Batches are sent; the outcome of each is known (0), unknown and applied (1), unknown and lost (2).
+    /// Batches are sent; the outcome of each is known (0), unknown and applied (1), or unknown and lost (2).
     Send(u8),
 }
 
@@ -222,7 +222,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whatever fails in between: once writes succeed again, what is published is what is desired.
+    /// Whatever fails in between, once writes succeed again, what is published is what is desired.
     #[test]
     fn converges(steps in proptest::collection::vec(step(), 0..200)) {
         let reasons = [Reason::Ok, Reason::Loading, Reason::ConnectionRefused];
@@ -259,16 +259,16 @@ proptest! {
                     if outcome != 0 {
                         let Unknown { ids, buckets, left_out: alone } = p.unknown(now);
                         left_out.extend(alone);
-                        for id in ids { let held = store.nodes.get(&id).cloned().map(Held::Record); p.settle(&id, held); }
+                        for id in ids { let held = store.nodes.get(&id).cloned().map(StoredStatus::Record); p.settle(&id, held); }
                         for b in buckets { p.settle_bucket(b, store.buckets.get(&b).copied()); }
                     }
                 }
             }
         }
-        // What was left out is tried again when it changes.
+        // A status that was left out is tried again when it changes.
         for id in left_out { p.mark(Mono(0), &id); if !desired.contains_key(&id) { p.remove(Mono(0), &id); } }
-        // Foreign deletions are found by marking, as the read-back does.
-        for n in foreign { p.settle(&id(n), store.nodes.get(&id(n)).cloned().map(Held::Record)); p.mark(Mono(0), &id(n)); if !desired.contains_key(&id(n)) { p.remove(Mono(0), &id(n)); } }
+        // Deletions by others are found by marking, as the read-back does.
+        for n in foreign { p.settle(&id(n), store.nodes.get(&id(n)).cloned().map(StoredStatus::Record)); p.mark(Mono(0), &id(n)); if !desired.contains_key(&id(n)) { p.remove(Mono(0), &id(n)); } }
         drain(&mut p, &mut store, &desired);
         prop_assert_eq!(store.nodes.len(), desired.len());
         for (id, record) in &desired { prop_assert!(store.nodes[id].same(record)); }
@@ -285,7 +285,7 @@ fn pass(p: &mut Publisher, store: &Store, now: Mono, abandoned: &[u32]) -> Vec<D
         let found = Found {
             data: store.buckets.get(&bucket).copied(),
             held: held
-                .map(|(id, r)| (id.clone(), Held::Record(r.clone())))
+                .map(|(id, r)| (id.clone(), StoredStatus::Record(r.clone())))
                 .collect(),
         };
         let gone = |r: &Record| abandoned.iter().any(|n| *r.id() == id(*n));
@@ -347,7 +347,7 @@ fn a_bucket_written_while_it_is_read_is_not_judged() {
     desired.insert(id(n), record(n, Reason::Loading));
     p.mark(Mono(0), &id(n));
     drain(&mut p, &mut store, &desired);
-    // An answer of before the write: as if everything had been deleted.
+    // An answer from before the write, as if everything had been deleted.
     let old = Found {
         data: Some(BucketData::default()),
         held: BTreeMap::new(),
@@ -367,14 +367,14 @@ fn orphans_are_deleted_late_and_never_too_many() {
     assert_eq!(pass(&mut p, &store, later(2), &[7]), [Difference::Orphan(id(7))]);
     drain(&mut p, &mut store, &desired);
     agree(&store, &desired);
-    // More than a tenth at once: none of them, until an operator says so.
+    // More than a tenth at once: none of them is deleted until an operator consents.
     let many: Vec<u32> = (50..100).collect();
     for n in 3..8 {
         assert_eq!(pass(&mut p, &store, later(n), &many), []);
     }
-    assert!(p.orphans_kept());
+    assert!(p.too_many_orphans());
     assert_eq!(p.orphans(), 50);
-    // One that came back is none.
+    // An instance that came back is no orphan.
     pass(&mut p, &store, later(9), &many[..5]);
     pass(&mut p, &store, later(10), &many[..5]);
     desired.retain(|other, _| many[..5].iter().all(|n| *other != id(*n)));
@@ -434,7 +434,7 @@ fn a_flapping_instance_is_written_once_a_second_with_its_newest_state() {
         "the first are free"
     );
     assert_eq!(p.flapping(at(160_200)), 1);
-    // The end state comes within a second, and asks for its time itself.
+    // The final state is written within a second, and `next_deadline` asks for that time.
     let due = p.next_deadline().unwrap();
     assert!(due <= at(161_200));
     let batch = p.next_batch(due, |id| desired.get(id).cloned()).cloned().unwrap();
@@ -444,6 +444,6 @@ fn a_flapping_instance_is_written_once_a_second_with_its_newest_state() {
         (store.nodes[&id(0)].reason(), p.pending(), p.next_deadline()),
         (last, 0, None)
     );
-    // Another instance is not held up, and this one is free again when it was quiet.
+    // Other instances are not held up, and this one is unlimited again after it was quiet.
     assert_eq!(p.flapping(at(180_000)), 0);
 }

@@ -1,10 +1,10 @@
-//! Batches that ZooKeeper never answers, and numbers that a consumer may rely on.
+//! Tests of batches that ZooKeeper never answers, and of numbers that a consumer may rely on.
 
 use super::{tests::*, *};
 use crate::status::Reason;
 use std::time::Duration;
 
-/// Sends until nothing is left; batches of more operations than `limit`, and those that write `poison`, are never
+/// Sends until nothing is left. Batches with more operations than `limit`, and those that write `poison`, are never
 /// answered. Returns the sizes of all batches.
 fn send(
     p: &mut Publisher,
@@ -31,7 +31,7 @@ fn send(
             // The server closed the connection before it read the request.
             let unknown = p.unknown(now);
             for id in &unknown.ids {
-                p.settle(id, store.nodes.get(id).cloned().map(Held::Record));
+                p.settle(id, store.nodes.get(id).cloned().map(StoredStatus::Record));
             }
             for bucket in &unknown.buckets {
                 p.settle_bucket(*bucket, store.buckets.get(bucket).copied());
@@ -59,7 +59,7 @@ fn batches_that_are_never_answered_become_smaller() {
         let sizes = send(&mut p, &mut store, &desired, limit, None);
         assert_eq!(store.nodes.len(), desired.len(), "limit {limit}");
         let refused = sizes.iter().filter(|size| **size > limit).count();
-        // Halving finds the size; later it is tried only rarely whether more goes again.
+        // Halving finds the size; later, larger batches are tried only rarely.
         assert!(
             refused <= 12 + sizes.len() / 200,
             "limit {limit}: {refused} of {}",
@@ -76,14 +76,14 @@ fn one_status_that_is_never_answered_holds_up_no_other() {
     send(&mut p, &mut store, &desired, usize::MAX, Some(&poison));
     assert_eq!((store.nodes.len(), p.quarantined()), (299, 1));
     assert!(!store.nodes.contains_key(&poison));
-    // It is tried again when it changes.
+    // A status that was left out is tried again when it changes.
     desired.insert(poison.clone(), record(77, Reason::Loading));
     p.mark(Mono(0), &poison);
     send(&mut p, &mut store, &desired, usize::MAX, None);
     assert_eq!((store.nodes.len(), p.quarantined()), (300, 0));
 }
 
-/// One lost connection is no reason for anything.
+/// One lost connection changes nothing.
 #[test]
 fn one_unknown_outcome_changes_no_size_and_delays_nothing() {
     let (mut p, _, desired) = fleet(1_000);
@@ -101,7 +101,7 @@ fn one_unknown_outcome_changes_no_size_and_delays_nothing() {
     assert_eq!(first, again);
 }
 
-/// `rev` of a status and `gen` of a bucket only grow, whatever others do to the znodes; nothing overflows.
+/// `rev` of a status and `gen` of a bucket never decrease, whatever others do to the znodes; nothing overflows.
 #[test]
 fn numbers_that_consumers_compare_only_grow() {
     let (mut p, mut store, desired) = fleet(50);
@@ -110,7 +110,7 @@ fn numbers_that_consumers_compare_only_grow() {
     let mut revs = BTreeMap::new();
     for round in 0..20u32 {
         let n = id(round % 5);
-        // Deleted by hand, every other time.
+        // Somebody deletes it, every other time.
         if round % 2 == 0 {
             store.nodes.remove(&n);
             p.settle(&n, None);
@@ -133,7 +133,7 @@ fn numbers_that_consumers_compare_only_grow() {
         assert!(round % 2 == 1 || former.is_none_or(|former| rev > former));
         assert!(store.buckets.iter().all(|(b, d)| d.generation >= before[b]));
     }
-    // Whatever stands there.
+    // No content of the bucket znodes causes an overflow.
     for bucket in Bucket::all() {
         p.settle_bucket(
             bucket,

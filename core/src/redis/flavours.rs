@@ -1,5 +1,5 @@
-//! Servers that are not run in the tests: INFO as their releases write it (shortened, values changed), and their
-//! replies in trouble. What differs from Redis is what is tested.
+//! Tests of servers that the other tests do not run: INFO as their releases write it (shortened, values changed), and
+//! their replies in trouble. The tests cover what differs from Redis.
 
 use super::{
     info::{self, Info},
@@ -13,7 +13,7 @@ const KEYDB: &str = include_str!("flavours/keydb.txt");
 const KVROCKS: &str = include_str!("flavours/kvrocks.txt");
 const GARNET: &str = include_str!("flavours/garnet.txt");
 
-/// As on the wire.
+/// Parses INFO as it comes on the wire.
 fn parse(text: &str) -> Info {
     info::parse(&text.replace('\n', "\r\n"))
 }
@@ -50,18 +50,18 @@ fn restrictions_are_seen_in_their_words() {
         format!("role:slave\nmaster_host:10.0.0.1\nmaster_port:6379\nmaster_link_status:{link}\n{more}")
     };
     for (text, expected) in [
-        // KeyDB answers PONG while it loads: only INFO tells.
+        // KeyDB answers PONG while it loads: only INFO shows it.
         (
             with(KEYDB, "loading:0", "loading:1\nloading_loaded_perc:12.50"),
             Some(Reason::Loading),
         ),
-        // Kvrocks leaves out the section of its role while it loads.
+        // Kvrocks omits the section of its role while it loads.
         (
             with(KVROCKS, "loading:0", "loading:1").replace("role:master\n", ""),
             Some(Reason::Loading),
         ),
         (with(DRAGONFLY, "loading:0", "loading:1"), Some(Reason::Loading)),
-        // An active replica of KeyDB takes reads and writes, whatever became of its peer.
+        // An active replica of KeyDB takes reads and writes, whatever the state of its peer.
         (
             with(
                 KEYDB,
@@ -82,7 +82,7 @@ fn restrictions_are_seen_in_their_words() {
             ),
             Some(Reason::MasterLinkDown),
         ),
-        // These two would say MASTERDOWN to PING if they did not serve what they have.
+        // Kvrocks and Dragonfly would answer PING with MASTERDOWN if they did not serve stale data.
         (
             with(KVROCKS, "role:master", &replica("down", "")),
             Some(Reason::MasterLinkDown),
@@ -157,10 +157,10 @@ fn replies_have_their_meaning_whoever_gives_them() {
             "{line}"
         );
     }
-    // Kvrocks says neither WRONGPASS nor what Redis 5 says.
+    // Kvrocks answers neither WRONGPASS nor the text of Redis 5.
     let wrong = reply::auth("ERR Invalid password").map(|meaning| meaning.reason);
     assert_eq!(wrong, Some(Reason::AuthFailed));
-    // Its AUTH may be refused with what hinders every command.
+    // AUTH may be refused with an error that applies to every command.
     let dead = reply::auth("MASTERDOWN Link with MASTER is down").map(|meaning| meaning.reason);
     assert_eq!(dead, Some(Reason::MasterLinkDown));
 }

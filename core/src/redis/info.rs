@@ -1,18 +1,18 @@
-//! The fields of INFO that redkeeper uses. Unknown flavours and missing fields are never an error.
+//! Reads the fields of INFO that redkeeper uses. Unknown flavours and missing fields are never an error.
 
 use crate::{
     limits::{RUN_ID_BYTES_MAX, VERSION_BYTES_MAX},
     status::{Role, cut},
 };
 
-/// What INFO told.
+/// The fields that are used.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Info {
     /// `run_id`; empty on servers without one (Dragonfly).
     pub run_id: String,
-    /// Which server: a word such as `redis` or `valkey`; empty where INFO does not tell.
+    /// Name of the server software, such as `redis` or `valkey`; empty where INFO does not say.
     pub server: &'static str,
-    /// Its own version; `redis_version` where it has none.
+    /// The server's own version; `redis_version` where it has none.
     pub version: String,
     /// `role`, or sentinel mode.
     pub role: Option<Role>,
@@ -22,18 +22,18 @@ pub struct Info {
     pub process_id: Option<u32>,
     /// `uptime_in_seconds`.
     pub uptime_seconds: Option<u64>,
-    /// `cluster_enabled`: CLUSTER INFO makes sense.
+    /// `cluster_enabled`: the server answers CLUSTER INFO.
     pub cluster_enabled: bool,
-    /// What bears on health.
+    /// The fields that concern health.
     pub health: Health,
 }
 
-/// Fields that bear on health.
+/// Fields that concern health.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Health {
     /// `loading`.
     pub loading: bool,
-    /// `async_loading`: a replica loads what its master sent beside what it serves.
+    /// `async_loading`: a replica loads what its master sent while it serves its former data.
     pub async_loading: bool,
     /// `loading_loaded_perc`, such as `43.70`.
     pub loaded_percent: String,
@@ -53,32 +53,33 @@ pub struct Health {
     pub used_memory: u64,
     /// `mem_not_counted_for_evict`: buffers of replicas and of the AOF.
     pub not_counted: u64,
-    /// `maxmemory`; 0 stands for no limit.
+    /// `maxmemory`; 0 means no limit.
     pub max_memory: u64,
     /// `maxmemory_policy:noeviction`.
     pub noeviction: bool,
-    /// `min_slaves_good_slaves`, which is shown only where a minimum is configured.
+    /// `min_slaves_good_slaves`, which exists only where a minimum is configured.
     pub good_replicas: Option<u64>,
-    /// `errorstat_NOREPLICAS`: writes that were refused for it, since the start.
+    /// `errorstat_NOREPLICAS`: writes that were refused for too few replicas, since the start.
     pub refused_for_replicas: u64,
     /// `errorstat_OOM`: commands that were refused for lack of memory, since the start.
     pub refused_for_memory: u64,
     /// `errorstat_MISCONF`: writes that were refused because saving fails, since the start.
     pub refused_for_persistence: u64,
-    /// `errorstat_READONLY`: writes that were refused as a replica refuses them, since the start.
+    /// `errorstat_READONLY`: writes that were refused as by a replica, since the start.
     pub refused_as_replica: u64,
-    /// `paused_actions`: an operator holds writes back (CLIENT PAUSE; Valkey 9.1).
+    /// `paused_actions`: an operator has paused writes (CLIENT PAUSE; Valkey 9.1).
     pub writes_paused: bool,
-    /// `errorstat_MASTERDOWN`: reads that were refused without a master. Only where stale data is forbidden.
+    /// `errorstat_MASTERDOWN`: reads that were refused without a master. Counted only where stale data is forbidden.
     pub refused_for_master: u64,
     /// `connected_clients` and `connected_slaves`, which count together against the limit.
     pub clients: u64,
-    /// `maxclients`; 0 where INFO does not tell.
+    /// `maxclients`; 0 where INFO does not say.
     pub max_clients: u64,
 }
 
-/// The `key:value` lines of an INFO text. By bytes: an INFO has some 200 lines, and 20 a second come from 200
-/// instances; `lines` and `split_once` took twice the time of everything else that the agent does in user space.
+/// The `key:value` lines of an INFO text. They are split by bytes for speed: an INFO has some 200 lines, and 200
+/// instances send 20 a second; `lines` and `split_once` took twice the time of everything else that the agent does in
+/// user space.
 pub fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let bytes = text.as_bytes();
     let mut at = 0;
@@ -93,7 +94,7 @@ pub fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
             }
             let end = at;
             at += 1;
-            // All three are places of ASCII bytes, so they are between characters.
+            // All three are positions of ASCII bytes, and so at character boundaries.
             if let Some(colon) = colon {
                 return Some((&text[start..colon], text[colon + 1..end].trim_ascii_end()));
             }
@@ -102,7 +103,7 @@ pub fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Reads an INFO text.
+/// Parses an INFO text.
 pub fn parse(text: &str) -> Info {
     let mut info = Info::default();
     let (mut redis_version, mut own_version) = ("", "");
@@ -115,13 +116,13 @@ pub fn parse(text: &str) -> Info {
             "dragonfly_version" => (info.server, own_version) = ("dragonfly", value),
             "kvrocks_version" => (info.server, own_version) = ("kvrocks", value),
             "garnet_version" => (info.server, own_version) = ("garnet", value),
-            // KeyDB names itself nowhere; only it has this field.
+            // KeyDB has no field with its name; only KeyDB has this field.
             "mvcc_depth" => info.server = "keydb",
             "role" if info.role != Some(Role::Sentinel) => {
                 info.role = match value {
                     "master" => Some(Role::Master),
                     "slave" | "replica" => Some(Role::Replica),
-                    // KeyDB: it replicates from others and takes writes of clients all the same.
+                    // KeyDB: an active replica replicates from others and takes writes of clients all the same.
                     "active-replica" => Some(Role::Master),
                     _ => None,
                 }
@@ -157,7 +158,7 @@ pub fn parse(text: &str) -> Info {
 }
 
 impl Health {
-    /// No new client was let in when INFO was answered.
+    /// True if no new client was let in when INFO was answered.
     pub fn is_full(&self) -> bool {
         self.max_clients > 0 && self.clients >= self.max_clients
     }
@@ -175,7 +176,7 @@ impl Health {
             "loading_eta_seconds" => self.loading_eta_seconds = seconds(value),
             "master_link_status" => self.master_link_down = value == "down",
             "master_link_down_since_seconds" => self.master_never_reached = value == "-1",
-            // Garnet writes words.
+            // Garnet writes `True`.
             "master_sync_in_progress" => self.syncing = matches!(value, "1" | "True"),
             "rdb_last_bgsave_status" | "last_bgsave_status" | "aof_last_write_status" => {
                 self.persistence_failed |= value == "err"
@@ -201,15 +202,16 @@ impl Health {
     }
 }
 
-/// Longer than any server has run: a time of day in the wrong field, or a number that wrapped.
+/// Upper bound of a duration, longer than any server has run. More is a time of day in the wrong field, or a number
+/// that wrapped.
 const SECONDS_MAX: u64 = 50 * 365 * 86_400;
 
-/// A duration, where it can be one.
+/// A duration in seconds, if it is plausible.
 fn seconds(value: &str) -> Option<u64> {
     value.parse().ok().filter(|seconds| *seconds < SECONDS_MAX)
 }
 
-/// `count=12`.
+/// The number in a value such as `count=12`.
 fn count(value: &str) -> u64 {
     value
         .strip_prefix("count=")
@@ -245,7 +247,7 @@ mod tests {
         assert_eq!(replica.master_address, "10.0.0.1:6379");
     }
 
-    /// Fields that are read.
+    /// The fields that are read.
     const KNOWN: &[&str] = &[
         "run_id",
         "redis_version",
@@ -326,7 +328,7 @@ mod tests {
             prop_assert!(fields(&text).eq(slow));
         }
 
-        /// Fields that are known, with any values, and then any changes of single characters.
+        /// Known fields with any values, followed by any changes of single characters.
         #[test]
         fn any_text_is_harmless(
             lines in proptest::collection::vec((0..KNOWN.len(), value()), 0..40),

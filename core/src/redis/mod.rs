@@ -1,5 +1,6 @@
-//! What servers say and what it means: [`resp`] finds the end of an answer, [`reply`] says what it means, [`info`] reads INFO,
-//! [`restrictions`] says what a server refuses to do, [`server_conf`] reads a server's own configuration file.
+//! Reads what servers say and decides what it means: [`resp`] finds the end of an answer, [`reply`] gives its meaning,
+//! [`info`] reads INFO, [`restrictions`] finds what a server refuses, [`server_conf`] reads a server's own
+//! configuration file.
 
 #[cfg(test)]
 mod flavours;

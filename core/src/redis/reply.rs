@@ -1,5 +1,5 @@
-//! What an answer to PING means. Rules: `reference/redis.md` sections 2 and 3. Only the first word of an
-//! error is machine-readable; the texts differ between Redis and Valkey.
+//! Decides what an answer to PING means (`docs/replies.md`). Only the first word of an error is machine-readable; the
+//! texts differ between Redis and Valkey.
 
 use std::borrow::Cow;
 
@@ -22,16 +22,16 @@ pub enum Reply {
     Other,
 }
 
-/// What a PING answer says.
+/// The meaning of an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Meaning {
-    /// Reason, from which the state follows.
+    /// The reason, from which the state follows.
     pub reason: Reason,
     /// How far the probe came.
     pub stage: Stage,
-    /// In words.
+    /// Human-readable description.
     pub evidence: Cow<'static, str>,
-    /// What clients can do, (reads, writes), where more is known than the reason tells.
+    /// What clients can do, (reads, writes), where more is known than the reason says.
     pub abilities: Option<(Ability, Ability)>,
 }
 
@@ -61,7 +61,7 @@ pub fn ping(reply: &Reply) -> Meaning {
     }
 }
 
-/// The line, shortened in its middle where it is too long for evidence: the last sentence says what to do.
+/// The line, shortened in its middle if it is too long for evidence, because its last sentence says what to do.
 fn with_its_advice(before: &str, line: &str) -> String {
     const GAP: &str = " [...] ";
     let whole = format!("{before}{line}");
@@ -76,8 +76,8 @@ fn with_its_advice(before: &str, line: &str) -> String {
     format!("{}{GAP}{advice}", cut(&whole, room))
 }
 
-/// Meaning of an error to INFO or CLUSTER INFO, where PING was answered: what it says of the server. `None` where it says
-/// something of the question only, such as a missing permission.
+/// Meaning of an error in answer to INFO or CLUSTER INFO, where PING was answered. `None` if the error says nothing
+/// about the server, such as a missing permission.
 pub fn side_question(command: &str, line: &str) -> Option<Meaning> {
     let (reason, stage) = error(line);
     let of_server = matches!(
@@ -99,7 +99,7 @@ pub fn side_question(command: &str, line: &str) -> Option<Meaning> {
     })
 }
 
-/// Meaning of an error to AUTH; `None` where the server needs no password, which hinders nobody.
+/// Meaning of an error in answer to AUTH; `None` where the server needs no password, which is no problem.
 pub fn auth(line: &str) -> Option<Meaning> {
     let no_password_needed = line.starts_with("ERR AUTH <password> called without any password")
         || line.starts_with("ERR Client sent AUTH, but no password is set");
@@ -108,7 +108,7 @@ pub fn auth(line: &str) -> Option<Meaning> {
         (Reason::Ok | Reason::ProtocolError | Reason::AuthRequired, _) => (Reason::AuthFailed, Stage::Auth),
         other => other,
     };
-    // The first word only: the rest may repeat what was sent, the password included.
+    // Only the first word is used: the rest may repeat what was sent, including the password.
     let word = line.split([' ', '\r']).next().unwrap_or_default();
     let evidence = match reason {
         Reason::MaxClients => "a new connection was answered -ERR max number of clients reached".into(),
@@ -126,7 +126,7 @@ fn error(line: &str) -> (Reason, Stage) {
     let word = line.split([' ', '\r']).next().unwrap_or_default();
     match word {
         "LOADING" => (Reason::Loading, Stage::Reply),
-        // A module may choose its own words; those of a script are the server's.
+        // A module may choose any text; the texts about scripts are the server's own.
         "BUSY" if !line.contains("script") => (Reason::BusyModule, Stage::Reply),
         "BUSY" => (Reason::BusyScript, Stage::Reply),
         "MASTERDOWN" => (Reason::MasterLinkDown, Stage::Reply),
@@ -139,24 +139,24 @@ fn error(line: &str) -> (Reason, Stage) {
         "NOPERM" => (Reason::PermissionDenied, Stage::Command),
         "DENIED" => (Reason::ProtectedMode, Stage::Connect),
         "ERR" => error_without_code(line[word.len()..].trim_start()),
-        // It lives, but nothing is known of its health.
+        // The server lives, but nothing is known of its health.
         _ => (Reason::ProtocolError, Stage::Reply),
     }
 }
 
-/// What follows a mere `ERR`.
+/// Meaning of an error whose first word is `ERR`.
 fn error_without_code(text: &str) -> (Reason, Stage) {
     if text.starts_with("max number of clients") {
         return (Reason::MaxClients, Stage::Connect);
     }
-    // PING was renamed away, on a server that is fine otherwise; INFO tells more.
+    // PING was renamed, on a server that is healthy otherwise; INFO shows more.
     if text
         .get(..15)
         .is_some_and(|start| start.eq_ignore_ascii_case("unknown command"))
     {
         return (Reason::Ok, Stage::Reply);
     }
-    // Proxies put ERR before the server's own code.
+    // Proxies put ERR before the server's own error code.
     let word = text.split([' ', '\r']).next().unwrap_or_default();
     let is_code = word.len() > 2 && word != "ERR" && word.bytes().all(|b| b.is_ascii_uppercase());
     if is_code {

@@ -1,29 +1,29 @@
-//! Where a RESP2 answer ends, so that only whole answers are read and none takes memory without bound. Answers that the
-//! probe has no use for, arrays and texts of many megabytes, are skipped: what answers PING with PONG lives, whatever it
-//! says to other questions.
+//! Finds the end of RESP2 answers, so that only whole answers are read and none takes unbounded memory. Answers that
+//! the probe does not use, such as arrays and texts of many megabytes, are skipped: a server that answers PING with
+//! PONG lives, whatever it answers to other commands.
 
 use crate::redis::reply::Reply;
 
-/// Result of looking at a buffer.
+/// Result of [`frame()`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame {
     /// The first answer takes this many bytes.
     Complete(usize),
     /// More bytes are needed.
     Incomplete,
-    /// A text of so many bytes, which is more than is believed, begins after so many.
+    /// A text that is too long to be read whole: the length of its header, and of the text.
     Long(usize, u64),
-    /// An array of so many elements begins after so many bytes.
+    /// An array: the length of its header, and the number of its elements.
     Array(usize, u64),
-    /// This is not RESP2.
+    /// The bytes are not RESP2.
     Invalid,
 }
 
-/// Longest text that is read whole: INFO is about 6 KB, 64 KB with many commands or databases. Of a longer one this
-/// much is read.
+/// Longest text that is read whole: INFO is about 6 KB, or 64 KB with many commands or databases. Of a longer text,
+/// this many bytes are read.
 pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
-/// Longest text and array that are skipped: an INFO with 100,000 error statistics has 4 MB. What announces more is no
-/// Redis.
+/// Longest text and array that are skipped: an INFO with 100,000 error statistics has 4 MB. A peer that announces more
+/// is no Redis.
 const SKIPPED_MAX: u64 = 64 * 1024 * 1024;
 /// Longest line: errors and statuses are below 1 KB.
 const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -53,7 +53,7 @@ pub fn frame(buffer: &[u8]) -> Frame {
         .ok()
         .and_then(|text| text.parse::<i64>().ok());
     let length = match length.map(u64::try_from) {
-        // A null.
+        // A null value.
         Some(Err(_)) if length == Some(-1) => return Frame::Complete(end + 1),
         Some(Ok(length)) if length <= SKIPPED_MAX => length,
         Some(_) | None => return Frame::Invalid,
@@ -74,8 +74,8 @@ pub fn frame(buffer: &[u8]) -> Frame {
     }
 }
 
-/// Reads one whole answer, as [`frame()`] delimits it. Status, error and bulk are taken as they stand: the redis
-/// crate knows only some error words, and zeroes 8 KiB and copies for each INFO.
+/// Reads one whole answer, as [`frame()`] delimits it. Status, error and bulk are taken unchanged: the redis crate
+/// knows only some error codes, and zeroes 8 KiB and copies for each INFO.
 pub fn read(bytes: &[u8]) -> Reply {
     let body = bytes.get(1..).unwrap_or_default();
     let line = body.trim_ascii_end();
@@ -95,7 +95,7 @@ pub fn read(bytes: &[u8]) -> Reply {
     }
 }
 
-/// Nearly all of it is ASCII, for which the exact check is much faster than the forgiving one.
+/// Decodes text. Nearly all of it is ASCII, for which the strict check is much faster than the lossy one.
 fn text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
@@ -103,37 +103,38 @@ fn text(bytes: &[u8]) -> String {
     }
 }
 
-/// What a [`Decoder`] makes of the bytes so far.
+/// What a [`Decoder`] has found in the bytes so far.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decoded {
     /// The next answer.
     Reply(Reply),
     /// More bytes are needed.
     Incomplete,
-    /// This is not RESP2; it begins so.
+    /// The bytes are not RESP2; these are the first of them.
     Invalid(Vec<u8>),
 }
 
-/// Answers of one connection, from bytes in pieces of any size. Holds [`REPLY_BYTES_MAX`] and what came beside at most.
+/// Decodes the answers of one connection from bytes in pieces of any size. Holds at most [`REPLY_BYTES_MAX`] and the
+/// last piece.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Decoder {
-    /// What came beyond the last answer, or of one that is not whole yet.
+    /// Bytes after the last answer, or of an incomplete one.
     kept: Vec<u8>,
     skip: Option<Box<Skip>>,
 }
 
-/// The rest of an answer that is not read.
+/// The rest of an answer that is skipped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Skip {
     /// Elements of arrays that are still to come.
     elements: u64,
     /// Bytes of a text that are still to come.
     bytes: u64,
-    /// What the answer counts as.
+    /// The reply that the answer counts as.
     reply: Reply,
 }
 
-/// How much of an invalid answer is shown.
+/// Number of bytes that are shown of an invalid answer.
 const SHOWN_BYTES: usize = 40;
 
 impl Decoder {
@@ -142,7 +143,7 @@ impl Decoder {
         !self.kept.is_empty()
     }
 
-    /// The first answer of what was kept and what came now. What is left over is kept.
+    /// The first answer in the kept bytes and `came`. What follows it is kept.
     pub fn next(&mut self, came: &[u8]) -> Decoded {
         let mut kept = std::mem::take(&mut self.kept);
         if kept.is_empty() {
@@ -155,7 +156,7 @@ impl Decoder {
             Frame::Complete(_) | Frame::Array(..) | Frame::Invalid => false,
         };
         if short && self.skip.is_none() {
-            // The usual case while a long text comes in pieces: nothing is copied.
+            // The usual case while a long text arrives in pieces: nothing is copied.
             self.kept = kept;
             return Decoded::Incomplete;
         }
@@ -184,7 +185,7 @@ impl Decoder {
                 }
                 Frame::Long(start, length) if bytes.len() >= start + REPLY_BYTES_MAX => {
                     let head = &bytes[start..start + REPLY_BYTES_MAX];
-                    // Half a line could be half a number.
+                    // An incomplete line could end within a number.
                     let end = head.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
                     let read = u64::try_from(REPLY_BYTES_MAX).unwrap_or(u64::MAX);
                     self.skip = Some(Box::new(Skip {
@@ -213,7 +214,7 @@ impl Decoder {
 }
 
 impl Skip {
-    /// How many bytes belong to what is skipped; `None` where they are not RESP2. Never waits for a whole text.
+    /// How many bytes belong to what is skipped; `None` if they are not RESP2. Never waits for a whole text.
     fn advance(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         loop {
@@ -227,7 +228,7 @@ impl Skip {
             let rest = &bytes[at..];
             let header = rest.iter().position(|b| *b == b'\n').map_or(0, |end| end + 1);
             match frame(&rest[..header]) {
-                // A text whose header is whole: its bytes and the two at its end.
+                // A text whose header is complete: skip its bytes and the two at its end.
                 Frame::Incomplete if header > 0 => self.bytes = length_of(&rest[..header])?.saturating_add(2),
                 Frame::Incomplete if rest.len() > LINE_BYTES_MAX => return None,
                 Frame::Incomplete => return Some(at),
@@ -373,7 +374,7 @@ mod tests {
             decode(&[&bytes]);
         }
 
-        /// However the bytes are cut into pieces, the answers are the same, and none is lost.
+        /// The answers are the same for any division of the bytes into pieces, and none is lost.
         #[test]
         fn pieces_do_not_matter(bytes in answers(), size in 1usize..40) {
             let whole = decode(&[&bytes]);

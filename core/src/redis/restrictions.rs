@@ -1,12 +1,12 @@
-//! What INFO and CLUSTER INFO say of a server that answers PING with PONG: restrictions that PING does not show.
-//! Rules: `reference/redis.md` sections 2 and 3.
+//! Finds restrictions that PING does not show, in INFO and CLUSTER INFO of a server that answers PING with PONG.
+//! `docs/replies.md` has the rules.
 
 use crate::{
     redis::{info::Info, reply::Meaning},
     status::{Ability, Reason, Role, Stage},
 };
 
-/// What the server refuses of late, by its own counts.
+/// What the server has refused recently, by its own counters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Refused {
     /// Commands, for lack of memory (OOM).
@@ -19,11 +19,11 @@ pub struct Refused {
     pub replicas: bool,
 }
 
-/// The gravest restriction; `None` where there is none.
+/// The gravest restriction; `None` if there is none.
 pub fn judge(info: &Info, cluster_info: Option<&str>, refused: Refused) -> Option<Meaning> {
     let health = &info.health;
     let is_replica = info.role == Some(Role::Replica);
-    // A master that replicates from others, as KeyDB's do, serves all the same.
+    // A master that replicates from others, as with KeyDB, serves all the same.
     let can_sync = info.role != Some(Role::Master);
     let mut abilities = None;
     let cluster_failed =
@@ -40,8 +40,8 @@ pub fn judge(info: &Info, cluster_info: Option<&str>, refused: Refused) -> Optio
         && health.refused_for_master > 0
         && old_version(info).is_some()
     {
-        // Only where stale data is forbidden are reads refused; from Redis 7 on PING says so by itself, and PONG means that
-        // they are served again.
+        // Reads are refused only where stale data is forbidden. From Redis 7 on, PING itself says so, and PONG means
+        // that reads are served again.
         let text = "INFO says that the link to the master is down, and that reads were refused for it";
         (Reason::MasterLinkDown, text.to_owned())
     } else if health.syncing && can_sync {
@@ -55,14 +55,15 @@ pub fn judge(info: &Info, cluster_info: Option<&str>, refused: Refused) -> Optio
         abilities = Some((reads, Ability::No));
         (Reason::MasterLinkDown, text)
     } else if health.persistence_failed && is_replica {
-        // A master that refuses writes for it says so to PING; one that says PONG was told to go on.
+        // A master that refuses writes because of this says so to PING; one that answers PONG is configured to
+        // continue.
         (
             Reason::PersistenceFailed,
             "INFO says that the last save or AOF write failed".to_owned(),
         )
     } else if is_replica {
-        // A replica takes no writes of clients: neither its own limit of memory nor a minimum of replicas, which is
-        // mostly configured on all alike, restricts it.
+        // A replica takes no writes of clients, so it is restricted neither by its own memory limit nor by a minimum of
+        // replicas, which is mostly configured on all servers alike.
         return None;
     } else if health.noeviction && health.max_memory > 0 && health.counted_memory() >= health.max_memory {
         let text = format!(
@@ -87,7 +88,7 @@ pub fn judge(info: &Info, cluster_info: Option<&str>, refused: Refused) -> Optio
         let text = "INFO says role:master, but counts writes that were refused with READONLY of late";
         (Reason::WritesBlocked, text.to_owned())
     } else if let Some(good) = health.good_replicas.filter(|good| *good == 0 || refused.replicas) {
-        // The minimum itself is not shown, but where one is set it is at least 1.
+        // INFO does not show the minimum itself, but if one is configured it is at least 1.
         let text = match good {
             0 => "INFO says that no replica is good, and a minimum is configured".to_owned(),
             _ => "INFO counts writes that were refused of late for too few good replicas".to_owned(),
@@ -111,13 +112,13 @@ fn old_version(info: &Info) -> Option<(u32, u32)> {
     version.filter(|version| matches!(info.server, "redis" | "keydb") && *version < (7, 0))
 }
 
-/// Memory is so near its limit that refusals of late can be due to it still: within a twentieth.
+/// Whether memory is so near its limit, within a twentieth, that recent refusals can still be due to it.
 fn is_nearly_full(info: &Info) -> bool {
     let (used, max) = (info.health.counted_memory(), info.health.max_memory);
     max > 0 && used.saturating_add(max / 20) >= max
 }
 
-/// How far the loading is.
+/// Human-readable progress of the loading.
 pub fn loading(info: &Info) -> String {
     let health = &info.health;
     let eta = health
@@ -132,9 +133,10 @@ pub fn loading(info: &Info) -> String {
     format!("loading: {percent}{eta}")
 }
 
-/// A replica without its master, which no synchronisation is about to bring back: whether it serves reads. From Redis 7 on
-/// PING says MASTERDOWN where stale reads are forbidden, so PONG means that they are served, as with Kvrocks and Dragonfly.
-/// 6.2 counts the reads that it refused. Before, nothing tells. How long it lasts is not repeated: it would grow old here.
+/// Whether a replica without its master serves reads, while no synchronisation is in progress. From Redis 7 on, PING
+/// says MASTERDOWN where stale reads are forbidden, so PONG means that they are served, as with Kvrocks and Dragonfly.
+/// Redis 6.2 counts the reads that it refused; earlier versions show nothing. The text omits the duration, which would
+/// become outdated.
 fn link_down(info: &Info) -> (Ability, String) {
     let (reads, served) = match old_version(info) {
         Some(version) if version < (6, 2) => (
@@ -192,7 +194,7 @@ mod tests {
                 &format!("redis_version:6.0.9\r\n{replica}"),
                 Some(Reason::MasterLinkDown),
             ),
-            // Refused before stale data was allowed: PONG says that it is served now.
+            // The reads were refused before stale data was allowed: PONG says that it is served now.
             (
                 &format!(
                     "redis_version:7.0.15\r\n{replica}master_sync_in_progress:1\r\nerrorstat_MASTERDOWN:count=1\r\n"

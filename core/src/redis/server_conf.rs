@@ -1,9 +1,9 @@
-//! What a configuration file of a server says of how to reach it. Never an error: what is not understood is left out.
+//! Reads from a server's configuration file how to reach the server. Never an error: what is not understood is ignored.
 
-/// Directives that matter.
+/// The directives that are used.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServerConf {
-    /// `port`; 0 stands for none. 6379 where it is not said, 26379 for a Sentinel.
+    /// `port`; 0 means none. Defaults to 6379, and to 26379 for a Sentinel.
     pub port: Option<u16>,
     /// `tls-port`.
     pub tls_port: Option<u16>,
@@ -15,7 +15,7 @@ pub struct ServerConf {
     pub includes: Vec<String>,
     /// `cluster-enabled yes`.
     pub cluster: bool,
-    /// It has `sentinel` directives.
+    /// True if there are `sentinel` directives.
     pub sentinel: bool,
 }
 
@@ -31,7 +31,8 @@ pub enum Endpoint {
 }
 
 impl ServerConf {
-    /// Takes directives; later ones win, as in the server. Included files are for the caller to read, in their place.
+    /// Applies the directives of a text; later ones win, as in the server. The caller reads included files, at their
+    /// position.
     pub fn read(&mut self, text: &str) {
         for line in text.lines() {
             let words = words(line);
@@ -54,10 +55,10 @@ impl ServerConf {
         }
     }
 
-    /// How to reach it; `None` where it listens nowhere.
+    /// How to reach the server; `None` if it listens nowhere.
     pub fn endpoint(&self) -> Option<Endpoint> {
         let default = if self.sentinel { 26_379 } else { 6_379 };
-        // `bind ""`: it listens on no address.
+        // `bind ""` means that the server listens on no address.
         let nowhere = !self.binds.is_empty() && self.binds.iter().all(String::is_empty);
         let (port, tls_port) = match nowhere {
             true => (0, 0),
@@ -72,7 +73,7 @@ impl ServerConf {
         }
     }
 
-    /// The loopback where it is among what is bound, else the first address.
+    /// The loopback address if it is bound, otherwise the first address.
     fn host(&self) -> String {
         let plain = |bind: &String| bind.trim_start_matches('-').to_owned();
         let all = |bind: &String| matches!(bind.as_str(), "*" | "0.0.0.0" | "127.0.0.1");
@@ -88,8 +89,8 @@ impl ServerConf {
     }
 }
 
-/// Words of a line: split at blanks, with single and double quotes; a backslash in double quotes escapes. A comment
-/// has none.
+/// Words of a line: split at blanks, with single and double quotes; a backslash escapes within double quotes. A comment
+/// has no words.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut chars) = (Vec::new(), line.trim().chars().peekable());
     if chars.peek() == Some(&'#') {
@@ -199,7 +200,7 @@ mod tests {
     ];
 
     proptest! {
-        /// Directives that are known, with any values, and then any changes of single characters.
+        /// Known directives with any values, followed by any changes of single characters.
         #[test]
         fn any_text_is_harmless(
             lines in proptest::collection::vec((0..KNOWN.len(), "[ \"'\\\\#a-z0-9:*./-]{0,30}"), 0..12),

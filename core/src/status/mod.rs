@@ -13,12 +13,12 @@ macro_rules! closed {
             /// All values.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The word used in ZooKeeper, metrics, logs and tables.
+            /// Name used in ZooKeeper, metrics, logs and tables.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
 
-            /// The value that the word stands for.
+            /// The value with this name.
             pub fn parse(text: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|v| v.as_str() == text)
             }
@@ -32,7 +32,7 @@ macro_rules! closed {
     };
 }
 
-/// An enum of which newer versions know more values. Those are carried by their numbers on the wire.
+/// An enum to which newer versions add values. Unknown values are carried as their numbers on the wire.
 macro_rules! open {
     (
         $(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }
@@ -46,17 +46,18 @@ macro_rules! open {
             /// All values that this version knows.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The word used in metrics, where it must be one of a few.
+            /// Name used in metrics, where the set of names must be small and fixed.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ Self::$other(..) => $word }
             }
 
-            /// The value that the word stands for, where this version knows it.
+            /// The value with this name, if this version knows it.
             pub fn parse(text: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|v| v.as_str() == text)
             }
 
-            /// The number that stands for a value which this version does not know, in ZooKeeper and in tables.
+            /// Parses the text that stands, in ZooKeeper and in tables, for a value that this version does not know;
+            /// returns its number.
             pub fn number(text: &str) -> Option<$number> {
                 text.strip_prefix($word)?.strip_prefix('_')?.parse().ok()
             }
@@ -73,7 +74,7 @@ macro_rules! open {
     };
 }
 
-// The modules stand after the macros because two of them use these.
+// The modules follow the macros because two of them use these.
 mod reason;
 pub mod run_id;
 mod text;
@@ -83,7 +84,7 @@ pub use reason::{Ability, Reason, Role, State};
 pub use text::{cut, cut_shared, is_directional};
 pub use verdict::{Stage, Verdict};
 
-/// What an agent is told about an instance by its configuration.
+/// What the agent's configuration says of an instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// Its name.
@@ -101,19 +102,20 @@ pub struct Identity {
 pub struct Status {
     /// Its name, group and address.
     pub identity: Identity,
-    /// Who reports it.
+    /// The agent that reports it.
     pub agent: AgentId,
     /// The verdict in force: the agent's, or the collector's own UNKNOWN.
     pub verdict: Verdict,
 }
 
 impl Status {
-    /// Whether the change from `former` is a transition: of state, reason or role. Evidence and the like may change without
-    /// one.
+    /// Whether the change from `former` is a transition: a change of state, reason or role. Evidence and other fields
+    /// may change without one.
     pub fn is_transition_from(&self, former: &Self) -> bool {
         (self.verdict.reason, self.verdict.role) != (former.verdict.reason, former.verdict.role)
     }
 }
 
-// A collector holds one for each instance: with 16 bytes more it would take the next larger size of the allocator.
+// A collector holds one status for each instance: with 16 bytes more it would take the next larger size class of the
+// allocator.
 const _: () = assert!(std::mem::size_of::<Status>() <= 176);

@@ -52,13 +52,13 @@ open!(
         ResolveFailed = "RESOLVE_FAILED",
         AgentFault = "AGENT_FAULT",
     }
-    /// One of a newer version: its number, and the state that goes with it. 0 where the number is not known.
+    /// A reason of a newer version: its number, and its state. The number is 0 where it is not known.
     else Unrecognized(u16, State) = "REASON"
 );
 
 impl Reason {
-    /// The state that goes with a reason (table of `reference`, section 3). A reason never stands with
-    /// another state.
+    /// The state that follows from a reason, as in the tables of `docs/replies.md`. A reason never occurs with another
+    /// state.
     pub const fn state(self) -> State {
         match self {
             Self::Ok => State::Up,
@@ -113,7 +113,8 @@ impl Reason {
             State::Unknown => (Unknown, Unknown),
             State::Degraded => match self {
                 Self::Loading | Self::MasterLinkDown => (No, No),
-                // A node may be told to serve reads of its own slots all the same (cluster-allow-reads-when-down).
+                // A node may be configured to serve reads of its own slots all the same
+                // (cluster-allow-reads-when-down).
                 Self::ClusterDown => (Unknown, No),
                 Self::MaxClients | Self::NewConnectionsFail | Self::Unrecognized(..) => (Unknown, Unknown),
                 _ => (Yes, No),
@@ -141,7 +142,7 @@ open!(
         Replica = "replica",
         Sentinel = "sentinel",
     }
-    /// One of a newer version.
+    /// A role of a newer version.
     else Unrecognized(u8) = "role"
 );
 

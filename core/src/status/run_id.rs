@@ -1,11 +1,12 @@
-//! `run_id` of a server. Nearly all are 40 hexadecimal digits, which are 20 bytes: a collector keeps one for each instance.
+//! `run_id` of a server. Nearly all are 40 hexadecimal digits, which are stored in 20 bytes because a collector keeps
+//! one for each instance.
 
 use std::{fmt, sync::Arc};
 
 use super::text::cut_shared;
 use crate::limits::RUN_ID_BYTES_MAX;
 
-/// Says which life of a server is meant: another one after each restart. Empty where it is not known.
+/// Identifies one life of a server; it changes with each restart. Empty where it is not known.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RunId(Form);
 
@@ -16,7 +17,7 @@ enum Form {
 }
 
 impl RunId {
-    /// Reads what a server said; what is too long is cut.
+    /// Takes what a server reports; text that is too long is truncated.
     pub fn new(text: &str) -> Self {
         Self(match digits(text.as_bytes()) {
             Some(digits) => Form::Digits(digits),
@@ -24,13 +25,13 @@ impl RunId {
         })
     }
 
-    /// It is not known.
+    /// True if it is not known.
     pub fn is_empty(&self) -> bool {
         matches!(&self.0, Form::Text(text) if text.is_empty())
     }
 }
 
-/// 40 digits in lower case, so that they are written as they were read.
+/// Packs 40 digits. Only lower case is accepted, so that the text is written as it was read.
 fn digits(text: &[u8]) -> Option<[u8; RUN_ID_BYTES_MAX / 2]> {
     let value = |digit: u8| match digit {
         b'0'..=b'9' => Some(digit - b'0'),

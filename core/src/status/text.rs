@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// Characters that turn the direction of the text around them: what stands beside them would be read wrongly.
+/// Whether a character changes the direction of the text around it, which would then be misread.
 pub const fn is_directional(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -11,8 +11,8 @@ fn is_unwanted(c: char) -> bool {
     c.is_control() || is_directional(c)
 }
 
-/// `text` cut to at most `max` bytes at a character boundary; control characters, and those that turn the
-/// direction of text, replaced.
+/// `text` truncated to at most `max` bytes at a character boundary, with control characters and those that change the
+/// direction of text replaced.
 pub fn cut(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));
     for c in text.chars() {
@@ -25,7 +25,7 @@ pub fn cut(text: &str, max: usize) -> String {
     out
 }
 
-/// The same, to be shared. The empty text is one for all.
+/// The truncated text in shared memory. All empty texts share one allocation.
 pub fn cut_shared(text: &str, max: usize) -> Arc<str> {
     if text.is_empty() {
         Arc::default()

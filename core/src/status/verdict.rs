@@ -22,14 +22,14 @@ open!(
         Command = "COMMAND",
         Reply = "REPLY",
     }
-    /// One of a newer version.
+    /// A stage of a newer version.
     else Unrecognized(u8) = "STAGE"
 );
 
-/// The judgement of one instance.
+/// The verdict on one instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
-    /// Why; the state follows from it.
+    /// The reason; the state follows from it.
     pub reason: Reason,
     /// How far the probe came.
     pub stage: Stage,
@@ -39,26 +39,26 @@ pub struct Verdict {
     pub run_id: RunId,
     /// Server version, last known; may be empty.
     pub server_version: Arc<str>,
-    /// Address of the master where the role is replica.
+    /// Address of the master if the role is replica.
     pub master_address: Arc<str>,
-    /// What was seen, in words.
+    /// Human-readable description of what was seen.
     pub evidence: Arc<str>,
-    /// When state or reason last changed, by the clock of whoever holds the verdict.
+    /// When state or reason last changed, by the clock of the process that holds the verdict.
     pub since: WallMs,
-    /// It may have begun before `since`: the agent has known the instance only since then.
+    /// True if state and reason may have begun before `since`: the agent has known the instance only since then.
     pub since_is_bound: bool,
-    /// Restarts seen, told by changes of `run_id`.
+    /// Number of restarts, seen as changes of `run_id`.
     pub restarts: u32,
-    /// When the server's TLS certificate ends (`notAfter`), by the wall clock; `None` where TLS is not spoken.
+    /// When the server's TLS certificate expires (`notAfter`), by the wall clock; `None` without TLS.
     pub certificate_ends: Option<KnownWallMs>,
-    /// Its state changes again and again.
+    /// True if the state changes repeatedly.
     pub flapping: bool,
-    /// What clients can do, (reads, writes), where more is known than the reason tells. Counts while DEGRADED only.
+    /// What clients can do, (reads, writes), where more is known than the reason says. Used only while DEGRADED.
     pub known_abilities: Option<(Ability, Ability)>,
 }
 
 impl Verdict {
-    /// A verdict that knows nothing of the server.
+    /// A verdict without any knowledge of the server.
     pub fn blank(reason: Reason, stage: Stage, evidence: &str, since: WallMs) -> Self {
         Self {
             reason,

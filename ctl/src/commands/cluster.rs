@@ -1,4 +1,4 @@
-//! `cluster` prints the leader, the collectors and the counts. It fails where a collector tells of a fault.
+//! `cluster` prints the leader, the collectors and the counts. It fails if a collector reports a fault.
 
 use redkeeper_proto::v1;
 

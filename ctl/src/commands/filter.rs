@@ -1,4 +1,4 @@
-//! Turns the filter options of the command line into the filter of a request, and says which values nobody has.
+//! Converts the filter options of the command line into the filter of a request, and reports values that match nothing.
 
 use redkeeper_proto::v1;
 
@@ -20,7 +20,7 @@ pub(super) fn filter(filter: &Filter) -> Result<v1::InstanceFilter, Error> {
         let word = text.trim().to_uppercase();
         let word = word.strip_prefix("REASON_").unwrap_or(&word);
         let named = v1::Reason::from_str_name(&format!("REASON_{word}")).map(i32::from);
-        // The number that stands for a reason of a newer version.
+        // The number of a reason that only a newer version knows by name.
         let number = || word.parse().ok();
         named.or_else(number).filter(|number| *number > 0).ok_or_else(|| {
             let all = (1..=u8::MAX).map_while(|n| v1::Reason::try_from(i32::from(n)).ok());
@@ -38,7 +38,7 @@ pub(super) fn filter(filter: &Filter) -> Result<v1::InstanceFilter, Error> {
 }
 
 impl Asked {
-    /// Says which values of the filter nobody has. Where that cannot be asked, the answer stands without it.
+    /// Reports filter values that match nothing. If that cannot be determined, nothing is reported.
     pub(super) async fn unknown(&self, client: &mut Client, by: &Filter) {
         for note in known::unknown_values(client, by, self.limit).await {
             output::complain(&format!("note: {note}"));

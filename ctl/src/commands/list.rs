@@ -16,7 +16,7 @@ impl Asked {
         let (mut client, mut page) = self
             .first(async |client| client.list_instances(asked.clone()).await)
             .await?;
-        // Each page is printed when it comes, so that a list of a million needs no memory for it.
+        // Each page is printed when it arrives, so that a list of a million instances needs little memory.
         let mut list = output::List::new(self.json);
         loop {
             page.instances.truncate(most - list.printed());

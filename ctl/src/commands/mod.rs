@@ -18,11 +18,11 @@ mod get;
 mod list;
 mod watch;
 
-/// Instances asked for at one time.
+/// Instances per request.
 const PAGE: i32 = 1_000;
-/// Port of a collector where none is named.
+/// Default port of a collector.
 const DEFAULT_PORT: u16 = 7400;
-/// Names the collectors where `--endpoints` does not.
+/// Environment variable with the collectors, used without `--endpoints`.
 const VARIABLE: &str = "REDKEEPER_ENDPOINTS";
 
 /// Carries out the command.
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     }
 }
 
-/// The flag, or the variable, or this host. A variable without content is none.
+/// Returns the endpoints from the flag, or else the variable, or else this host. An empty variable counts as not set.
 fn endpoints(flag: Option<&str>, variable: Option<String>) -> Result<Vec<HostPort>, Error> {
     let variable = variable.filter(|text| !text.trim().is_empty());
     let (name, text) = match (flag, &variable) {
@@ -53,10 +53,10 @@ fn endpoints(flag: Option<&str>, variable: Option<String>) -> Result<Vec<HostPor
     hosts::list(text, Some(DEFAULT_PORT)).map_err(|e| Error::Usage(format!("{name}: {e}")))
 }
 
-/// Where and how something is asked.
+/// Endpoints and options of the requests.
 struct Asked {
     endpoints: Vec<HostPort>,
-    /// For each request.
+    /// Time-out of each request.
     limit: Duration,
     json: bool,
 }

@@ -8,9 +8,10 @@ use tonic::Streaming;
 use super::{Asked, filter::filter};
 use crate::{args::Filter, client::Client, error::Error, output};
 
-/// A collector says every 5 s that a watcher misses nothing; after three times that it is gone.
+/// A collector confirms every 5 s that a watcher misses nothing; after three times that without a message, it counts as
+/// gone.
 const QUIET_MAX: Duration = Duration::from_secs(15);
-/// How often it is looked whether somebody still reads what a watch prints.
+/// How often a watch checks whether its output is still read.
 const READER_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Asked {
@@ -29,7 +30,7 @@ impl Asked {
             match &message.event {
                 Some(Event::SnapshotEnd(_)) => self.unknown(&mut client, &by).await,
                 Some(Event::Instance(instance)) if !self.json => output::present(instance)?,
-                // News of an instance whose state did not change: for programs, which ask for JSON.
+                // An update without a change of state is only printed as JSON, for programs.
                 Some(Event::Change(change)) if change.update => {}
                 Some(Event::Change(transition)) if !self.json => output::change(transition)?,
                 Some(_) | None => {}
@@ -38,7 +39,7 @@ impl Asked {
     }
 }
 
-/// The next message of a watch. Ends, too, when nobody reads any more what is printed, although nothing changes.
+/// Returns the next message of a watch. Also ends when the output is no longer read, even if nothing changes.
 async fn next(
     events: &mut Streaming<v1::WatchInstancesResponse>,
 ) -> Result<v1::WatchInstancesResponse, Error> {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// One JSON document, with the protobuf mapping's field names.
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
-    // In one piece: standard output is written line by line.
+    // Written in one call, because standard output is buffered by line.
     let mut text = serde_json::to_vec(value)?;
     text.push(b'\n');
     io::stdout().lock().write_all(&text)

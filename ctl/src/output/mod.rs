@@ -1,4 +1,4 @@
-//! Prints tables for people and JSON for programs.
+//! Prints human-readable tables, and JSON for programs.
 
 use std::{
     io::{self, Write},
@@ -24,7 +24,7 @@ fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Says something beside the answer. Where nobody reads that, the exit code still counts.
+/// Prints a message on standard error. If it cannot be written, the exit code still tells.
 pub(crate) fn complain(text: &str) {
     writeln!(io::stderr().lock(), "{}", clean(text)).ok();
 }
@@ -39,7 +39,7 @@ pub(crate) fn reader_is_gone() -> bool {
             .is_some_and(|events| events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP))
 }
 
-/// `list`, page by page: columns are as wide as the first page and the widest cell since need them.
+/// Prints `list` page by page. Columns are as wide as the widest cell of the first page, and grow with later ones.
 pub(crate) struct List {
     json: bool,
     table: Table,
@@ -82,7 +82,7 @@ impl List {
         io::stdout().lock().write_all(&text)
     }
 
-    /// Prints what stands below the instances.
+    /// Prints the lines below the instances.
     pub(crate) fn end(self, total: i32, header: Option<&v1::ResponseHeader>) -> io::Result<()> {
         if !self.json {
             let answered = clean(answered(header).trim_end());

@@ -1,4 +1,4 @@
-//! Prints the answers of a collector as tables and lines for people.
+//! Prints the answers of a collector as human-readable tables and lines.
 
 use std::io;
 
@@ -49,7 +49,7 @@ pub(super) fn row(i: &v1::Instance) -> Vec<String> {
     ]
 }
 
-/// `get`.
+/// Prints the answer of `get`.
 pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) -> io::Result<()> {
     let v = instance.verdict.clone().unwrap_or_default();
     let stage = word(v.stage, "STAGE_", v1::Stage::as_str_name);
@@ -108,7 +108,7 @@ pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) 
     print(&text)
 }
 
-/// One line of `watch`.
+/// Prints a change as one line of `watch`.
 pub(crate) fn change(t: &v1::Transition) -> io::Result<()> {
     let instance = t.instance.clone().unwrap_or_default();
     let v = instance.verdict.unwrap_or_default();
@@ -133,7 +133,7 @@ pub(crate) fn change(t: &v1::Transition) -> io::Result<()> {
     ))
 }
 
-/// One line of the snapshot of `watch`.
+/// Prints an instance as one line of the snapshot of `watch`.
 pub(crate) fn present(instance: &v1::Instance) -> io::Result<()> {
     let v = instance.verdict.clone().unwrap_or_default();
     print(&format!(
@@ -145,7 +145,7 @@ pub(crate) fn present(instance: &v1::Instance) -> io::Result<()> {
     ))
 }
 
-/// `cluster`.
+/// Prints the answer of `cluster`.
 pub(crate) fn cluster(status: &v1::GetClusterStatusResponse) -> io::Result<()> {
     let header = status.header.clone().unwrap_or_default();
     let store = status.store.clone().unwrap_or_default();
@@ -208,7 +208,7 @@ pub(crate) fn cluster(status: &v1::GetClusterStatusResponse) -> io::Result<()> {
     print(&text)
 }
 
-/// `agents`.
+/// Prints the answer of `agents`.
 pub(crate) fn agents(agents: &[v1::Agent], header: Option<&v1::ResponseHeader>) -> io::Result<()> {
     let rows = agents.iter().map(|a| {
         let state = if a.silent { "? silent" } else { "✓ heard" };

@@ -1,10 +1,10 @@
-//! Turns single values into text for people: states, durations and times.
+//! Formats single values as human-readable text: states, durations and times.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redkeeper_proto::v1;
 
-/// The word of an enum value without its prefix, such as `DOWN`; its number where this version has no word.
+/// Name of an enum value without its prefix, such as `DOWN`; its number if this version does not know the value.
 pub(super) fn word<E: TryFrom<i32>>(value: i32, prefix: &str, name: impl Fn(&E) -> &'static str) -> String {
     match E::try_from(value) {
         Ok(known) => name(&known).trim_start_matches(prefix).to_owned(),
@@ -12,7 +12,7 @@ pub(super) fn word<E: TryFrom<i32>>(value: i32, prefix: &str, name: impl Fn(&E) 
     }
 }
 
-/// State with its sign: never told apart by colour alone.
+/// State with a symbol, so that states never differ by colour alone.
 pub(super) fn state(value: i32) -> String {
     let sign = match v1::InstanceState::try_from(value).unwrap_or_default() {
         v1::InstanceState::Up => "✓",
@@ -56,8 +56,8 @@ fn wall(time: Option<&redkeeper_proto::Timestamp>) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
 }
 
-/// How long state and reason have been as they are. The collector says it, because nobody knows how right the clock of this
-/// host is; one of an older version does not.
+/// How long state and reason have been unchanged. The collector reports it, because the clock of this host may be
+/// wrong; an older collector does not.
 pub(super) fn state_age(instance: &v1::Instance) -> String {
     let since = instance.verdict.as_ref().and_then(|v| v.since_time.as_ref());
     span(instance.state_age.as_ref()).unwrap_or_else(|| since_by_own_clock(since))
@@ -68,7 +68,7 @@ pub(super) fn since_by_own_clock(time: Option<&redkeeper_proto::Timestamp>) -> S
     age.map_or("-".to_owned(), |age| in_units(age.as_secs()))
 }
 
-/// A duration in two units at most.
+/// Formats a duration in two units at most.
 pub(super) fn span(duration: Option<&redkeeper_proto::Duration>) -> Option<String> {
     let seconds = u64::try_from(duration?.seconds).ok()?;
     Some(in_units(seconds))
@@ -83,9 +83,9 @@ fn in_units(seconds: u64) -> String {
     }
 }
 
-/// Whether an agent's clock is right, as its collector sees it.
+/// Describes the error of an agent's clock, as its collector sees it.
 pub(super) fn clock_state(ahead: Option<&redkeeper_proto::Duration>) -> String {
-    // The way of a message makes the last digits a matter of chance.
+    // Network delay makes the last digits random.
     let rounded = |seconds: i64| match seconds.unsigned_abs() {
         seconds @ 0..60 => in_units(seconds),
         seconds => in_units(seconds.saturating_add(30) / 60 * 60),

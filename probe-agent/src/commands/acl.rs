@@ -1,14 +1,14 @@
-//! The smallest ACL user that the agent needs. Measured (`reference/redis.md` section 5); the tests run it on each
-//! server version and find no denial and no other command.
+//! `redkeeper-agent acl`: prints the smallest ACL user that the agent needs. The grants were measured; the tests run
+//! them on each server version and find no denied command and no command that could be left out.
 
 use std::process::ExitCode;
 
 use redkeeper_runtime::say;
 
-/// What the probe sends beside AUTH, which needs no grant.
+/// Grants for the commands that the probe sends. AUTH needs no grant.
 const GRANTS: &str = "-@all +ping +info +cluster|info";
 
-/// Prints it.
+/// Prints the ACL user.
 pub fn main(user: &str) -> ExitCode {
     if user.is_empty() || user.chars().any(|c| c.is_whitespace() || c.is_control()) {
         say::problem(&format!(

@@ -1,4 +1,4 @@
-//! `redkeeper-agent discover`: what discovery finds, and why.
+//! `redkeeper-agent discover`: prints what discovery finds, and why.
 
 use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
@@ -6,10 +6,10 @@ use redkeeper_runtime::{config::ConfigError, exit, say};
 
 use crate::{
     config::{Config, DiscoverySettings, PROCESS_NAMES},
-    discovery::{self, Candidate, Known, registry::Roster},
+    discovery::{self, Candidate, Known, registry::DiscoveredInstances},
 };
 
-/// Looks once and prints.
+/// Runs one discovery scan and prints the result.
 pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
     let config = match loaded {
         Ok(config) => config,
@@ -34,15 +34,15 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
         return exit::failure();
     };
     if explain {
-        // The ids that an agent gives which finds the same.
-        let mut roster = Roster::default();
+        // The ids that a running agent would assign to the same candidates.
+        let mut discovered = DiscoveredInstances::default();
         let taken = config
             .instances
             .iter()
             .map(|one| one.identity.id.clone())
             .collect();
-        roster.update(&discovery, &found, &taken, Instant::now());
-        let ids = roster
+        discovered.update(&discovery, &found, &taken, Instant::now());
+        let ids = discovered
             .ids()
             .into_iter()
             .map(|(address, id)| (address, id.to_string()));
@@ -56,7 +56,7 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
     }
 }
 
-/// Where servers of the distributions stand, where nothing is configured.
+/// Discovery settings where nothing is configured: the usual places of the distributions' packages.
 fn everywhere() -> DiscoverySettings {
     let files = ["/etc/redis/*.conf", "/etc/redis/**/*.conf", "/etc/valkey/*.conf"];
     DiscoverySettings {
@@ -66,7 +66,7 @@ fn everywhere() -> DiscoverySettings {
     }
 }
 
-/// The table of `discover --explain`; `ids` of what is taken, by address.
+/// Formats the table of `discover --explain`. `ids` holds the ids of accepted candidates, by address.
 fn table(found: &[Candidate], ids: &BTreeMap<String, String>) -> String {
     let mut text = format!(
         "{:<24} {:<6} {:<24} {:<44} {}\n",

@@ -1,5 +1,5 @@
-//! The commands of `redkeeper-agent` besides running it: [`probe`] diagnoses one instance, [`discover`] explains what discovery
-//! finds, [`acl`] prints the smallest ACL user.
+//! The subcommands of `redkeeper-agent`: [`probe`] diagnoses one instance, [`discover`] explains what discovery finds,
+//! [`acl`] prints the smallest ACL user.
 
 pub mod acl;
 pub mod discover;

@@ -1,4 +1,4 @@
-//! `redkeeper-agent probe`: one diagnosis of one instance, by the judge that the agent uses, with timings.
+//! `redkeeper-agent probe`: diagnoses one instance once, with timings, by the same [`Prober`] as the running agent.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,7 +9,8 @@ use std::{
 };
 
 use redkeeper_core::{
-    probe::{Command, Effect, Input, ProbeConfig, Prober, Sight, schedule::Spread},
+    hosts::HostPort,
+    probe::{Command, Effect, Input, ProbeConfig, Prober, ProcessState, schedule::Spread},
     status::{Reason, State},
     time::Mono,
 };
@@ -28,21 +29,16 @@ use diagnosis::Diagnosis;
 
 mod diagnosis;
 
-/// Exit code where nothing could be diagnosed: `EX_USAGE` of sysexits.
+/// Exit code if nothing could be diagnosed: `EX_USAGE` of sysexits.
 pub const USAGE: u8 = 64;
 
-/// Runs it and prints what was learned.
+/// Runs the diagnosis and prints the result.
 pub fn main(probe: &Probe) -> ExitCode {
-    let is_address = probe.address.starts_with('/')
-        || probe
-            .address
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if !is_address {
-        say::problem(&format!(
-            "error: {:?} is no HOST:PORT and no path of a Unix socket",
-            probe.address
-        ));
+    let is_socket = probe.address.starts_with('/');
+    if let Err(e) = HostPort::parse(&probe.address, None)
+        && !is_socket
+    {
+        say::problem(&format!("error: {e}, or the path of a Unix socket"));
         return ExitCode::from(USAGE);
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -59,7 +55,7 @@ pub fn main(probe: &Probe) -> ExitCode {
     } else {
         found.text(&probe.address)
     };
-    // The exit code is the verdict, whoever reads the rest.
+    // The exit code states the verdict even if the output cannot be written.
     let _written = say::answer(&text);
     ExitCode::from(match found.verdict.state() {
         State::Up => 0,
@@ -84,7 +80,7 @@ async fn diagnose(probe: &Probe) -> Diagnosis {
             verify: probe.tls_verify,
         }),
     };
-    // One sample decides: nobody waits for a second one here.
+    // One sample decides: a single diagnosis does not wait for a second one.
     let config = ProbeConfig {
         vanished: false,
         tls: target.tls.is_some(),
@@ -122,10 +118,10 @@ struct Session {
     clock: Clock,
     connection: Option<Connection>,
     process: Option<Process>,
-    sight: Option<Sight>,
-    /// The connection that ended last went here, without TLS, and nothing came back on it.
+    sight: Option<ProcessState>,
+    /// Peer of the last ended connection, if it was without TLS and received nothing.
     mute: Option<SocketAddr>,
-    /// A second connection under way, because the present one is silent.
+    /// Check of a second connection in progress, started because the present one is silent.
     second: Option<Pin<Box<dyn Future<Output = Input> + Send>>>,
     sent: VecDeque<(Command, Mono)>,
     timings: BTreeMap<&'static str, f64>,
@@ -155,7 +151,7 @@ impl Session {
             };
             self.note(&input);
             prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
-            // The judge would go on with a new connection; one diagnosis ends with what was found on this one.
+            // The prober would continue with a new connection; a single diagnosis ends with the findings on this one.
             let down = prober.verdict().state() == State::Down;
             for effect in effects
                 .drain(..)
@@ -180,7 +176,7 @@ impl Session {
         }
     }
 
-    /// A verdict was reached, and everything that was asked was answered or never will be.
+    /// True once a verdict was reached and every request was answered or can no longer be answered.
     fn is_done(&self, prober: &Prober) -> bool {
         let judged = prober.verdict().reason != Reason::NotProbed;
         judged
@@ -227,14 +223,15 @@ impl Session {
                         self.connection = Some(connection);
                     }
                     Ok(Err(failure)) => inputs.push_back(Input::ConnectFailed(failure)),
-                    // The judge's own deadline has passed too.
+                    // The prober's own deadline has passed too.
                     Err(_) => inputs.push_back(Input::Tick),
                 }
             }
             Effect::Disconnect => (self.connection, self.second) = (None, None),
             Effect::AskSecond(limit) => {
                 let target = self.target.clone();
-                let ask = async move { Input::Second(redis::try_fresh(&target, limit).await.answer) };
+                let ask =
+                    async move { Input::Second(redis::check_new_connection(&target, limit).await.answer) };
                 self.second = Some(Box::pin(ask));
             }
             Effect::Send(commands) => {
@@ -249,12 +246,15 @@ impl Session {
             }
             Effect::Locate(told) => self.process = Process::locate(&self.place(), told),
             Effect::Inspect => {
-                // Without INFO the process may still be found by its socket.
+                // Without INFO, the process may still be found by its socket.
                 self.process = self.process.or_else(|| Process::locate(&self.place(), None));
-                self.sight = Some(self.process.map_or(Sight::NotLocal, |process| process.inspect()));
+                self.sight = Some(
+                    self.process
+                        .map_or(ProcessState::NotLocal, |process| process.inspect()),
+                );
                 inputs.extend(self.sight.map(Input::Inspected));
             }
-            Effect::TryFresh
+            Effect::CheckNewConnection
             | Effect::MuteConnection
             | Effect::Round
             | Effect::Latency(_)
@@ -264,7 +264,7 @@ impl Session {
     }
 }
 
-/// What the second connection is answered; never, where there is none.
+/// Waits for the result of the second connection; never returns if there is none.
 async fn answered(second: &mut Option<Pin<Box<dyn Future<Output = Input> + Send>>>) -> Input {
     match second {
         Some(asking) => {
@@ -296,6 +296,6 @@ async fn next(connection: &mut Option<Connection>, mute: &mut Option<SocketAddr>
 }
 
 fn millis(time: Duration) -> f64 {
-    // Microseconds are as exact as it gets.
+    // Microseconds are precise enough.
     time.as_micros() as f64 / 1_000.0
 }

@@ -1,11 +1,15 @@
-//! How one instance is probed: its entry in the configuration, and the rules for addresses that match a pattern.
+//! Determines how one instance is probed: from its own configuration entry, and from the access rules whose address
+//! patterns match.
 
 use std::{path::PathBuf, sync::Arc};
 
 use glob::Pattern;
-use redkeeper_core::probe::{
-    ProbeConfig,
-    schedule::{self, Spread},
+use redkeeper_core::{
+    hosts::HostPort,
+    probe::{
+        ProbeConfig,
+        schedule::{self, Spread},
+    },
 };
 use redkeeper_proto::convert;
 
@@ -20,19 +24,19 @@ use crate::{
     redis::{Credentials, Target, tls::Tls},
 };
 
-/// Stands for the folder of systemd's credentials where it gave none; `LoadCredential=` in the unit does.
+/// Placeholder for the folder of systemd credentials if systemd provides none; `LoadCredential=` in the unit does.
 const NO_CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY (not set by systemd; add LoadCredential= to the unit)";
 
-/// What holds for all instances of an agent.
+/// Settings that apply to all instances of an agent.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     agent: String,
     probe: Probe,
     access: Vec<(Vec<Pattern>, Access)>,
     credentials_directory: Option<PathBuf>,
-    /// Whose servers get passwords, where they were merely found.
+    /// Owners of discovered servers to which passwords may be sent.
     password_users: TrustedOwners,
-    /// Files that rules name, for instances that are discovered.
+    /// Files named by rules, for discovered instances.
     pub(super) files: NeededFiles,
     /// The globs of `access`.
     pub(super) patterns: Vec<Placed>,
@@ -77,7 +81,7 @@ impl Rules {
                             text: text.clone(),
                         });
                     }
-                    Err(e) => wrong(&place, format!("{text:?} is no pattern: {e}")),
+                    Err(e) => wrong(&place, format!("{text:?} is not a valid pattern: {e}")),
                 }
             }
             let mut is_right = true;
@@ -87,12 +91,12 @@ impl Rules {
             };
             let said = (&entry.user, &entry.password_file, &entry.password_credential);
             let credentials = rules.credentials(said, &mut wrong_here);
-            // Names are checked with the address of each instance.
+            // The server name is checked with the address of each instance.
             let address = "localhost:1".to_owned();
             let tls = entry.tls.clone();
             let tls = tls.and_then(|raw| tls_of(raw, &address, &mut wrong_here));
             if !is_right {
-                // Told here, and not for each instance again.
+                // Reported here once, not again for each instance.
                 rules.access.push((patterns, Access::default()));
                 continue;
             }
@@ -108,11 +112,12 @@ impl Rules {
         rules
     }
 
-    /// How to probe what was found at an address, with this id or the usual one; in words why not.
+    /// Builds the configuration of a discovered address, with the given id or the default one; the error says why that
+    /// is impossible.
     pub(super) fn discovered(&self, address: &str, id: Option<&str>) -> Result<InstanceConfig, String> {
         let socket = address.rsplit('/').next().filter(|_| address.starts_with('/'));
         let usual = || match address.parse() {
-            // Such as that of a container: the port alone may be the same for many.
+            // For example the address of a container: many containers may use the same port.
             Ok(elsewhere) if !is_local(&elsewhere) => Some(self.long_id(address)),
             _ => socket.map(|name| format!("{}:{name}", self.agent)),
         };
@@ -137,7 +142,7 @@ impl Rules {
         }
     }
 
-    /// Agent and whole address, in characters that an id may have.
+    /// Builds an id from the agent and the whole address, in characters that an id may contain.
     pub(super) fn long_id(&self, address: &str) -> String {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
         let address = address.trim_start_matches('/').replace(['[', ']'], "");
@@ -148,7 +153,7 @@ impl Rules {
         format!("{}:{text}", self.agent)
     }
 
-    /// The first rule for an address.
+    /// Returns the first rule that matches an address.
     fn access(&self, address: &str) -> Option<&Access> {
         let matches = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(address));
         self.access
@@ -157,7 +162,7 @@ impl Rules {
             .map(|(_, access)| access)
     }
 
-    /// How to probe one instance.
+    /// Builds the configuration of one instance.
     pub(super) fn instance(
         &self,
         mut entry: Instance,
@@ -165,12 +170,15 @@ impl Rules {
     ) -> Option<InstanceConfig> {
         let endpoint = match entry.address.strip_prefix('/') {
             Some(_) => Ok(None),
-            None => host_port(&entry.address).map(Some),
+            None => HostPort::parse(&entry.address, None).map(Some),
         };
-        let endpoint = endpoint.map_err(|e| wrong("address", e)).ok()?;
+        let endpoint = endpoint.map_err(|e| wrong("address", e.to_string())).ok()?;
+        if let Some(endpoint) = &endpoint {
+            entry.address = endpoint.to_string();
+        }
         let id = match (&entry.name, endpoint) {
             (Some(name), _) => name.clone(),
-            (None, Some((_, port))) => format!("{}:{port}", self.agent),
+            (None, Some(HostPort { port, .. })) => format!("{}:{port}", self.agent),
             (None, None) => {
                 let text = "is missing; an instance behind a Unix socket needs a name";
                 wrong("name", text.to_owned());
@@ -249,7 +257,7 @@ impl Rules {
         })
     }
 
-    /// The file of a systemd credential.
+    /// Returns the file of a systemd credential.
     fn credential(&self, name: &str, wrong: &mut impl FnMut(&str, String)) -> Option<PathBuf> {
         let key = "password_credential";
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
@@ -292,15 +300,4 @@ fn tls_of(raw: RawTls, address: &str, wrong: &mut impl FnMut(&str, String)) -> O
         wrong("tls", e);
     }
     Some(tls)
-}
-
-fn host_port(text: &str) -> Result<(String, u16), String> {
-    let problem = || format!("{text:?} is no HOST:PORT such as 127.0.0.1:6379 or [::1]:6379");
-    let (host, port) = text.rsplit_once(':').ok_or_else(problem)?;
-    let port: u16 = port.parse().ok().filter(|port| *port > 0).ok_or_else(problem)?;
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    if host.is_empty() || (bare.is_none() && host.contains(':')) {
-        return Err(problem());
-    }
-    Ok((host.to_owned(), port))
 }

@@ -1,11 +1,11 @@
-//! Globs of addresses. An IPv6 address stands in brackets, which a glob would take for a set of characters.
+//! Address globs. IPv6 addresses are written in brackets, which a plain glob would read as a character set.
 
 use glob::{Pattern, PatternError};
 
-/// A glob in which `[::1]:*` means what it says.
+/// Parses a glob in which the brackets of an IPv6 address, such as `[::1]:*`, are literal.
 ///
 /// # Errors
-/// When it is no glob.
+/// When the text is not a valid glob.
 pub(super) fn address_pattern(text: &str) -> Result<Pattern, PatternError> {
     let ipv6 = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let is_address = |inside: &str| {
@@ -20,18 +20,18 @@ pub(super) fn address_pattern(text: &str) -> Result<Pattern, PatternError> {
     }
 }
 
-/// A glob of addresses, and where it stands in the configuration.
+/// An address glob, and its position in the configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Placed {
-    /// Its key, such as `access.0.addresses.1`; with file and line once these are known.
+    /// Key such as `access.0.addresses.1`; with file and line once these are known.
     pub(super) place: String,
-    /// What it matches.
+    /// The compiled glob.
     pub(super) pattern: Pattern,
-    /// As it is written.
+    /// The glob as written.
     pub(super) text: String,
 }
 
-/// Says which globs match none of the addresses, one line each.
+/// Reports the globs that match none of the addresses, one line each.
 pub(super) fn unmatched(patterns: &[Placed], addresses: &[String]) -> Vec<String> {
     let useless = |one: &&Placed| !addresses.iter().any(|address| one.pattern.matches(address));
     let line = |one: &Placed| {

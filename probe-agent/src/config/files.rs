@@ -1,26 +1,27 @@
-//! Files that instances need: passwords, certificates, keys; and patterns of files that discovery reads. One that is missing is no mistake of form: its instance is
-//! UNKNOWN and says why, all others are probed, and it heals when the file appears, because each connection reads it anew.
-//! What is wrong with them now is said by `--check-config`, and once at a start and a reload.
+//! Files that instances need (passwords, certificates, keys) and file patterns that discovery reads. A missing file is
+//! not a configuration mistake: its instance is UNKNOWN with the reason, all others are probed, and it recovers when
+//! the file appears, because each connection reads the file anew. Present faults are reported by `--check-config`, and
+//! once at a start and a reload.
 
 use std::collections::BTreeSet;
 
 use crate::redis::{Credentials, Target, tls::Tls};
 
-/// Files that belong together.
+/// A group of files that belong together.
 #[derive(Clone, Debug)]
 pub(super) enum Needed {
-    /// A password.
+    /// A password file.
     Password(Credentials),
-    /// Authorities, and perhaps a certificate and its key.
+    /// Certificate authorities, and optionally a client certificate and its key.
     Tls(Tls),
-    /// At least one configuration file of a server that matches.
+    /// A pattern that must match at least one server configuration file.
     Match(String),
 }
 
 const UNKNOWN: &str = "its instances are UNKNOWN";
 
 impl Needed {
-    /// What is wrong with them, and what to do.
+    /// Returns what is wrong with the files, and what to do.
     fn fault(&self) -> Option<String> {
         match self {
             Self::Password(credentials) => credentials
@@ -38,12 +39,12 @@ impl Needed {
     }
 }
 
-/// All files that a configuration names, each with the place where it is named first.
+/// All files that a configuration names, each with the position where it is named first.
 #[derive(Clone, Debug, Default)]
 pub struct NeededFiles(Vec<(String, Needed)>);
 
 impl NeededFiles {
-    /// Adds those of one entry, named at `key` such as `instances.0`.
+    /// Adds the files of one entry, named at `key` such as `instances.0`.
     pub(super) fn add(&mut self, key: &str, target: &Target) {
         if let Some(credentials) = &target.credentials {
             self.0.push((
@@ -61,7 +62,7 @@ impl NeededFiles {
         self.0.push((key, Needed::Match(pattern)));
     }
 
-    /// Keeps each once, and says by `place` where it is named.
+    /// Removes duplicates, and replaces each key by its position, as returned by `place`.
     pub(super) fn placed(self, place: impl Fn(&str) -> String) -> Self {
         let mut seen = BTreeSet::new();
         let first = |(_, needed): &(String, Needed)| seen.insert(format!("{needed:?}"));
@@ -69,7 +70,7 @@ impl NeededFiles {
         Self(all.map(|(key, needed)| (place(&key), needed)).collect())
     }
 
-    /// What is wrong with them now, one line each. Reads them all, so it may wait for a file system.
+    /// Returns the present faults, one line each. Reads all files, so it may block on a file system.
     pub fn faults(&self) -> Vec<String> {
         let fault = |(place, needed): &(String, Needed)| Some(format!("{place}: {}", needed.fault()?));
         self.0.iter().filter_map(fault).collect()

@@ -1,4 +1,4 @@
-//! Configuration of the agent: raw as written, then validated into [`Config`].
+//! The agent's configuration: parsed as written, then validated into [`Config`].
 
 use std::{
     collections::BTreeMap,
@@ -31,14 +31,14 @@ mod files;
 mod raw;
 mod validate;
 
-/// Read if `--config` is not given and it exists.
+/// Configuration file that is read if `--config` is not given and this file exists.
 pub const DEFAULT_FILE: &str = "/etc/redkeeper/agent.toml";
 
-/// What systemd gives to a service by the environment.
+/// Folders that systemd passes to a service through the environment.
 struct Folders {
-    /// Of `LoadCredential=`.
+    /// Folder of `LoadCredential=`.
     credentials: Option<PathBuf>,
-    /// What discovery remembers, in the folder of `StateDirectory=`.
+    /// State file of discovery, in the folder of `StateDirectory=`.
     state: Option<PathBuf>,
 }
 
@@ -47,44 +47,44 @@ struct Folders {
 pub struct DiscoverySettings {
     /// Globs of configuration files.
     pub config_files: Vec<String>,
-    /// Names of processes that are looked at, as globs; none where processes are not to be looked at.
+    /// Globs of process names to inspect; empty if processes are not inspected.
     pub process_names: Vec<String>,
-    /// Addresses that are left alone.
+    /// Addresses that are ignored.
     pub ignore: Vec<Pattern>,
 }
 
-/// What is needed to look for instances.
+/// Settings of discovery, and the rules for what it finds.
 #[derive(Clone, Debug)]
 pub struct DiscoveryConfig {
     /// Where to look.
     pub settings: DiscoverySettings,
-    /// How often.
+    /// Time between two scans.
     pub interval: Duration,
-    /// How long an instance that is not found any more is kept.
+    /// How long an instance is kept after it was last found.
     pub forget_after: Duration,
-    /// Where what was discovered is remembered; nowhere if absent.
+    /// File in which discovered instances are stored; not stored if absent.
     pub state_file: Option<PathBuf>,
     rules: Rules,
 }
 
 impl DiscoveryConfig {
-    /// How to probe what was found at an address.
+    /// Builds the configuration of the instance at a discovered address.
     ///
     /// # Errors
-    /// In words, when no instance can have this address.
+    /// When no instance can have this address; the text says why.
     pub fn instance(&self, address: &str) -> Result<InstanceConfig, String> {
         self.rules.discovered(address, None)
     }
 
-    /// The same, with this id.
+    /// Like [`instance`](Self::instance), with the given id.
     ///
     /// # Errors
-    /// In words, when no instance can have this address or id.
+    /// When no instance can have this address or id; the text says why.
     pub fn instance_as(&self, address: &str, id: &str) -> Result<InstanceConfig, String> {
         self.rules.discovered(address, Some(id))
     }
 
-    /// An id that tells the whole address, where the usual one is another's.
+    /// An id that contains the whole address, for use when another instance has the default one.
     pub fn long_id(&self, address: &str) -> String {
         self.rules.long_id(address)
     }
@@ -93,7 +93,7 @@ impl DiscoveryConfig {
 /// One instance to probe.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InstanceConfig {
-    /// Name, group, address.
+    /// Id, cluster and address.
     pub identity: Identity,
     /// How to reach it.
     pub target: Arc<Target>,
@@ -106,7 +106,7 @@ pub struct InstanceConfig {
 pub struct Config {
     /// Name of this agent.
     pub id: AgentId,
-    /// Host name, for people.
+    /// Host name, for display only.
     pub host: String,
     /// gRPC addresses of the collectors, `host:port`.
     pub collectors: Vec<String>,
@@ -116,23 +116,23 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// A reload that drops a larger share of the instances, in percent, must be confirmed.
     pub reload_drop_max_percent: u8,
-    /// Logs.
+    /// Log settings.
     pub log: Log,
-    /// What a person should know about it.
+    /// Human-readable remarks on a valid configuration.
     pub notes: Vec<String>,
     /// Files that instances need.
     pub files: NeededFiles,
-    /// Globs of addresses, which should match something.
+    /// Address globs; each should match at least one address.
     patterns: Vec<Placed>,
-    /// What to probe.
+    /// Configured instances.
     pub instances: Vec<InstanceConfig>,
-    /// Where to look for more.
+    /// Discovery of further instances; off if absent.
     pub discovery: Option<DiscoveryConfig>,
     rules: Rules,
 }
 
 impl Config {
-    /// Discovery as configured, or with these settings where it is off.
+    /// Returns discovery as configured, or with these settings if it is off.
     pub fn discovery_or(&self, settings: DiscoverySettings) -> DiscoveryConfig {
         self.discovery.clone().unwrap_or(DiscoveryConfig {
             settings,
@@ -143,8 +143,8 @@ impl Config {
         })
     }
 
-    /// Says which globs of addresses match neither a configured address nor one that `find` returns, one line each.
-    /// `find` is called only where there are globs and discovery is on.
+    /// Reports the address globs that match neither a configured address nor one that `find` returns, one line each.
+    /// `find` is called only if there are globs and discovery is on.
     pub(crate) fn unmatched_patterns(
         &self,
         find: impl FnOnce(&DiscoverySettings) -> Vec<String>,
@@ -169,7 +169,7 @@ impl fmt::Display for Config {
 /// Reads and validates everything.
 ///
 /// # Errors
-/// All mistakes, each with its place.
+/// All mistakes, each with its position.
 pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigError> {
     let env: Vec<_> = env.into_iter().collect();
     let folder = |name: &str| {
@@ -245,7 +245,7 @@ mod tests {
         let error = check(text).unwrap_err().to_string();
         for part in [
             ":5:1: probe.hang_after: 1s is less than two intervals",
-            ":8:1: instances.0.address: \"nowhere\" is no HOST:PORT",
+            ":8:1: instances.0.address: \"nowhere\" has no port; write it as HOST:PORT",
             ":14:1: instances.2: the id h:1 is already that of instances.1",
         ] {
             assert!(error.contains(part), "{part}\nnot in\n{error}");
@@ -275,7 +275,7 @@ mod tests {
             [Some("redkeeper"), None, Some("redkeeper")]
         );
 
-        // Without systemd's folder nothing is stopped; what needs the password says so.
+        // A missing credentials folder does not prevent the start; the instance that needs the password reports it.
         let faults = check(text).unwrap().files.faults().join("\n");
         assert!(
             faults.contains("access.0.password_file: $CREDENTIALS_DIRECTORY (not set by systemd"),
@@ -286,12 +286,12 @@ mod tests {
         let error = check(twice).unwrap_err().to_string();
         for part in [
             ":3:",
-            "is no pattern",
+            "is not a valid pattern",
             "access.0.password_credential: is named beside",
         ] {
             assert!(error.contains(part), "{part} not in {error}");
         }
-        // Not for each instance that it matches again.
+        // The mistake is not repeated for each matching instance.
         let everywhere = format!(
             "{}[[instances]]\naddress = '127.0.0.1:1'\n",
             twice.replace("'['", "'*'")

@@ -1,4 +1,4 @@
-//! The agent's configuration as it is written, with its defaults. Nothing here is checked yet.
+//! The agent's configuration as written, with its defaults, before validation.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use crate::{host::owner::DEFAULT_OWNERS, redis::tls::Verify};
 
-/// Names of servers' processes, as globs: distributions put versions into them, such as `redis6-server`. Sentinel and
-/// docker-proxy are listed so that they are explained.
+/// Globs of server process names: distributions put versions into them, such as `redis6-server`. Sentinel and
+/// docker-proxy are listed so that discovery can explain why they are rejected.
 pub(crate) const PROCESS_NAMES: [&str; 10] = [
     "redis*-server*",
     "valkey*-server*",
@@ -138,7 +138,7 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// An entry that says an address and nothing more.
+    /// An entry with an address and nothing else.
     pub(super) fn at(address: &str) -> Self {
         Self {
             address: address.to_owned(),
@@ -153,7 +153,7 @@ impl Instance {
     }
 }
 
-/// How to reach instances whose address matches, where they do not say it themselves.
+/// How to connect to instances whose address matches; settings of the instance itself take precedence.
 #[derive(Deserialize, Debug, Clone, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Access {

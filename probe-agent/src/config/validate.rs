@@ -1,4 +1,4 @@
-//! Validates the configuration: turns it from [`Raw`] into [`Config`], or says everything that is wrong with it.
+//! Validates the configuration: converts [`Raw`] into [`Config`], or reports all mistakes.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -16,10 +16,10 @@ use super::{
     raw::{Instance, Probe, Raw},
 };
 
-/// Port of a collector where none is named.
+/// Default port of a collector.
 const COLLECTOR_PORT: u16 = 7400;
 
-/// Checks everything, and adds each mistake to `problems`. Returns `None` where there is no valid id or `admin_listen`.
+/// Validates everything and adds each mistake to `problems`. Returns `None` without a valid id and `admin_listen`.
 pub(super) fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) -> Option<Config> {
     problems.extend(raw.log.problems());
     let mut wrong = |path: &str, message: String| problems.push(Problem::new(path, message));
@@ -54,7 +54,10 @@ pub(super) fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) 
         }
     }
     if raw.reload_drop_max_percent > 100 {
-        let text = format!("{} is no share in percent", raw.reload_drop_max_percent);
+        let text = format!(
+            "{} must be between 0 and 100 percent",
+            raw.reload_drop_max_percent
+        );
         wrong("reload_drop_max_percent", text);
     }
     check_probe(&raw.probe, &mut wrong);
@@ -87,7 +90,7 @@ pub(super) fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) 
         let key = format!("discovery.config_files.{n}");
         match glob::Pattern::new(pattern) {
             Ok(_) => files.add_pattern(key, pattern.clone()),
-            Err(e) => wrong(&key, format!("{pattern:?} is no pattern: {e}")),
+            Err(e) => wrong(&key, format!("{pattern:?} is not a valid pattern: {e}")),
         }
     }
     for (n, entry) in list.into_iter().enumerate() {
@@ -113,7 +116,7 @@ pub(super) fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) 
         if let Err(e) = glob::Pattern::new(name) {
             wrong(
                 &format!("discovery.names.{n}"),
-                format!("{name:?} is no pattern: {e}"),
+                format!("{name:?} is not a valid pattern: {e}"),
             );
         }
     }
@@ -129,7 +132,7 @@ pub(super) fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) 
                     text: text.clone(),
                 });
             }
-            Err(e) => wrong(&place, format!("{text:?} is no pattern: {e}")),
+            Err(e) => wrong(&place, format!("{text:?} is not a valid pattern: {e}")),
         }
     }
     let names = if raw.discovery.processes {

@@ -1,10 +1,10 @@
-//! A candidate is something on this host that may be a server, with the reason why discovery leaves it, if it does.
+//! A candidate is something on this host that may be a server, with the reason if discovery rejects it.
 
 use std::{fmt, sync::Arc};
 
 use crate::{config::InstanceConfig, redis::Target};
 
-/// Why a Sentinel is left.
+/// Reason for rejecting a Sentinel.
 pub(super) const SENTINEL: &str = "is a Sentinel, which holds no data";
 
 /// Something that may be a server.
@@ -12,30 +12,30 @@ pub(super) const SENTINEL: &str = "is a Sentinel, which holds no data";
 pub struct Candidate {
     /// `host:port`, or a Unix socket path; empty where none is known.
     pub address: String,
-    /// How it was found.
+    /// How it was found, human-readable.
     pub source: String,
-    /// It was found by its process, which therefore lives.
+    /// It was found by its process, which is therefore alive.
     pub lives: bool,
     /// It speaks TLS only.
     pub tls: bool,
-    /// It has told which server it is, and is no other candidate.
+    /// The server has reported its `run_id`, and no other candidate has the same one.
     pub told: bool,
-    /// Why it is left; `None` where it is taken.
+    /// Why it is rejected; `None` if it is accepted.
     pub left: Option<Left>,
 }
 
-/// Why a candidate is left.
+/// Why a candidate is rejected.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Left {
-    /// Its server is watched already, under a configured address.
+    /// Its server is already monitored under a configured address.
     Configured(String),
-    /// Its server is reached at another address, which is taken.
+    /// Its server is monitored at another discovered address.
     Same(String),
-    /// It was found in another way too.
+    /// The same address was already found in another way.
     Twice,
-    /// It is not to be watched, in words why.
+    /// It should not be monitored, with the reason.
     Unwanted(&'static str),
-    /// Another reason, in words.
+    /// Any other reason.
     Because(String),
 }
 
@@ -76,16 +76,16 @@ impl Candidate {
     }
 }
 
-/// A configured instance, as far as discovery must know it.
+/// What discovery needs to know of a configured instance.
 #[derive(Clone)]
 pub struct Known {
     pub(super) target: Arc<Target>,
-    /// Which server it is, where its worker has learned it; else discovery asks.
+    /// The server's `run_id`, if its worker has learned it; discovery asks the server otherwise.
     pub(super) run_id: String,
 }
 
 impl Known {
-    /// From the configuration and what its worker has learned.
+    /// Combines the configuration with what the worker has learned.
     pub fn new(instance: &InstanceConfig, run_id: &str) -> Self {
         Self {
             target: Arc::clone(&instance.target),

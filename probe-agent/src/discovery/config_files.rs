@@ -1,4 +1,4 @@
-//! Candidates from configuration files of servers. Reads files, nothing else.
+//! Finds candidates in server configuration files. Reads only files.
 
 use std::{
     collections::BTreeSet,
@@ -10,25 +10,25 @@ use redkeeper_core::redis::server_conf::{Endpoint, ServerConf};
 
 use super::candidate::{Candidate, SENTINEL};
 
-/// Includes that are followed below one file: those of a folder of drop-ins, and more.
+/// Maximum number of includes followed from one file: more than a folder of drop-ins has.
 const INCLUDES_MAX: usize = 256;
-/// Largest configuration file that is read.
+/// Maximum size of a configuration file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What the files of these patterns tell.
+/// Returns the candidates from the files that match these patterns.
 pub(super) fn candidates(patterns: &[String]) -> Vec<Candidate> {
     let (mut found, mut read) = (Vec::new(), BTreeSet::new());
     for pattern in patterns {
         let paths = match glob::glob(pattern) {
             Ok(paths) => paths,
             Err(e) => {
-                found.push(Candidate::nowhere(pattern).left(format!("is no pattern: {e}")));
+                found.push(Candidate::nowhere(pattern).left(format!("is not a valid pattern: {e}")));
                 continue;
             }
         };
         for path in paths {
             match path {
-                // Several patterns, and links, may lead to one file.
+                // Several patterns or links may lead to the same file.
                 Ok(path) => {
                     if read.insert(fs::canonicalize(&path).unwrap_or_else(|_| path.clone())) {
                         found.push(by_file(&path));
@@ -54,7 +54,7 @@ fn by_file(path: &Path) -> Candidate {
         return Candidate::nowhere(source).left(format!("cannot be read: {e}"));
     }
     if includes > INCLUDES_MAX {
-        // The last one wins, so what the others say may be wrong.
+        // The last directive wins, so what could be read may be overridden.
         return Candidate::nowhere(source).left(format!(
             "includes {includes} files, of which {INCLUDES_MAX} are followed: name its address under [[instances]]"
         ));
@@ -74,7 +74,8 @@ fn by_file(path: &Path) -> Candidate {
     }
 }
 
-/// Takes a file's directives, those of included files in their place, as the server does: the last one wins.
+/// Reads a file's directives, with included files in the position of their `include`, as the server does: the last one
+/// wins.
 fn read_conf(path: &Path, conf: &mut ServerConf, read: &mut usize) -> std::io::Result<()> {
     let text = read_file(path)?;
     let base = path.parent().unwrap_or(Path::new("/")).to_owned();
@@ -83,7 +84,7 @@ fn read_conf(path: &Path, conf: &mut ServerConf, read: &mut usize) -> std::io::R
         for included in conf.includes.drain(..).collect::<Vec<_>>() {
             for file in expand(&base.join(included)) {
                 *read += 1;
-                // One that cannot be read may say another port, but mostly does not.
+                // An include that cannot be read may set another port, but rarely does.
                 if *read <= INCLUDES_MAX
                     && let Err(e) = read_conf(&file, conf, read)
                 {

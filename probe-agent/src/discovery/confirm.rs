@@ -1,4 +1,4 @@
-//! Confirms candidates by speaking to them: whether each is a server, and which one.
+//! Confirms candidates by connecting to them: whether each is a server, and which one.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,12 +12,12 @@ use redkeeper_core::{
 use super::candidate::Known;
 use crate::redis::{self, Received, Target};
 
-/// How long a candidate may take to say a word.
+/// Maximum time for a candidate's answer.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(500);
-/// Candidates that are spoken to at a time.
+/// Candidates that are confirmed concurrently.
 pub(super) const CONFIRMED_AT_ONCE: usize = 16;
 
-/// What a server says of itself.
+/// What a server reports of itself.
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) run_id: String,
@@ -25,7 +25,7 @@ pub(super) struct Told {
     pub(super) role: Option<Role>,
 }
 
-/// Which servers are configured, by `run_id`; those whose workers do not know it yet are asked.
+/// Returns the configured servers by `run_id`. Asks the servers whose workers do not know it yet.
 pub(super) async fn run_ids(known: Vec<Known>) -> BTreeMap<String, String> {
     let asked = known.into_iter().map(|known| async move {
         let run_id = if known.run_id.is_empty() {
@@ -49,9 +49,9 @@ pub(super) async fn run_ids(known: Vec<Known>) -> BTreeMap<String, String> {
 
 /// Why a candidate was not confirmed.
 pub(super) enum Unconfirmed {
-    /// Nothing contradicts that it is a server: it hangs, or the agent itself could not ask.
+    /// It may be a server: it does not answer, or the agent itself could not ask.
     NoAnswer(String),
-    /// It is none, or is not there.
+    /// It is not a server, or nothing listens.
     IsNone(String),
 }
 
@@ -68,7 +68,7 @@ impl From<ConnectFailure> for Unconfirmed {
     }
 }
 
-/// Speaks to it. Any RESP answer proves a server; INFO, where it is allowed, tells which one it is: `run_id` and
+/// Connects and sends commands. Any RESP answer proves a server; INFO, if allowed, identifies it by `run_id` and
 /// `tcp_port`.
 pub(super) async fn confirm(target: &Target) -> Result<Told, Unconfirmed> {
     let ask = async {
@@ -90,7 +90,7 @@ pub(super) async fn confirm(target: &Target) -> Result<Told, Unconfirmed> {
                     };
                 }
                 Received::Reply(_) => {}
-                // It said a word before, so it is one.
+                // It has answered before, so it is a server.
                 Received::Closed(_) if n > 0 => break,
                 Received::Closed(how) => return Err(is_none(how)),
                 Received::Garbage(_) => return Err(Unconfirmed::IsNone("does not speak RESP".to_owned())),

@@ -1,5 +1,6 @@
-//! Finds servers on this host: by their configuration files, and by their processes. Says of each candidate why it
-//! is taken or left. Works unprivileged within what `/proc` shows, and says what it could not see.
+//! Discovery finds servers on this host by their configuration files and by their processes. It states for each
+//! candidate why it is accepted or rejected. It works unprivileged within what `/proc` shows, and reports what it could
+//! not see.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use redkeeper_core::status::Role;
 
-use crate::{blocking::Bounded, config::DiscoverySettings, redis::Target};
+use crate::{blocking::BlockingPool, config::DiscoverySettings, redis::Target};
 
 use candidate::SENTINEL;
 pub use candidate::{Candidate, Known, Left};
@@ -23,11 +24,11 @@ mod processes;
 pub mod registry;
 pub(crate) mod state_file;
 
-/// How long reading files and `/proc` may take: either may stand on a file system that hangs.
+/// Maximum time for reading files and `/proc`: a file system may hang.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
-static LOOKS: Bounded = Bounded::new(1);
+static LOOKS: BlockingPool = BlockingPool::new(1);
 
-/// Addresses of everything that is found, whether it is wanted or not. Reads files and `/proc`, speaks to nobody.
+/// Returns the addresses of all candidates, accepted or not. Reads files and `/proc`; makes no connections.
 pub fn addresses(settings: &DiscoverySettings) -> Vec<String> {
     let found = look(settings).into_iter().map(|candidate| candidate.address);
     found.filter(|address| !address.is_empty()).collect()
@@ -39,8 +40,7 @@ fn look(settings: &DiscoverySettings) -> Vec<Candidate> {
     found
 }
 
-/// Everything that is found, each confirmed by speaking to it in the way that `target` says; `None` where the look
-/// itself failed.
+/// Returns all candidates, each confirmed by a connection as `target` describes; `None` if the scan itself failed.
 pub async fn find(
     settings: DiscoverySettings,
     known: Vec<Known>,
@@ -48,7 +48,7 @@ pub async fn find(
 ) -> Option<Vec<Candidate>> {
     let ignore = settings.ignore.clone();
     let Some(mut found) = LOOKS.run(LOOK_TIMEOUT, move || look(&settings)).await else {
-        // Its end is seen; the next look comes all the same.
+        // The failure is logged; the next scan takes place regardless.
         tracing::error!("discovery failed, or took longer than {LOOK_TIMEOUT:?}");
         return None;
     };
@@ -80,7 +80,8 @@ pub async fn find(
         .buffer_unordered(CONFIRMED_AT_ONCE)
         .collect()
         .await;
-    // In the order of the candidates, so that of several addresses of one server the same is taken each time.
+    // Sorted in the order of the candidates, so that of several addresses of one server the same one is accepted each
+    // time.
     answers.sort_by_key(|(n, _)| *n);
     let watched = if answers.is_empty() {
         BTreeMap::new()
@@ -91,11 +92,11 @@ pub async fn find(
     for (n, answer) in answers {
         let candidate = &mut found[n];
         candidate.left = match answer {
-            // Its process lives: it is an instance, and its status says what is wrong with it.
+            // Its process is alive: it is an instance, and its status will say what is wrong with it.
             Err(Unconfirmed::NoAnswer(_)) if candidate.lives => None,
             Err(Unconfirmed::NoAnswer(why) | Unconfirmed::IsNone(why)) => Some(Left::Because(why)),
             Ok(told) if told.role == Some(Role::Sentinel) => Some(Left::Unwanted(SENTINEL)),
-            // It does not say which server it is.
+            // The server does not identify itself.
             Ok(told) if told.run_id.is_empty() => None,
             Ok(told) => match watched.get(&told.run_id) {
                 Some(address) => Some(Left::Configured(address.clone())),

@@ -1,5 +1,5 @@
-//! Candidates from processes, joined with the listening sockets of their network namespace. Reads `/proc`, nothing
-//! else.
+//! Finds candidates by their processes, joined with the listening sockets of their network namespaces. Reads only
+//! `/proc`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,10 +14,10 @@ use redkeeper_core::redis::server_conf::{Endpoint, ServerConf};
 use super::candidate::{Candidate, SENTINEL};
 use crate::host::process::listeners;
 
-/// A cluster node listens for its peers this much higher.
+/// Offset of the port on which a cluster node listens for its peers.
 const BUS_OFFSET: u16 = 10_000;
 
-/// What the processes with these names tell.
+/// Returns the candidates from processes with these names.
 pub(super) fn candidates(names: &[String]) -> Vec<Candidate> {
     if names.is_empty() {
         return Vec::new();
@@ -72,8 +72,8 @@ impl Namespace {
         }
     }
 
-    /// Whether a process is in another one. Without the right to see that, what listens in it tells: the inodes of
-    /// sockets are the whole host's.
+    /// Whether a process is in another namespace. Without the permission to see that, the listening sockets in its
+    /// namespace decide: socket inodes are unique on the whole host.
     fn is_left_by(&self, pid: u32) -> bool {
         match fs::read_link(format!("/proc/{pid}/ns/net")) {
             Ok(link) => self.link.as_ref() != Some(&link),
@@ -85,7 +85,7 @@ impl Namespace {
     }
 }
 
-/// Inodes of the sockets that listen in the network namespace of a process.
+/// Inodes of the listening sockets in the network namespace of a process.
 fn listening(process: &str) -> BTreeSet<u64> {
     let mut inodes = BTreeSet::new();
     for table in ["tcp", "tcp6"] {
@@ -95,7 +95,7 @@ fn listening(process: &str) -> BTreeSet<u64> {
     inodes
 }
 
-/// What a process listens on: by its sockets where they may be seen, else by its title.
+/// Returns what a process listens on: from its sockets if they are visible, else from its title.
 fn of_process(pid: u32, source: &str, title: &str, elsewhere: bool) -> Vec<Candidate> {
     let alive = |address: String, source: String| Candidate {
         lives: true,
@@ -157,7 +157,7 @@ fn of_process(pid: u32, source: &str, title: &str, elsewhere: bool) -> Vec<Candi
     ports.iter().map(one).collect()
 }
 
-/// The best of a server's addresses for somebody on its host: the loopback, else what there is.
+/// The best address of a server for a client on its host: the loopback, else any other.
 fn from_here(ips: &BTreeSet<IpAddr>) -> IpAddr {
     let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
     let has = |ip: IpAddr| ips.contains(&ip);
@@ -170,7 +170,7 @@ fn from_here(ips: &BTreeSet<IpAddr>) -> IpAddr {
     ips.first().copied().unwrap_or(v4)
 }
 
-/// An address of a server in another network namespace, that may be reached from this one.
+/// An address of a server in another network namespace that may be reachable from this one.
 fn from_outside(ips: &BTreeSet<IpAddr>, own: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     match ips.iter().find(|ip| !ip.is_loopback() && !ip.is_unspecified()) {
         Some(ip) => Some(*ip),
@@ -179,10 +179,10 @@ fn from_outside(ips: &BTreeSet<IpAddr>, own: &BTreeSet<IpAddr>) -> Option<IpAddr
     }
 }
 
-/// Where a server of another network namespace, whose title tells this address, may be reached from this one.
+/// Where a server in another network namespace, whose title contains this address, may be reachable from this one.
 fn title_from_outside(address: &str, pid: u32) -> Option<String> {
     let address: SocketAddr = address.parse().ok()?;
-    // A title says `*` for all, which is read as the loopback here.
+    // The title has `*` for all addresses, which was parsed as the loopback.
     let ips = if address.ip().is_loopback() {
         BTreeSet::from([Ipv4Addr::UNSPECIFIED.into()])
     } else {
@@ -192,13 +192,13 @@ fn title_from_outside(address: &str, pid: u32) -> Option<String> {
     Some(SocketAddr::new(ip, address.port()).to_string())
 }
 
-/// IPv4 addresses of the network namespace of a process, without the loopback.
+/// IPv4 addresses in the network namespace of a process, without the loopback.
 fn own_addresses(pid: u32) -> BTreeSet<IpAddr> {
     let text = fs::read_to_string(format!("/proc/{pid}/net/fib_trie")).unwrap_or_default();
     local_addresses(&text)
 }
 
-/// Addresses that are marked as the host's own in a `fib_trie`.
+/// Addresses marked as local to the host in a `fib_trie`.
 fn local_addresses(fib_trie: &str) -> BTreeSet<IpAddr> {
     let mut found = BTreeSet::new();
     let mut last = None;
@@ -213,7 +213,7 @@ fn local_addresses(fib_trie: &str) -> BTreeSet<IpAddr> {
     found
 }
 
-/// `docker-proxy -host-ip 0.0.0.0 -host-port 6379 -container-ip 172.17.0.2 -container-port 6379`.
+/// Parses `docker-proxy -host-ip 0.0.0.0 -host-port 6379 -container-ip 172.17.0.2 -container-port 6379`.
 fn forwarder(source: &str, title: &str) -> Candidate {
     let words: Vec<_> = title.split_whitespace().collect();
     let value = |name: &str| {
@@ -235,7 +235,7 @@ fn forwarder(source: &str, title: &str) -> Candidate {
     Candidate::new(format!("127.0.0.1:{host}"), source).left(why)
 }
 
-/// Inodes of a process's sockets; `None` where they may not be seen.
+/// Inodes of a process's sockets; `None` if they are not visible.
 fn sockets(pid: u32) -> Option<BTreeSet<u64>> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let inode = |entry: fs::DirEntry| {
@@ -249,8 +249,9 @@ fn sockets(pid: u32) -> Option<BTreeSet<u64>> {
     Some(descriptors.flatten().filter_map(inode).collect())
 }
 
-/// The address in a title: `redis-server *:6379 [cluster]`, or `... unixsocket:/path`, or where the server does not write
-/// one, its options by their names. Values of other options, which may be secrets, are never taken for one.
+/// The address in a process title: `redis-server *:6379 [cluster]`, or `... unixsocket:/path`, or, if the server does
+/// not write one, from its options by name. Values of other options, which may be secrets, are never taken for an
+/// address.
 fn by_title(title: &str) -> Option<String> {
     let mut words = title.split_whitespace().skip(1).peekable();
     let first = *words.peek()?;
@@ -264,7 +265,7 @@ fn by_title(title: &str) -> Option<String> {
             None => text.push_str(&format!(" {word}")),
         }
     }
-    // Without one of these the defaults would be a guess.
+    // Without any of these options, the defaults would be a guess.
     let options = ["port", "tls-port", "bind", "unixsocket"];
     let named = |line: &str| line.split(' ').next().is_some_and(|name| options.contains(&name));
     if !text.lines().any(named) {
@@ -284,7 +285,7 @@ fn by_address(word: &str) -> Option<String> {
     }
     let (host, port) = word.rsplit_once(':')?;
     let port: u16 = port.parse().ok().filter(|port| *port > 0)?;
-    // A dash says that the server starts though this address is not there.
+    // A leading dash means that the server starts even if this address is unavailable.
     let host = match host.trim_start_matches('-') {
         "*" | "0.0.0.0" => "127.0.0.1",
         "::" | "::*" => "::1",

@@ -1,5 +1,5 @@
-//! What was discovered, and when it was last found. An instance that is found no more stays, and is DOWN, until it
-//! is forgotten.
+//! The discovered instances, and when each was last found. An instance that is no longer found is kept, as DOWN, until
+//! `forget_after` has passed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::{
 
 /// The discovered instances.
 #[derive(Default)]
-pub struct Roster {
+pub struct DiscoveredInstances {
     entries: BTreeMap<InstanceId, Entry>,
 }
 
@@ -27,8 +27,8 @@ struct Entry {
     seen: Instant,
 }
 
-impl Roster {
-    /// Takes what a look found; `taken` are the ids of configured instances. Says whether something changed.
+impl DiscoveredInstances {
+    /// Applies the result of a scan; `taken` holds the ids of configured instances. Returns whether something changed.
     pub fn update(
         &mut self,
         discovery: &DiscoveryConfig,
@@ -40,12 +40,13 @@ impl Roster {
         let by_process = !discovery.settings.process_names.is_empty();
         self.entries.retain(|id, entry| {
             let address = &*entry.config.identity.address;
-            // Configured since then for another server: this one is taken anew, with a longer id.
+            // The id was configured for another server since: this instance is registered anew, with a longer id.
             if taken.contains(id) {
                 return false;
             }
             let same = || found.iter().filter(|candidate| candidate.address == address);
-            // Its server is watched under another address, so it would be there twice; or it is not to be watched.
+            // Its server is monitored under another address, so it would be listed twice; or it should not be
+            // monitored.
             let elsewhere = |c: &Candidate| {
                 matches!(
                     c.left,
@@ -55,8 +56,8 @@ impl Roster {
             if same().any(elsewhere) {
                 return false;
             }
-            // One that is listed but does not answer, such as a hung one, is not gone. A file that names it proves
-            // less, where processes are looked at.
+            // A candidate that is found but does not answer, such as a hung server, has not vanished. If processes are
+            // inspected, being named in a file alone does not count.
             let there = same().any(|c| c.left.is_none() || c.lives || !by_process);
             entry.config.probe.vanished = !there;
             if there {
@@ -77,7 +78,7 @@ impl Roster {
         self.configs() != before
     }
 
-    /// Ids by address.
+    /// Ids of all discovered instances, by address.
     pub fn ids(&self) -> BTreeMap<String, InstanceId> {
         let one =
             |(id, entry): (&InstanceId, &Entry)| (entry.config.identity.address.to_string(), id.clone());
@@ -103,7 +104,7 @@ impl Roster {
                 return None;
             }
         };
-        // Another instance has the short id. That it is another server must be proved by both, in this look.
+        // Another instance has the short id. Both must prove in this scan that they are different servers.
         let is_other = |config: &InstanceConfig| {
             let holder = self.entries.get(&config.identity.id);
             candidate.told && holder.is_none_or(|holder| told.contains(&*holder.config.identity.address))
@@ -130,7 +131,7 @@ impl Roster {
         Some(id)
     }
 
-    /// Probes what is known in the way that a new configuration says.
+    /// Applies a new configuration to the known instances.
     pub fn configure(&mut self, discovery: &DiscoveryConfig) {
         for (id, entry) in &mut self.entries {
             if let Ok(mut config) = discovery.instance_as(&entry.config.identity.address, id.as_str()) {
@@ -144,7 +145,7 @@ impl Roster {
         self.entries.values().map(|entry| entry.config.clone()).collect()
     }
 
-    /// How to probe each, but not those whose id or address is that of one among `configured`.
+    /// Returns the configuration of each, except those whose id or address is also that of one in `configured`.
     pub fn instances(&self, configured: &[InstanceConfig]) -> Vec<InstanceConfig> {
         let ids: BTreeSet<_> = configured.iter().map(|one| &one.identity.id).collect();
         let addresses: BTreeSet<_> = configured.iter().map(|one| &one.identity.address).collect();
@@ -155,10 +156,10 @@ impl Roster {
         rest.map(|(_, entry)| entry.config.clone()).collect()
     }
 
-    /// Reads what a former agent had discovered, as if it had been seen now. A file that is not there is empty.
+    /// Loads what a previous run of the agent had discovered, as if found now. A missing file counts as empty.
     ///
     /// # Errors
-    /// When it cannot be read, or is damaged.
+    /// When the file cannot be read, or is damaged.
     pub fn recall(&mut self, discovery: &DiscoveryConfig, file: &Path, now: Instant) -> io::Result<()> {
         for one in state_file::read(file)?.into_iter().take(AGENT_INSTANCES_MAX) {
             if let Ok(config) = discovery.instance_as(&one.address, &one.id) {
@@ -169,12 +170,12 @@ impl Roster {
         Ok(())
     }
 
-    /// True where nothing was discovered or remembered.
+    /// True if nothing was discovered or loaded.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// What [`recall`](Self::recall) reads.
+    /// Serializes the instances in the format that [`recall`](Self::recall) reads.
     pub fn memory(&self) -> String {
         state_file::memory(self.ids())
     }

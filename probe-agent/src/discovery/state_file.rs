@@ -1,30 +1,30 @@
-//! The state file, by which discovered instances outlive the agent: their addresses and ids, as JSON.
+//! The state file keeps discovered instances across restarts of the agent: their addresses and ids, as JSON.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use redkeeper_core::ids::InstanceId;
 use serde::{Deserialize, Serialize};
 
-/// The file in which what was discovered outlives the agent.
+/// Content of the state file.
 #[derive(Serialize, Deserialize)]
 struct Memory {
     discovered: Vec<Remembered>,
 }
 
-/// An instance keeps its id, whichever is found first next time.
+/// One stored instance. It keeps its id, whichever instance is found first after a restart.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Remembered {
     pub(super) address: String,
     pub(super) id: String,
 }
 
-/// Largest memory that is read: 5,000 addresses of 256 bytes and ids of 128, with names and quotes.
+/// Maximum size of the state file: 5,000 addresses of 256 bytes and ids of 128, with names and quotes.
 const MEMORY_BYTES_MAX: u64 = 3 * 1024 * 1024;
 
-/// Reads what a former agent had discovered. A file that is not there is empty.
+/// Reads what a previous run of the agent had discovered. A missing file counts as empty.
 ///
 /// # Errors
-/// When it cannot be read, or is damaged.
+/// When the file cannot be read, or is damaged.
 pub(super) fn read(file: &Path) -> io::Result<Vec<Remembered>> {
     let text = match fs::metadata(file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -38,7 +38,7 @@ pub(super) fn read(file: &Path) -> io::Result<Vec<Remembered>> {
     Ok(memory.discovered)
 }
 
-/// What [`read`] reads, from ids by address.
+/// Serializes ids by address, in the format that [`read`] reads.
 pub(super) fn memory(ids: BTreeMap<String, InstanceId>) -> String {
     let all = ids.into_iter().map(|(address, id)| Remembered {
         address,
@@ -50,10 +50,10 @@ pub(super) fn memory(ids: BTreeMap<String, InstanceId>) -> String {
     serde_json::to_string(&memory).unwrap_or_default()
 }
 
-/// Writes the memory so that it is whole at any time.
+/// Writes the state file atomically: it is complete at any time.
 ///
 /// # Errors
-/// When the folder is missing or may not be written to.
+/// When the folder is missing or not writable.
 pub(crate) fn write(file: &Path, memory: &str) -> io::Result<()> {
     let new = file.with_extension("new");
     fs::write(&new, memory)?;

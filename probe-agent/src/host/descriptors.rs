@@ -1,5 +1,6 @@
-//! Which share of the process's descriptors connections to instances may use. The rest is for streams to collectors,
-//! the admin port and files: without them, too many instances would cut the agent off from everybody.
+//! Limits the share of the process's descriptors that connections to instances may use. The rest is reserved for
+//! streams to collectors, the admin port and files: otherwise too many instances would cut the agent off from
+//! everything.
 
 use std::sync::{
     OnceLock,
@@ -8,14 +9,15 @@ use std::sync::{
 
 use nix::sys::resource::{Resource, getrlimit};
 
-/// What connections to instances leave: about 20 that an agent holds at rest, 16 streams to collectors, the share of
-/// the admin port, and files under way.
+/// Descriptors that connections to instances must leave free: about 20 that an idle agent holds, 16 streams to
+/// collectors, the share of the admin port, and files being read.
 const RESERVED: usize = 96;
 
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 static MAX: OnceLock<usize> = OnceLock::new();
 
-/// Connections to instances that a process with so many descriptors may open. With few, half of them.
+/// Maximum number of connections to instances for a process with this many descriptors. With few descriptors, half of
+/// them.
 fn share(descriptors: usize) -> usize {
     descriptors.saturating_sub(RESERVED).max(descriptors / 2)
 }
@@ -27,18 +29,18 @@ fn max() -> usize {
     })
 }
 
-/// Leave to open one connection to an instance. Given back when it is dropped.
+/// Permission to open one connection to an instance; returned on drop.
 #[derive(Debug)]
 pub struct Permit(());
 
 impl Permit {
-    /// One more.
+    /// Takes a permit.
     ///
     /// # Errors
-    /// Says that all are in use, and what to do.
+    /// When all are in use; the text says what to do.
     pub fn take() -> Result<Self, String> {
         let max = max();
-        // Made at once, so that it is given back whatever follows.
+        // Created before the check, so that drop returns it in every case.
         let permit = Self(());
         if OPEN.fetch_add(1, Ordering::Relaxed) >= max {
             return Err(format!(

@@ -1,5 +1,5 @@
-//! Whose server listens at an address. A password is sent to what was merely found only where that is known to be one of
-//! the users that may have it: any local user can start a process with the name of a server.
+//! Determines the user whose server listens at an address. The password for a discovered server is sent only if that
+//! user is trusted: any local user can start a process with the name of a server.
 
 use std::{
     fs, io,
@@ -12,22 +12,22 @@ use nix::unistd::{Uid, User};
 
 use crate::host::process::listeners_and_owners;
 
-/// Users whose servers get passwords, by name or number; `*` stands for all.
+/// Users to whose servers passwords may be sent, by name or number; `*` stands for all.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TrustedOwners(Arc<[String]>);
 
-/// Those of the distributions' packages.
+/// The users of the distributions' packages.
 pub const DEFAULT_OWNERS: [&str; 3] = ["root", "redis", "valkey"];
 
 impl TrustedOwners {
-    /// These users.
+    /// Trusts these users.
     pub fn new(users: Vec<String>) -> Self {
         Self(users.into())
     }
 
     fn trusts(&self, uid: u32) -> bool {
         let by_number = |user: &String| user.parse() == Ok(uid);
-        // The agent's own user could read the password anyway.
+        // The agent's own user can read the password anyway.
         if uid == Uid::effective().as_raw() || self.0.iter().any(by_number) {
             return true;
         }
@@ -39,10 +39,10 @@ impl TrustedOwners {
     }
 
     /// Checks who listens at `address` (`host:port` of this host, or a Unix socket). Reads `/proc` and asks the system
-    /// for names of users, so it may wait.
+    /// for user names, so it may block.
     ///
     /// # Errors
-    /// Says who it is instead, and what to do.
+    /// When another user listens, or the user is unknown; the text says what to do.
     pub fn check(&self, address: &str) -> Result<(), String> {
         if self.0.iter().any(|user| user == "*") {
             return Ok(());
@@ -67,7 +67,7 @@ impl TrustedOwners {
     }
 }
 
-/// Users of all sockets that may take a connection to the address.
+/// Users of all sockets that may accept a connection to the address.
 fn owners(address: &str) -> io::Result<Vec<u32>> {
     if address.starts_with('/') {
         return Ok(vec![fs::metadata(address)?.uid()]);

@@ -1,5 +1,5 @@
-//! The server's process on this host, as `/proc` shows it. Works unprivileged where `/proc` is not hidden; what it
-//! cannot see it does not guess.
+//! The server's process on this host, as `/proc` shows it. Works unprivileged if `/proc` is not hidden; it never
+//! guesses what it cannot see.
 
 use std::{
     collections::HashSet,
@@ -8,16 +8,17 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use redkeeper_core::probe::Sight;
+use redkeeper_core::probe::ProcessState;
 
-/// `PF_EXITING` in the flags of `/proc/PID/stat`: the end of the process has begun. Visible 0.2 to 3 ms after a
-/// SIGKILL, whatever its memory (`reference/redis.md` section 7).
+/// `PF_EXITING` in the flags of `/proc/PID/stat`: the end of the process has begun. It is visible 0.2 to 3 ms after a
+/// SIGKILL, whatever the size of its memory (measured).
 const PF_EXITING: u32 = 0x4;
-/// How far INFO's uptime and the kernel's start time may be apart: both are whole seconds, and INFO takes time.
+/// Tolerance, in seconds, between INFO's uptime and the kernel's start time: both are whole seconds, and INFO takes
+/// time.
 const UPTIME_TOLERANCE: f64 = 3.0;
 
-/// A process that is known to be the server: its number, and its start time, so that another process with the
-/// same number later is not taken for it.
+/// A process that is known to be the server: its pid, and its start time, so that a later process with the same pid is
+/// not mistaken for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Process {
     pid: u32,
@@ -31,12 +32,12 @@ struct Stat {
     start: u64,
 }
 
-/// `/proc/PID/stat`; the name in it may contain anything, so fields are counted after its last parenthesis.
+/// Parsed `/proc/PID/stat`. The name in it may contain anything, so fields are counted after its last parenthesis.
 fn stat(pid: u32) -> Option<Stat> {
     read_stat(pid).ok().flatten()
 }
 
-/// A line has about 300 bytes; all that is used is in the first part of it, whatever the name.
+/// A line has about 300 bytes; the fields that are used are in its first part, whatever the name.
 const STAT_BYTES_MAX: usize = 1024;
 
 fn read_stat(pid: u32) -> std::io::Result<Option<Stat>> {
@@ -62,25 +63,25 @@ fn parse_stat(text: &str) -> Option<Stat> {
 }
 
 impl Process {
-    /// Its number.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Finds the process by what INFO tells, or by the listening socket. `None` where the server is not on this
-    /// host, or cannot be seen from here.
+    /// Finds the process by what INFO reports, or else by the listening socket. `None` if the server is not on this
+    /// host, or is not visible from here.
     pub fn locate(at: &Place, told: Option<(u32, u64)>) -> Option<Self> {
         told.and_then(|told| Self::told(at, told))
             .or_else(|| Self::search(at))
     }
 
-    /// Finds it by what INFO tells: its number, and its uptime in seconds.
+    /// Finds the process by what INFO reports: its pid, and its uptime in seconds.
     pub fn told(at: &Place, (pid, uptime): (u32, u64)) -> Option<Self> {
         at.is_here().then(|| Self::by_info(pid, uptime)).flatten()
     }
 
-    /// Finds it by its listening socket. Needs the right to read other users' `/proc/PID/fd`, and may read much of
-    /// `/proc`, so it is not for the thread that probes.
+    /// Finds the process by its listening socket. Needs the permission to read other users' `/proc/PID/fd`, and may
+    /// read much of `/proc`, so it must not run on the thread that probes.
     pub fn search(at: &Place) -> Option<Self> {
         match at {
             _ if !at.is_here() => None,
@@ -90,8 +91,8 @@ impl Process {
         }
     }
 
-    /// INFO's number counts in the server's own namespace: it is believed only where the start times agree, and the
-    /// name is that of a server.
+    /// The pid in INFO is that of the server's own pid namespace: it is accepted only if the start times agree and the
+    /// process name is that of a server.
     fn by_info(pid: u32, uptime: u64) -> Option<Self> {
         let stat = stat(pid)?;
         let text = fs::read_to_string("/proc/uptime").ok()?;
@@ -131,16 +132,21 @@ impl Process {
         })
     }
 
-    /// What the kernel shows of it now. Takes some 10 microseconds.
-    pub fn inspect(&self) -> Sight {
+    /// Returns the present state of the process. Takes about 10 microseconds.
+    pub fn inspect(&self) -> ProcessState {
         let stat = match read_stat(self.pid) {
             Ok(Some(stat)) => stat,
-            Ok(None) => return Sight::NotLocal,
+            Ok(None) => return ProcessState::NotLocal,
             Err(e) => {
-                // Only these two say that there is no such process; another error, such as no descriptor left, is ours.
+                // Only these two errors mean that there is no such process; another one, such as a lack of descriptors,
+                // is the agent's own problem.
                 let gone = e.kind() == std::io::ErrorKind::NotFound
                     || e.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32);
-                return if gone { Sight::Gone } else { Sight::NotLocal };
+                return if gone {
+                    ProcessState::Gone
+                } else {
+                    ProcessState::NotLocal
+                };
             }
         };
         stat.sight(self.start)
@@ -148,21 +154,21 @@ impl Process {
 }
 
 impl Stat {
-    /// What it shows of the process that started at `start`.
-    fn sight(&self, start: u64) -> Sight {
+    /// The state of the process that started at `start`.
+    fn sight(&self, start: u64) -> ProcessState {
         match self.state {
-            _ if self.start != start => Sight::Gone,
-            'Z' => Sight::Zombie,
-            'X' => Sight::Gone,
-            _ if self.flags & PF_EXITING != 0 => Sight::Exiting,
-            'T' | 't' => Sight::Stopped,
-            'D' => Sight::Uninterruptible,
-            _ => Sight::Running,
+            _ if self.start != start => ProcessState::Gone,
+            'Z' => ProcessState::Zombie,
+            'X' => ProcessState::Gone,
+            _ if self.flags & PF_EXITING != 0 => ProcessState::Exiting,
+            'T' | 't' => ProcessState::Stopped,
+            'D' => ProcessState::Uninterruptible,
+            _ => ProcessState::Running,
         }
     }
 }
 
-/// Words in the names of servers' processes.
+/// Substrings of server process names.
 const SERVERS: [&str; 6] = ["redis", "valkey", "keydb", "dragonfly", "kvrocks", "garnet"];
 
 fn is_server(name: &str) -> bool {
@@ -170,7 +176,7 @@ fn is_server(name: &str) -> bool {
     SERVERS.iter().any(|server| name.contains(server))
 }
 
-/// Inodes of the sockets that serve an address.
+/// Inodes of the listening sockets that serve an address.
 fn tcp_inodes(address: SocketAddr) -> HashSet<u64> {
     let ip = address.ip().to_canonical();
     let serves = |other: &SocketAddr| {
@@ -196,12 +202,12 @@ fn unix_inodes(path: &str) -> HashSet<u64> {
     text.lines().filter_map(at_path).collect()
 }
 
-/// Inodes and addresses of the sockets that listen, from a table of `/proc/net`.
+/// Inodes and addresses of the listening sockets in a table of `/proc/net`.
 pub fn listeners(table: &str) -> impl Iterator<Item = (u64, SocketAddr)> {
     listeners_and_owners(table).map(|(inode, address, _)| (inode, address))
 }
 
-/// The same, with the users to whom they belong.
+/// As [`listeners`], with the owner's user id.
 pub fn listeners_and_owners(table: &str) -> impl Iterator<Item = (u64, SocketAddr, u32)> {
     table.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
@@ -213,7 +219,7 @@ pub fn listeners_and_owners(table: &str) -> impl Iterator<Item = (u64, SocketAdd
     })
 }
 
-/// `0100007F:18EB`: words of 32 bits in the byte order of the machine, then the port.
+/// Parses `0100007F:18EB`: words of 32 bits in the byte order of the machine, then the port.
 fn socket_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -241,12 +247,12 @@ pub enum Place {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(String),
-    /// Nothing was connected yet.
+    /// No connection was made yet.
     Unknown,
 }
 
 impl Place {
-    /// Of an open connection to `address`.
+    /// The place of an open connection to `address`.
     pub fn of(address: &str, peer: Option<SocketAddr>) -> Self {
         match peer {
             Some(peer) => Self::Tcp(peer),
@@ -255,7 +261,7 @@ impl Place {
         }
     }
 
-    /// Whether a server there is on this host.
+    /// Whether a server at this place is on this host.
     fn is_here(&self) -> bool {
         match self {
             Self::Tcp(address) => is_local(address),
@@ -265,7 +271,7 @@ impl Place {
     }
 }
 
-/// Whether an address is one of this host's: the loopback, or one of an interface.
+/// Whether an address belongs to this host: the loopback, or an address of an interface.
 pub fn is_local(address: &SocketAddr) -> bool {
     let ip = match address.ip() {
         IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4),
@@ -306,29 +312,29 @@ mod tests {
             pid,
             start: stat(pid).unwrap().start,
         };
-        assert_eq!(own.inspect(), Sight::Running);
-        assert_eq!(Process { start: 0, ..own }.inspect(), Sight::Gone);
-        assert_eq!(Process { pid: u32::MAX, ..own }.inspect(), Sight::Gone);
+        assert_eq!(own.inspect(), ProcessState::Running);
+        assert_eq!(Process { start: 0, ..own }.inspect(), ProcessState::Gone);
+        assert_eq!(Process { pid: u32::MAX, ..own }.inspect(), ProcessState::Gone);
     }
 
     #[test]
     fn each_state_has_its_meaning() {
         for (state, flags, expected) in [
-            ('S', "4194304", Sight::Running),
-            ('R', "4194304", Sight::Running),
-            ('T', "4194304", Sight::Stopped),
-            ('t', "4194304", Sight::Stopped),
-            ('D', "4194304", Sight::Uninterruptible),
-            ('D', "4194308", Sight::Exiting),
-            ('R', "4194308", Sight::Exiting),
-            ('Z', "4194308", Sight::Zombie),
-            ('X', "4194308", Sight::Gone),
+            ('S', "4194304", ProcessState::Running),
+            ('R', "4194304", ProcessState::Running),
+            ('T', "4194304", ProcessState::Stopped),
+            ('t', "4194304", ProcessState::Stopped),
+            ('D', "4194304", ProcessState::Uninterruptible),
+            ('D', "4194308", ProcessState::Exiting),
+            ('R', "4194308", ProcessState::Exiting),
+            ('Z', "4194308", ProcessState::Zombie),
+            ('X', "4194308", ProcessState::Gone),
         ] {
             let text =
                 format!("42 (redis-server) {state} 1 2 3 4 5 {flags} 7 8 9 10 11 12 13 14 15 16 17 18 99 0");
             let stat = parse_stat(&text).unwrap();
             assert_eq!(stat.sight(99), expected, "{state} {flags}");
-            assert_eq!(stat.sight(98), Sight::Gone, "its number is another's now");
+            assert_eq!(stat.sight(98), ProcessState::Gone, "its number is another's now");
         }
     }
 
@@ -347,7 +353,7 @@ mod tests {
             .parse()
             .unwrap();
         let age = (uptime - stat(pid).unwrap().start as f64 / 100.0) as u64;
-        // Its start agrees, but this test is no server.
+        // The start time agrees, but the process name of this test is not that of a server.
         assert_eq!(Process::told(&tcp("127.0.0.1:1"), (pid, age)), None);
         assert!(is_server("redis-server") && is_server("Valkey") && !is_server("nginx"));
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Warns before the TLS certificate of a server ends, and shows its end in the metrics.
+//! Warns before the TLS certificate of a server expires, and exports the time of expiry as a metric.
 
 use std::time::Duration;
 
@@ -10,11 +10,12 @@ use redkeeper_runtime::clock::Clock;
 
 use crate::metrics::Metrics;
 
-/// Renewal should have been done by then: the usual tools renew 30 days before the end.
+/// Warn this long before expiry. Renewal should be done by then: the usual tools renew 30 days before.
 const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
 const TELL_CERTIFICATE_EVERY: Duration = Duration::from_secs(86_400);
 
-/// A certificate that ends soon takes clients with it, so it is told before. `last_told` is when that was done.
+/// Updates the metric, and warns at most once a day of a certificate that expires soon, because clients will be refused
+/// then. `last_told` is the time of the last warning.
 pub(super) fn tell(
     id: &InstanceId,
     ends: WallMs,

@@ -1,5 +1,4 @@
-//! The connection of a worker to its instance, which is being made or open. What happens on it becomes an input of the
-//! prober.
+//! The connection of a worker to its instance, either being opened or open. Its events become inputs of the prober.
 
 use std::{
     net::SocketAddr,
@@ -11,25 +10,25 @@ use redkeeper_core::probe::{ConnectFailure, Input};
 
 use crate::redis::{Connection, NewClient, Received};
 
-/// A second connection under way.
+/// A check with a second connection, in progress.
 pub(super) type Fresh = Pin<Box<dyn Future<Output = NewClient> + Send>>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectFailure>> + Send>>;
 
-/// At most one of connecting and open is there.
+/// The connection. At most one of `connecting` and `open` is set.
 #[derive(Default)]
 pub(super) struct Link {
     pub(super) connecting: Option<Connecting>,
     pub(super) open: Option<Connection>,
-    /// The connection that ended last went here, without TLS, and nothing came back on it.
+    /// Peer of the last ended connection, if it was without TLS and received nothing.
     pub(super) ended_mute: Option<SocketAddr>,
-    /// The search for the server's process was made on this connection.
+    /// True once the server's process was searched for on this connection.
     pub(super) searched: bool,
-    /// A second connection under way, because this one is silent.
+    /// A check with a second connection in progress, because this one is silent.
     pub(super) second: Option<Fresh>,
 }
 
 impl Link {
-    /// The next thing that happens on it.
+    /// Polls for the next event on the connection.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Input> {
         if let Some(result) = poll_once(&mut self.connecting, context) {
             return Poll::Ready(match result {
@@ -59,12 +58,12 @@ impl Link {
     }
 }
 
-/// The name of an instance stands for other addresses now: a connection to a former one proves nothing about it.
+/// True if the instance's name no longer resolves to the peer's address: the connection then proves nothing about it.
 pub(super) fn has_moved(peer: Option<SocketAddr>, addresses: &[SocketAddr]) -> bool {
     !addresses.is_empty() && peer.is_some_and(|peer| !addresses.contains(&peer))
 }
 
-/// What comes of work under way, if there is any and it is done.
+/// Polls optional work; returns its result and clears it once it is done.
 pub(super) fn poll_once<T>(
     under_way: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>,
     context: &mut Context<'_>,
@@ -87,7 +86,7 @@ mod tests {
         let [a, b]: [SocketAddr; 2] = ["10.0.0.1:6379", "[::1]:6379"].map(|text| text.parse().unwrap());
         assert!(has_moved(Some(a), &[b]));
         assert!(!has_moved(Some(a), &[b, a]));
-        // No name, or a Unix socket.
+        // No name was resolved, or the address is a Unix socket.
         assert!(!has_moved(Some(a), &[]) && !has_moved(None, &[b]));
     }
 }

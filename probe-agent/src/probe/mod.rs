@@ -1,5 +1,5 @@
-//! Owns the workers. One that panicked, ended, or completed no round for its limit is replaced and counted;
-//! the others never notice.
+//! The probe supervisor owns the workers. A worker that panicked, ended, or completed no round within its limit is
+//! replaced and counted; the other workers are not affected.
 
 mod certificate;
 mod link;
@@ -11,7 +11,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use redkeeper_core::{
     ids::Handle,
-    probe::{Prober, watchdog},
+    probe::{
+        Prober,
+        watchdog::{self, Replacements},
+    },
     status::{Reason, Stage, Verdict},
     time::Mono,
 };
@@ -23,66 +26,67 @@ use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use crate::{
     config::InstanceConfig,
-    instances::{Board, Progress},
+    instances::{InstanceTable, Progress},
     metrics::Metrics,
-    probe::{timer::Alarms, worker::Worker},
+    probe::{timer::Timers, worker::Worker},
 };
 
 pub use page::progress_page;
 
-/// Kind of the workers' tasks.
+/// Task kind of the workers.
 pub const WORKER: &str = "probe-worker";
 
-/// Heartbeat interval for which an instance's freshness limit makes room; the collector's default.
+/// Heartbeat interval that the freshness limit allows for: the collector's default.
 const HEARTBEAT_ASSUMED: Duration = Duration::from_secs(1);
 
-struct Post {
+struct ProbeHandle {
     worker: Worker,
     task: Task,
-    /// When the present worker took over.
+    /// Time at which the present worker was started.
     since: Mono,
     limit: Duration,
+    replacements: Replacements,
 }
 
-/// What every worker needs beside its instance.
+/// What all workers share.
 #[derive(Clone)]
 pub struct Common {
-    /// Owner of the tasks.
+    /// Owner of all tasks.
     pub supervisor: Supervisor,
-    /// Where verdicts go.
-    pub board: Arc<Board>,
-    /// Where workers are woken from.
-    pub alarms: Alarms,
-    /// Time.
+    /// Receives the verdicts.
+    pub table: Arc<InstanceTable>,
+    /// Wakes the workers.
+    pub timers: Timers,
+    /// The clock.
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
 }
 
-/// The workers of all instances.
-pub struct Overseer {
-    posts: Vec<Post>,
+/// Owns the workers of all instances.
+pub struct ProbeSupervisor {
+    handles: Vec<ProbeHandle>,
     common: Common,
     reloads: mpsc::Receiver<Vec<InstanceConfig>>,
 }
 
-impl Overseer {
-    /// Starts a worker for each instance; more instances, or fewer, come through `reloads`.
+impl ProbeSupervisor {
+    /// Starts a worker for each instance. Later sets of instances arrive through `reloads`.
     pub fn start(
         common: Common,
         instances: Vec<InstanceConfig>,
         reloads: mpsc::Receiver<Vec<InstanceConfig>>,
     ) -> Self {
-        let mut overseer = Self {
-            posts: Vec::new(),
+        let mut supervisor = Self {
+            handles: Vec::new(),
             common,
             reloads,
         };
-        overseer.apply(instances);
-        overseer
+        supervisor.apply(instances);
+        supervisor
     }
 
-    /// Watches until asked to stop.
+    /// Supervises the workers until asked to stop.
     pub async fn run(mut self) {
         let (stop, clock) = (self.common.supervisor.stop().clone(), self.common.clock);
         let mut period = self.period();
@@ -92,7 +96,7 @@ impl Overseer {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    self.posts.iter().for_each(|post| post.task.abort());
+                    self.handles.iter().for_each(|post| post.task.abort());
                     return;
                 }
                 Some(instances) = self.reloads.recv() => {
@@ -110,7 +114,7 @@ impl Overseer {
                 tracing::warn!(?late, "the agent was asleep; deadlines extended");
             }
             looked = now;
-            for post in &mut self.posts {
+            for post in &mut self.handles {
                 let last = post.worker.progress.last().unwrap_or_default().max(post.since);
                 let why = if post.task.is_finished() {
                     "ended"
@@ -119,22 +123,24 @@ impl Overseer {
                 } else {
                     continue;
                 };
-                replace(&self.common.supervisor, &self.common.board, post, now, why);
+                if post.replacements.is_due(now, post.since) {
+                    replace(&self.common.supervisor, &self.common.table, post, now, why);
+                }
             }
         }
     }
 
-    /// How often the workers are looked at.
+    /// Time between two checks of the workers.
     fn period(&self) -> Duration {
-        let intervals = self.posts.iter().map(|post| post.worker.config.probe.interval);
+        let intervals = self.handles.iter().map(|post| post.worker.config.probe.interval);
         let period = intervals.min().unwrap_or_default();
         period.clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
 
-    /// Brings the workers in line with a configuration. What did not change keeps its connection and history; what
-    /// changed goes on with its verdict.
+    /// Applies a new set of instances. Unchanged instances keep their connection and history; changed ones keep their
+    /// verdict.
     fn apply(&mut self, instances: Vec<InstanceConfig>) {
-        let mut former: BTreeMap<_, _> = std::mem::take(&mut self.posts)
+        let mut former: BTreeMap<_, _> = std::mem::take(&mut self.handles)
             .into_iter()
             .map(|post| (post.worker.config.identity.id.clone(), post))
             .collect();
@@ -145,12 +151,12 @@ impl Overseer {
                 Some(post) => self.changed(post, config),
                 None => self.added(config),
             };
-            self.posts.push(post);
+            self.handles.push(post);
         }
         for (id, post) in former {
             tracing::info!(instance = %id, "no longer configured: forgotten");
             post.task.abort();
-            self.common.board.remove(post.worker.handle);
+            self.common.table.remove(post.worker.handle);
             self.common
                 .metrics
                 .certificates
@@ -159,46 +165,53 @@ impl Overseer {
         self.common.supervisor.expect(WORKER, count);
     }
 
-    fn added(&self, config: InstanceConfig) -> Post {
+    fn added(&self, config: InstanceConfig) -> ProbeHandle {
         let (now, wall) = (self.common.clock.now(), self.common.clock.wall());
         let verdict = Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall);
         let (handle, progress) =
             self.common
-                .board
+                .table
                 .add(config.identity.clone(), verdict, freshness_limit(&config));
         let prober = Prober::new(now, wall, config.probe.clone());
         self.post(config, handle, progress, prober)
     }
 
-    fn changed(&self, post: Post, config: InstanceConfig) -> Post {
+    fn changed(&self, post: ProbeHandle, config: InstanceConfig) -> ProbeHandle {
         tracing::info!(instance = %config.identity.id, "configured anew");
         post.task.abort();
         let (handle, now) = (post.worker.handle, self.common.clock.now());
         let limit = freshness_limit(&config);
-        self.common.board.update(handle, config.identity.clone(), limit);
-        let prober = match self.common.board.verdict(handle) {
+        self.common.table.update(handle, config.identity.clone(), limit);
+        let prober = match self.common.table.verdict(handle) {
             Some(verdict) => Prober::resume(now, config.probe.clone(), verdict),
             None => Prober::new(now, self.common.clock.wall(), config.probe.clone()),
         };
         self.post(config, handle, post.worker.progress, prober)
     }
 
-    fn post(&self, config: InstanceConfig, handle: Handle, progress: Progress, prober: Prober) -> Post {
+    fn post(
+        &self,
+        config: InstanceConfig,
+        handle: Handle,
+        progress: Progress,
+        prober: Prober,
+    ) -> ProbeHandle {
         let limit = watchdog::progress_limit(config.probe.interval, config.probe.connect_timeout);
         let worker = Worker {
             config: Arc::new(config),
             handle,
-            board: Arc::clone(&self.common.board),
+            table: Arc::clone(&self.common.table),
             progress,
             clock: self.common.clock,
             metrics: self.common.metrics.clone(),
-            alarms: self.common.alarms.clone(),
+            timers: self.common.timers.clone(),
         };
-        Post {
+        ProbeHandle {
             task: spawn(&self.common.supervisor, &worker, prober),
             worker,
             since: self.common.clock.now(),
             limit,
+            replacements: Replacements::default(),
         }
     }
 }
@@ -209,18 +222,24 @@ fn ticks(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
-/// How old the progress of an instance may be for the collector.
+/// Maximum age of an instance's progress before the collector calls it stalled.
 fn freshness_limit(config: &InstanceConfig) -> Duration {
     let limit = watchdog::progress_limit(config.probe.interval, config.probe.connect_timeout);
     watchdog::freshness_limit(limit, HEARTBEAT_ASSUMED)
 }
 
-fn replace(supervisor: &Supervisor, board: &Board, post: &mut Post, now: Mono, why: &'static str) {
+fn replace(
+    supervisor: &Supervisor,
+    table: &InstanceTable,
+    post: &mut ProbeHandle,
+    now: Mono,
+    why: &'static str,
+) {
     let id = &post.worker.config.identity.id;
     tracing::error!(instance = %id, "worker {why}; replacing it");
     post.worker.metrics.replaced.get_or_create(&[("why", why)]).inc();
     post.task.abort();
-    let verdict = board.verdict(post.worker.handle);
+    let verdict = table.verdict(post.worker.handle);
     let config = post.worker.config.probe.clone();
     let prober = match verdict {
         Some(verdict) => Prober::resume(now, config, verdict),

@@ -2,13 +2,13 @@
 
 use redkeeper_core::{ids::Handle, time::Mono};
 
-use crate::instances::Board;
+use crate::instances::InstanceTable;
 
-/// Lines for `/debug/tasks`: each instance's last progress.
-pub fn progress_page(board: &Board, now: Mono) -> String {
+/// Formats the lines for `/debug/tasks`: the last progress of each instance.
+pub fn progress_page(table: &InstanceTable, now: Mono) -> String {
     let mut text =
         String::from("\nINSTANCE                                 STATE     REASON              LAST ROUND\n");
-    for (Handle(_), entry) in board.entries() {
+    for (Handle(_), entry) in table.entries() {
         let last = entry.progress.last().map_or("never".to_owned(), |at| {
             format!("{:.3} s ago", now.since(at).as_secs_f64())
         });

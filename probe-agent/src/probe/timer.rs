@@ -1,5 +1,5 @@
-//! One timer for all workers. A timer of tokio that is set to an earlier time than all others costs a system
-//! call, and each PING sets one; here the runtime's timer moves once for all PINGs of a slot.
+//! A timer shared by all workers. A tokio timer that is set to an earlier time than all others costs a system call, and
+//! each PING sets one; here the runtime's timer moves once for all PINGs of a slot.
 
 use std::{
     collections::BTreeMap,
@@ -12,12 +12,12 @@ use redkeeper_runtime::clock::Clock;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Kind of the task that wakes the workers.
-pub const ALARMS: &str = "alarms";
+/// Task kind of the task that wakes the workers.
+pub const TIMERS: &str = "timers";
 
 #[derive(Default)]
 struct Table {
-    /// One entry for each worker that waits, at most.
+    /// Wakers by due time; at most one entry for each worker.
     due: BTreeMap<(Mono, u64), Waker>,
     next: u64,
 }
@@ -28,22 +28,22 @@ impl Table {
     }
 }
 
-/// Who is to be woken, and when. Clones are the same.
+/// Table of wakers by due time. Clones share state.
 #[derive(Clone)]
-pub struct Alarms {
+pub struct Timers {
     clock: Clock,
     table: Arc<Mutex<Table>>,
-    /// The first entry has another time.
+    /// Notified when the earliest due time changes.
     moved: Arc<Notify>,
 }
 
-impl Alarms {
+impl Timers {
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing panics while it is held.
+        // Nothing panics while the lock is held.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nobody is to be woken.
+    /// Creates an empty table.
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -52,18 +52,18 @@ impl Alarms {
         }
     }
 
-    /// An alarm that is not set.
-    pub fn alarm(&self) -> Alarm {
+    /// Creates a timer that is not set.
+    pub fn timer(&self) -> Timer {
         let mut table = self.table();
         table.next += 1;
-        Alarm {
+        Timer {
             id: table.next,
             set: None,
-            alarms: self.clone(),
+            timers: self.clone(),
         }
     }
 
-    /// Wakes whoever is due, until asked to stop.
+    /// Wakes the workers that are due, until asked to stop.
     pub async fn run(self, stop: CancellationToken) {
         loop {
             let first = self.table().first();
@@ -92,20 +92,20 @@ impl Alarms {
     }
 }
 
-/// The alarm of one worker.
-pub struct Alarm {
+/// The timer of one worker.
+pub struct Timer {
     id: u64,
     set: Option<Mono>,
-    alarms: Alarms,
+    timers: Timers,
 }
 
-impl Alarm {
-    /// Ready at `at`. What it was set to before no longer counts.
+impl Timer {
+    /// Ready at `at`, which replaces any earlier setting.
     pub fn poll(&mut self, at: Mono, context: &Context<'_>) -> Poll<()> {
-        if self.alarms.clock.now() >= at {
+        if self.timers.clock.now() >= at {
             return Poll::Ready(());
         }
-        let mut table = self.alarms.table();
+        let mut table = self.timers.table();
         let before = table.first();
         if let Some(set) = self.set.filter(|set| *set != at) {
             table.due.remove(&(set, self.id));
@@ -115,16 +115,16 @@ impl Alarm {
         drop(table);
         self.set = Some(at);
         if moved {
-            self.alarms.moved.notify_one();
+            self.timers.moved.notify_one();
         }
         Poll::Pending
     }
 }
 
-impl Drop for Alarm {
+impl Drop for Timer {
     fn drop(&mut self) {
         if let Some(set) = self.set {
-            self.alarms.table().due.remove(&(set, self.id));
+            self.timers.table().due.remove(&(set, self.id));
         }
     }
 }
@@ -135,26 +135,26 @@ mod tests {
 
     use super::*;
 
-    async fn until(alarm: &mut Alarm, at: Mono) {
-        std::future::poll_fn(|context| alarm.poll(at, context)).await;
+    async fn until(timer: &mut Timer, at: Mono) {
+        std::future::poll_fn(|context| timer.poll(at, context)).await;
     }
 
     #[allow(clippy::disallowed_methods)] // The test owns its tasks.
     #[tokio::test(start_paused = true)]
     async fn each_is_woken_at_its_time_and_none_stays_behind() {
         let clock = Clock::simulated();
-        let (alarms, stop) = (Alarms::new(clock), CancellationToken::new());
-        let running = tokio::spawn(alarms.clone().run(stop.clone()));
+        let (timers, stop) = (Timers::new(clock), CancellationToken::new());
+        let running = tokio::spawn(timers.clone().run(stop.clone()));
         let start = clock.now();
         let sleepers = (1..=50u64).map(|n| {
-            let mut alarm = alarms.alarm();
+            let mut timer = timers.timer();
             tokio::spawn(async move {
-                // Set late, then early: only the last one counts.
+                // Set late, then early: only the last setting counts.
                 let late = start + Duration::from_secs(900);
                 let gave_up =
-                    tokio::time::timeout(Duration::from_millis(n % 3), until(&mut alarm, late)).await;
+                    tokio::time::timeout(Duration::from_millis(n % 3), until(&mut timer, late)).await;
                 assert!(gave_up.is_err());
-                until(&mut alarm, start + Duration::from_millis(10 * n)).await;
+                until(&mut timer, start + Duration::from_millis(10 * n)).await;
                 (n, clock.now().since(start))
             })
         });
@@ -166,7 +166,7 @@ mod tests {
                 "{n}: {woken:?}"
             );
         }
-        assert!(alarms.table().due.is_empty());
+        assert!(timers.table().due.is_empty());
         stop.cancel();
         running.await.unwrap();
     }

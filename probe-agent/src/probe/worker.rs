@@ -1,4 +1,4 @@
-//! One instance's task: carries what `core::probe` decides.
+//! The worker is the task of one instance. It carries out what `core::probe` decides.
 
 use std::{
     collections::VecDeque,
@@ -11,92 +11,93 @@ use std::{
 use futures_util::FutureExt;
 use redkeeper_core::{
     ids::Handle,
-    probe::{Effect, Input, Prober, Sight},
+    probe::{Effect, Input, Prober, ProcessState},
     time::Mono,
 };
 use redkeeper_runtime::{clock::Clock, log_limit::LogLimit};
 
 use crate::{
-    blocking::Bounded,
+    blocking::BlockingPool,
     config::InstanceConfig,
     host::process::{Place, Process},
-    instances::{Board, Progress},
+    instances::{InstanceTable, Progress},
     metrics::Metrics,
     probe::{
         certificate,
         link::{Fresh, Link, has_moved, poll_once},
-        timer::{Alarm, Alarms},
+        timer::{Timer, Timers},
     },
     redis::{self, NewClient, tls},
 };
 
-/// What a worker needs.
+/// The worker of one instance.
 #[derive(Clone)]
 pub struct Worker {
-    /// The instance.
+    /// Configuration of the instance.
     pub config: Arc<InstanceConfig>,
-    /// Its place on the board.
+    /// Handle of the instance in the table.
     pub handle: Handle,
-    /// Where verdicts go.
-    pub board: Arc<Board>,
-    /// Where progress goes.
+    /// Receives the verdicts.
+    pub table: Arc<InstanceTable>,
+    /// Records completed rounds.
     pub progress: Progress,
-    /// Time.
+    /// The clock.
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
-    /// Where it is woken from.
-    pub alarms: Alarms,
+    /// Wakes the worker.
+    pub timers: Timers,
 }
 
-/// What a worker waits for.
+/// Events that a worker waits for.
 enum Event {
     Input(Input),
-    /// A second connection was tried.
+    /// The periodic check with a new connection is done.
     Fresh(NewClient),
-    /// A second connection was asked, because the present one is silent.
+    /// The check with a second connection, made because the present one is silent, is done.
     Second(NewClient),
-    /// The process was searched for.
+    /// The search for the process is done.
     Found(Option<Process>),
 }
 
 type Search = Pin<Box<dyn Future<Output = Option<Process>> + Send>>;
 
-/// What lasts longer than one connection.
+/// State that outlives a connection.
 #[derive(Default)]
 struct Beside {
-    /// The server's process, where it is known.
+    /// The server's process, if known.
     process: Option<Process>,
-    /// The number that INFO told for it; another one in a container, where numbers have their own meaning.
+    /// Pid that INFO reported for it. It may differ from the host's, because a container has its own pid namespace.
     told: Option<u32>,
-    /// It was found on a former connection. That it is gone then proves nothing: another may serve by now.
+    /// The process was found on a previous connection; its exit proves nothing about the present server.
     former: bool,
-    /// It has answered once, so what it speaks is known.
+    /// The server has answered once, so its protocol is known.
     understood: bool,
-    /// Connections in a row on which nothing came back. After some of them it may speak something else by now.
+    /// Consecutive connections that ended without a single byte. After `MUTES_UNDERSTOOD` of them, TLS is tried even if
+    /// the protocol was known.
     mutes: u32,
-    /// A search was made since the last answer.
+    /// The process was searched for since the last answer.
     searched_mute: bool,
-    /// A second connection under way.
+    /// The periodic check with a new connection, in progress.
     fresh: Option<Fresh>,
-    /// The search for the process under way, on the present connection.
+    /// The search for the process on the present connection, in progress.
     search: Option<Search>,
-    /// When it was last told that the certificate ends soon.
+    /// Time of the last warning about the certificate.
     told_certificate: Option<Mono>,
 }
 
 impl Worker {
-    /// Probes until the overseer ends the task. Never returns.
+    /// Probes until the probe supervisor ends the task. Never returns.
     pub async fn run(self, mut prober: Prober) {
         let (mut link, mut beside) = (Link::default(), Beside::default());
-        let mut alarm = self.alarms.alarm();
+        let mut timer = self.timers.timer();
         let mut inputs = VecDeque::with_capacity(2);
         let mut effects = Vec::with_capacity(4);
         loop {
             let input = match inputs.pop_front() {
                 Some(input) => input,
                 None => match self
-                    .event(prober.next_deadline(), &mut link, &mut beside, &mut alarm)
+                    .event(prober.next_deadline(), &mut link, &mut beside, &mut timer)
                     .await
                 {
                     Event::Input(input) => input,
@@ -104,7 +105,7 @@ impl Worker {
                         inputs.extend(client.certificate_ends.map(Input::Certificate));
                         let peer = link.open.as_ref().and_then(|open| open.peer);
                         inputs.extend(has_moved(peer, &client.addresses).then_some(Input::Moved));
-                        self.metrics.tried_fresh(&client.answer);
+                        self.metrics.new_connection_checked(&client.answer);
                         Input::Fresh(client.answer)
                     }
                     Event::Second(client) => {
@@ -137,7 +138,7 @@ impl Worker {
             let puzzling = !beside.understood || beside.mutes > MUTES_UNDERSTOOD;
             let mute = link.ended_mute.take().filter(|_| puzzling);
             let input = match mute {
-                // Boxed: a handshake would make each worker a kilobyte larger.
+                // Boxed, because the handshake would make each worker a kilobyte larger.
                 Some(peer) => Box::pin(tls::end_of(peer, input, self.config.probe.connect_timeout / 4)).await,
                 None => input,
             };
@@ -150,8 +151,9 @@ impl Worker {
         }
     }
 
-    /// The next thing that happens. Written out rather than selected: this is polled twice for each PING.
-    async fn event(&self, deadline: Mono, link: &mut Link, beside: &mut Beside, alarm: &mut Alarm) -> Event {
+    /// Waits for the next event. Written as a poll function instead of `select!`, because it is polled twice for each
+    /// PING.
+    async fn event(&self, deadline: Mono, link: &mut Link, beside: &mut Beside, timer: &mut Timer) -> Event {
         std::future::poll_fn(|context| {
             if let Poll::Ready(input) = link.poll(context) {
                 return Poll::Ready(Event::Input(input));
@@ -165,19 +167,19 @@ impl Worker {
             if let Some(found) = poll_once(&mut beside.search, context) {
                 return Poll::Ready(Event::Found(found));
             }
-            alarm.poll(deadline, context).map(|()| Event::Input(Input::Tick))
+            timer.poll(deadline, context).map(|()| Event::Input(Input::Tick))
         })
         .await
     }
 
-    /// Keeps the process known as long as it lives and INFO tells the same number; a search by the socket is made
-    /// once for each connection, because it may read much of `/proc`.
+    /// Keeps the known process while it is alive and INFO reports the same pid; else determines it anew. The search by
+    /// the socket is made once for each connection, because it may read much of `/proc`.
     fn locate(&self, told: Option<(u32, u64)>, link: &mut Link, beside: &mut Beside) {
         let number = told.map(|(pid, _)| pid);
         let same = number.is_none() || number == beside.told;
         let lives = |process: &Process| {
-            // On one connection a number does not change hands; each look checks the start time anyway.
-            !beside.former || !matches!(process.inspect(), Sight::Gone | Sight::Zombie)
+            // On one connection the pid cannot pass to another process; each inspection checks the start time anyway.
+            !beside.former || !matches!(process.inspect(), ProcessState::Gone | ProcessState::Zombie)
         };
         let known = beside.process.filter(|process| same && lives(process));
         (beside.former, beside.told) = (false, number.or(beside.told));
@@ -195,7 +197,7 @@ impl Worker {
         )
     }
 
-    /// Begins to search for the process by its socket.
+    /// Starts the search for the process by its socket.
     fn search(&self, link: &mut Link, beside: &mut Beside) {
         if !std::mem::replace(&mut link.searched, true) {
             let place = self.place(link);
@@ -222,26 +224,33 @@ impl Worker {
         match effect {
             Effect::Locate(told) => self.locate(told, link, beside),
             Effect::Inspect => {
-                // It may be found by the time of the next look, though INFO is not answered. Once, until something is.
+                // Search by the socket, because INFO is not answered; the result serves the next inspection. Once until
+                // something is answered.
                 if beside.process.is_none() && !std::mem::replace(&mut beside.searched_mute, true) {
                     self.search(link, beside);
                 }
                 let sight = match beside.process.map(|process| process.inspect()) {
-                    None => Sight::NotLocal,
-                    Some(Sight::Gone | Sight::Zombie) if beside.former => Sight::NotLocal,
+                    None => ProcessState::NotLocal,
+                    Some(ProcessState::Gone | ProcessState::Zombie) if beside.former => {
+                        ProcessState::NotLocal
+                    }
                     Some(sight) => sight,
                 };
                 inputs.push_back(Input::Inspected(sight));
             }
-            // One at a time: a former one that is slow is worth more than a new one.
-            Effect::TryFresh if beside.fresh.is_some() => {}
-            Effect::TryFresh => {
+            // One check at a time: a slow earlier one is worth more than a new one.
+            Effect::CheckNewConnection if beside.fresh.is_some() => {}
+            Effect::CheckNewConnection => {
                 let (target, limit) = (Arc::clone(&self.config.target), self.config.probe.connect_timeout);
-                beside.fresh = Some(Box::pin(async move { redis::try_fresh(&target, limit).await }));
+                beside.fresh = Some(Box::pin(async move {
+                    redis::check_new_connection(&target, limit).await
+                }));
             }
             Effect::AskSecond(limit) => {
                 let target = Arc::clone(&self.config.target);
-                link.second = Some(Box::pin(async move { redis::try_fresh(&target, limit).await }));
+                link.second = Some(Box::pin(async move {
+                    redis::check_new_connection(&target, limit).await
+                }));
             }
             Effect::MuteConnection => {
                 self.metrics.mute_connections.inc();
@@ -262,7 +271,7 @@ impl Worker {
                 let Some(connection) = &mut link.open else { return };
                 let sent = {
                     let mut sending = std::pin::pin!(connection.send(&commands));
-                    // A few bytes into an empty socket buffer: this does not wait unless the peer is stuck.
+                    // A few bytes fit into the empty socket buffer, so this does not wait unless the peer is stuck.
                     match (&mut sending).now_or_never() {
                         Some(sent) => sent,
                         None => tokio::time::timeout(self.config.probe.connect_timeout, sending)
@@ -282,7 +291,7 @@ impl Worker {
                 self.progress.completed(now);
             }
             Effect::Latency(latency) => self.metrics.latency.observe(latency.as_secs_f64()),
-            // The overseer counts and tells it, once for all instances.
+            // The probe supervisor counts and logs it, once for all instances.
             Effect::Paused(late) => {
                 tracing::debug!(instance = %self.config.identity.id, ?late, "the agent was asleep; deadlines extended");
             }
@@ -304,18 +313,18 @@ impl Worker {
                     .verdicts
                     .get_or_create(&[("reason", verdict.reason.as_str())])
                     .inc();
-                self.board.set(self.handle, verdict);
+                self.table.set(self.handle, verdict);
             }
         }
     }
 }
 
-/// Verdicts of all instances that have a line of their own; each of them is reported all the same.
+/// Limits the log lines about verdicts, over all instances; every verdict is reported regardless.
 static VERDICT_LINES: Mutex<LogLimit> = Mutex::new(LogLimit::new(200, Duration::from_secs(10)));
 
-/// Searches of `/proc`: more at a time would only wait for each other.
-static SEARCHES: Bounded = Bounded::new(2);
-/// A search that takes longer is given up until the next connection.
+/// Searches of `/proc`: more than two at a time would only wait for each other.
+static SEARCHES: BlockingPool = BlockingPool::new(2);
+/// A search that takes longer is abandoned until the next connection.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// As many mute connections as a dying server may accept; one more, and TLS is looked for.
+/// Number of mute connections that a dying server may accept; after one more, TLS is tried.
 const MUTES_UNDERSTOOD: u32 = 5;

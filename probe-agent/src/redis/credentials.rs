@@ -1,4 +1,4 @@
-//! User and password of a connection, and how a password is read from its file.
+//! User and password of a connection, and reading the password from its file.
 
 use std::path::{Path, PathBuf};
 
@@ -7,20 +7,20 @@ use redkeeper_core::{
     status::{Reason, Verdict, cut},
 };
 
-/// User and password. The password stays in its file until a connection needs it.
+/// User and password. The password is read from its file when a connection needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Credentials {
     /// ACL user; the default user if absent.
     pub user: Option<String>,
-    /// File whose first line is the password, as bytes: in any encoding.
+    /// File whose first line is the password, as bytes in any encoding.
     pub password_file: PathBuf,
 }
 
-/// Largest password file that is read: Redis refuses passwords over 512 bytes in practice.
+/// Maximum size of a password file: Redis refuses passwords over 512 bytes in practice.
 const PASSWORD_FILE_BYTES_MAX: u64 = 4096;
 
 impl Credentials {
-    /// Adds to the evidence of a refused password whose it is, and where it stands. No secret is told.
+    /// Adds the user and the password file to the evidence of a refused password. No secret is shown.
     pub fn explain(&self, verdict: &mut Verdict) {
         if verdict.reason == Reason::AuthFailed {
             let user = self.user.as_deref().unwrap_or("default");
@@ -33,16 +33,16 @@ impl Credentials {
         }
     }
 
-    /// The password as it stands in the file now.
+    /// Reads the password from the file.
     ///
     /// # Errors
-    /// Says which file cannot be used, and why.
+    /// When the file cannot be used; the text says why.
     pub fn password(&self) -> Result<Vec<u8>, String> {
         read_password(&self.password_file).map_err(|e| format!("{}: {e}", self.password_file.display()))
     }
 }
 
-/// A mark that some editors put before a text: it belongs to no password.
+/// UTF-8 byte order mark that some editors write at the start of a file; it is not part of the password.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 fn read_password(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -91,7 +91,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_file_is_no_password() {
-        // As is a pipe, whose reading waits for a writer.
+        // A pipe is refused too: reading it would wait for a writer.
         let folder = tempfile::tempdir().unwrap();
         let credentials = Credentials {
             user: None,

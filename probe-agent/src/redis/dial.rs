@@ -1,4 +1,4 @@
-//! From an address or a name to an open TCP connection, and what a failure means.
+//! Opens a TCP connection to an address or a name, and interprets failures.
 
 use std::{
     io::ErrorKind,
@@ -15,11 +15,10 @@ use redkeeper_core::probe::ConnectFailure;
 use tokio::net::TcpStream;
 
 use super::Steps;
-use crate::blocking::Bounded;
+use crate::blocking::BlockingPool;
 
-/// Look-ups of names. The system's resolver cannot be cancelled and may take minutes where the servers for names are
-/// dead.
-static LOOKUPS: Bounded = Bounded::new(LOOKUPS_MAX);
+/// Name look-ups. The system's resolver cannot be cancelled and may take minutes if the name servers are dead.
+static LOOKUPS: BlockingPool = BlockingPool::new(LOOKUPS_MAX);
 const LOOKUPS_MAX: usize = 16;
 
 pub(super) async fn connect_tcp(
@@ -46,10 +45,10 @@ pub(super) async fn connect_tcp(
     connected
 }
 
-/// To the first of several addresses that takes it.
+/// Connects to the first of several addresses that accepts.
 async fn connect_first(addresses: Vec<SocketAddr>, limit: Duration) -> Result<TcpStream, ConnectFailure> {
     let mut failures = Vec::with_capacity(1);
-    // Each address gets its share of the time, so that a dead one does not hide the others.
+    // Each address gets a share of the time, so that a dead one does not hide the others.
     let share = limit / 2 / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let only = addresses.len() == 1;
     for address in addresses {
@@ -68,8 +67,8 @@ async fn connect_first(addresses: Vec<SocketAddr>, limit: Duration) -> Result<Tc
     Err(failure_of_all(&failures))
 }
 
-/// What it means that no address of a name takes a connection. One that this host cannot use, such as `::1` where IPv6 is
-/// off, says nothing about the server; what the others say counts. Refused is only what refuses on each of these.
+/// Interprets the failure of all addresses of a name. An address that this host cannot use, such as `::1` if IPv6 is
+/// off, says nothing about the server; the other addresses decide. The result is a refusal only if all of these refuse.
 fn failure_of_all(failures: &[std::io::Error]) -> ConnectFailure {
     let unusable = |e: &&std::io::Error| {
         matches!(
@@ -85,8 +84,8 @@ fn failure_of_all(failures: &[std::io::Error]) -> ConnectFailure {
         .unwrap_or_else(|| ConnectFailure::Resolve("no address".to_owned()))
 }
 
-/// As [`TcpStream::connect`], but a refusal on this host is known before the runtime hears of the socket: a dead server
-/// then costs no more than one that answers.
+/// As [`TcpStream::connect`], but a refusal on this host is seen before the socket is registered with the runtime: a
+/// dead server then costs no more than one that answers.
 async fn open_tcp(address: SocketAddr) -> std::io::Result<TcpStream> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
@@ -107,7 +106,7 @@ async fn open_tcp(address: SocketAddr) -> std::io::Result<TcpStream> {
     if let Some(error) = stream.take_error()? {
         return Err(error);
     }
-    // Nothing listens, and the kernel chose the very port for our own end: the connection is with itself.
+    // Nothing listens, and the kernel chose the same port for the local end: the socket is connected to itself.
     if stream.local_addr()? == address {
         return Err(ErrorKind::ConnectionRefused.into());
     }
@@ -145,7 +144,7 @@ mod tests {
             assert_ne!(of(&[unusable]), ConnectFailure::Refused);
         }
         assert_eq!(of(&[ECONNREFUSED, ECONNREFUSED]), ConnectFailure::Refused);
-        // One that may live yet is not refused.
+        // An address that may still be alive prevents the verdict "refused".
         assert_eq!(of(&[ECONNREFUSED, ETIMEDOUT]), ConnectFailure::TimedOut);
         assert_eq!(of(&[EHOSTUNREACH, ECONNREFUSED]), ConnectFailure::Unreachable);
         assert!(matches!(of(&[ECONNREFUSED, EMFILE]), ConnectFailure::Own(_)));

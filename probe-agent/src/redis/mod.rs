@@ -1,7 +1,7 @@
-//! One connection to an instance. I/O only: bytes in, answers out, no judgement.
+//! One connection to an instance. I/O only: it reads bytes and returns answers; `core::probe` interprets them.
 //!
-//! The redis crate packs AUTH; the socket and the few answers are ours, because the probe must see EOF at the
-//! instant it comes, must bound what it reads, must cost no second task for each instance, and little CPU.
+//! The redis crate encodes AUTH. The socket and the decoding are implemented here, because the probe must see EOF at
+//! once, must bound what it reads, and must cost little CPU and no second task for each instance.
 
 use std::{
     mem::MaybeUninit,
@@ -25,34 +25,34 @@ use tokio::{
 };
 
 use crate::{
-    blocking::Bounded,
+    blocking::BlockingPool,
     host::{descriptors::Permit, owner::TrustedOwners},
     redis::tls::Tls,
 };
 
 pub use credentials::Credentials;
 use dial::{connect_tcp, failure};
-pub use new_client::{NewClient, try_fresh};
+pub use new_client::{NewClient, check_new_connection};
 
 mod credentials;
 mod dial;
 mod new_client;
 pub mod tls;
 
-/// How to reach an instance.
+/// How to connect to an instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
     /// `host:port`, or a Unix socket path that starts with `/`.
     pub address: String,
-    /// Who to be there.
+    /// User and password, if any.
     pub credentials: Option<Credentials>,
-    /// TLS, where it is spoken.
+    /// TLS settings, if TLS is used.
     pub tls: Option<Tls>,
-    /// Whose server alone gets the password, without TLS to prove it: that of what was merely found.
+    /// For a discovered instance without TLS: the owners to whose servers alone the password is sent.
     pub owners: Option<TrustedOwners>,
 }
 
-/// Bytes asked for at a time: INFO has about 6,000.
+/// Bytes per read: INFO has about 6,000.
 const READ_BYTES: usize = 16 * 1024;
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -63,62 +63,62 @@ pub struct Connection {
     stream: Box<dyn Stream>,
     decoder: Decoder,
     auth: Option<Vec<u8>>,
-    /// When the certificate that the server showed ends.
+    /// When the server's certificate expires.
     pub certificate_ends: Option<WallMs>,
-    /// Where it goes, as long as nothing came back.
+    /// Set while nothing was received.
     mute: Option<Mute>,
-    /// The address that took it, where it is no Unix socket.
+    /// The address that accepted the connection; `None` for a Unix socket.
     pub peer: Option<SocketAddr>,
     _permit: Permit,
 }
 
-/// A connection on which nothing was received yet: its end may have a reason that can be found out.
+/// A connection on which nothing was received yet: the reason for its end can be determined.
 #[derive(Clone, Copy, Debug)]
 enum Mute {
     /// Without TLS, to this address.
     Plain(SocketAddr),
-    /// With TLS and without a certificate of our own.
+    /// With TLS and without a client certificate.
     Anonymous,
 }
 
-/// What came from the peer.
+/// What was received from the peer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
     /// One answer.
     Reply(Reply),
-    /// The end of the connection, in words.
+    /// The end of the connection, as text.
     Closed(String),
-    /// Something that is no RESP, its beginning in words.
+    /// Data that is not RESP; a printable form of its beginning.
     Garbage(String),
-    /// The end of a connection on which nothing was said, and why.
+    /// Closed before any data; the reason was determined.
     Refused(ConnectFailure),
 }
 
-/// How long the steps of a connection took; those that were not reached are absent.
+/// Durations of the steps of connecting; absent for steps that were not reached.
 #[derive(Clone, Debug, Default)]
 pub struct Steps {
-    /// Looking up the name.
+    /// Name look-up.
     pub resolve: Option<Duration>,
-    /// TCP, or the Unix socket; a failed attempt too.
+    /// TCP or Unix socket connect, including a failed one.
     pub connect: Option<Duration>,
-    /// The TLS handshake; a failed one too.
+    /// TLS handshake, including a failed one.
     pub tls: Option<Duration>,
-    /// What the name stands for now; empty where no name was looked up.
+    /// Addresses that the name resolved to; empty if no name was looked up.
     pub addresses: Vec<SocketAddr>,
 }
 
-/// Reading passwords and certificates: a file may stand on a file system that hangs.
-static FILES: Bounded = Bounded::new(16);
+/// Reads password and certificate files: their file system may hang.
+static FILES: BlockingPool = BlockingPool::new(16);
 
 /// Opens a connection. The caller bounds the time by `limit`; looking up a name may take half of it.
 ///
 /// # Errors
-/// What the kernel said, or what hinders the agent itself.
+/// When the kernel refuses, or something prevents the agent itself from connecting.
 pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, ConnectFailure> {
     connect_by_steps(target, limit, &mut Steps::default()).await
 }
 
-/// The same; says how long the steps took.
+/// As [`connect`], and records the duration of each step.
 ///
 /// # Errors
 /// As [`connect`].
@@ -129,7 +129,7 @@ pub async fn connect_by_steps(
 ) -> Result<Connection, ConnectFailure> {
     let permit = Permit::take().map_err(ConnectFailure::Own)?;
     let (mut mute, mut certificate_ends, mut peer) = (None, None, None);
-    // First of all: that nothing listens must be known at once, however long files take.
+    // Connect before reading files: that nothing listens must be known at once, however long the files take.
     let stream: Box<dyn Stream> = if target.address.starts_with('/') {
         let start = Instant::now();
         let connected = UnixStream::connect(&target.address).await;
@@ -197,10 +197,10 @@ async fn read_files<A: Send + 'static, T: Send + 'static>(
 }
 
 impl Connection {
-    /// Writes commands in one go.
+    /// Writes all commands in one call.
     ///
     /// # Errors
-    /// In words; the connection is then of no more use.
+    /// When writing fails; the text says why. The connection is then unusable.
     pub async fn send(&mut self, commands: &[Command]) -> Result<(), String> {
         const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
         if commands == [Command::Ping] {
@@ -218,12 +218,12 @@ impl Connection {
         self.stream.write_all(&bytes).await.map_err(|e| e.to_string())
     }
 
-    /// Waits for the next answer or the end. May be cancelled: nothing is lost.
+    /// Waits for the next answer or the end. Safe to cancel: nothing is lost.
     pub async fn receive(&mut self) -> Received {
         std::future::poll_fn(|context| self.poll_receive(context)).await
     }
 
-    /// As [`receive`](Self::receive).
+    /// Poll form of [`receive`](Self::receive).
     pub fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Received> {
         if self.decoder.has_kept()
             && let Some(received) = self.first(&[])
@@ -247,12 +247,12 @@ impl Connection {
         }
     }
 
-    /// The first answer of what was kept and what came now.
+    /// Decodes the first answer from the buffered bytes and those just read.
     fn first(&mut self, came: &[u8]) -> Option<Received> {
         match self.decoder.next(came) {
             Decoded::Reply(reply) => Some(Received::Reply(reply)),
             Decoded::Incomplete => None,
-            // It may echo what was sent, the password included.
+            // The data may echo what was sent, including the password.
             Decoded::Invalid(_) if self.auth.is_some() => Some(Received::Garbage("not shown".to_owned())),
             Decoded::Invalid(start) => Some(Received::Garbage(format!(
                 "{:?}",
@@ -270,7 +270,7 @@ impl Connection {
         }
     }
 
-    /// Where it went, if nothing ever came back on it and it was without TLS.
+    /// Peer address, if the connection is without TLS and never received data.
     pub fn mute_plain(&self) -> Option<SocketAddr> {
         match self.mute {
             Some(Mute::Plain(peer)) => Some(peer),

@@ -1,4 +1,4 @@
-//! Tries what a new client meets: a second connection, beside the one that probes.
+//! Checks what a new client would experience, by a second connection beside the one that probes.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,19 +10,19 @@ use redkeeper_core::{
 
 use super::{Received, Steps, Target, connect_by_steps};
 
-/// What a new client meets.
+/// What a new client experienced.
 #[derive(Debug)]
 pub struct NewClient {
-    /// The answer to PING, or to what comes before.
+    /// The answer to PING, or to the command before it that failed.
     pub answer: Result<Meaning, ConnectFailure>,
-    /// When the server's certificate ends.
+    /// When the server's certificate expires.
     pub certificate_ends: Option<WallMs>,
-    /// What the name stands for now; empty where none was looked up.
+    /// Addresses that the name resolved to; empty if no name was looked up.
     pub addresses: Vec<SocketAddr>,
 }
 
-/// Connects, authenticates, asks for PONG, and closes.
-pub async fn try_fresh(target: &Target, limit: Duration) -> NewClient {
+/// Connects, authenticates, sends PING, and closes.
+pub async fn check_new_connection(target: &Target, limit: Duration) -> NewClient {
     let (mut certificate_ends, mut steps) = (None, Steps::default());
     let ask = async {
         let mut connection = connect_by_steps(target, limit, &mut steps).await?;
@@ -39,7 +39,7 @@ pub async fn try_fresh(target: &Target, limit: Duration) -> NewClient {
             .map_err(|_| ConnectFailure::Reset)?;
         for command in commands {
             match connection.receive().await {
-                // A full server speaks first and hangs up, whatever was asked.
+                // A full server sends an error and closes, whatever was sent.
                 Received::Reply(Reply::Error(line)) if *command == Command::Auth => {
                     if let Some(meaning) = reply::auth(&line) {
                         return Ok(meaning);

@@ -29,14 +29,14 @@ pub use verify::Verify;
 
 mod verify;
 
-/// Whom to trust, and who to be.
+/// TLS settings: which certificates to trust, and the client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates of the authorities, or of servers themselves, that are trusted, PEM.
+    /// Trusted certificates, PEM: of authorities, or of servers themselves.
     pub ca_file: PathBuf,
     /// What the server must prove.
     pub verify: Verify,
-    /// Own certificate chain and its key, PEM.
+    /// Client certificate chain and its key, PEM.
     pub client: Option<(PathBuf, PathBuf)>,
     /// Name that the server's certificate must have; the host of the address by default.
     pub server_name: Option<String>,
@@ -46,7 +46,7 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// Says which file cannot be used, and why.
+    /// When a file cannot be used; the text says why.
     pub fn load(&self) -> Result<ClientConfig, String> {
         let verifier = verify::Verifier::new(self.verify, certificates(&self.ca_file)?)
             .map_err(|e| at(&self.ca_file, &verify::explain(&e)))?;
@@ -67,7 +67,7 @@ impl Tls {
     /// The name that the certificate must have, for an address `host:port`.
     ///
     /// # Errors
-    /// When it is no name and no address.
+    /// When it is neither a valid name nor an address.
     pub fn name(&self, address: &str) -> Result<ServerName<'static>, String> {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -92,10 +92,10 @@ fn at(path: &Path, problem: &dyn std::fmt::Display) -> String {
     format!("{}: {problem}", path.display())
 }
 
-/// The handshake on an open connection.
+/// Performs the TLS handshake on an open connection.
 ///
 /// # Errors
-/// What is wrong with the certificate or the peer, or what hinders the agent itself.
+/// When the certificate or the peer is at fault, or something prevents the agent itself.
 pub async fn handshake(
     config: ClientConfig,
     tls: &Tls,
@@ -109,7 +109,7 @@ pub async fn handshake(
     match tokio::time::timeout(limit / 2, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(e)) => Err(failure(&e)),
-        // A plain Redis waits for the end of what it takes for a command.
+        // A Redis without TLS does not answer: it takes the handshake for the start of a command and waits for its end.
         Err(_) if speaks_plain(peer, limit / 4).await => Err(ConnectFailure::TlsMismatch(
             "the server speaks without TLS on this port".to_owned(),
         )),
@@ -117,7 +117,7 @@ pub async fn handshake(
     }
 }
 
-/// When the certificate of the server ends; `None` where it cannot be read.
+/// When the server's certificate expires; `None` if it cannot be parsed.
 pub fn certificate_ends(stream: &TlsStream<TcpStream>) -> Option<WallMs> {
     let (_, connection) = stream.get_ref();
     let own = connection.peer_certificates()?.first()?;
@@ -152,8 +152,8 @@ async fn speaks_plain(peer: Option<SocketAddr>, limit: Duration) -> bool {
     matches!(tokio::time::timeout(limit, ask).await, Ok(Some(())))
 }
 
-/// What the end of a connection means, on which nothing was said in plain words: that TLS is spoken there, or
-/// nothing more than that it ended.
+/// Interprets the end of a connection without TLS on which nothing was received: either the server expects TLS, or the
+/// connection merely ended.
 pub async fn end_of(peer: SocketAddr, ended: Input, limit: Duration) -> Input {
     if is_spoken(peer, limit).await {
         let text = "the server speaks TLS on this port; configure `tls`";
@@ -163,7 +163,7 @@ pub async fn end_of(peer: SocketAddr, ended: Input, limit: Duration) -> Input {
     }
 }
 
-/// Whether TLS is spoken at an address that hung up on plain words.
+/// Whether an address that closed a connection without TLS expects TLS.
 async fn is_spoken(peer: SocketAddr, limit: Duration) -> bool {
     let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty());
     let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
@@ -173,7 +173,7 @@ async fn is_spoken(peer: SocketAddr, limit: Duration) -> bool {
             .connect(ServerName::from(peer.ip()), stream)
             .await
             .err()?;
-        // Nobody is trusted, so a certificate or an alert is the most that can come; either proves it.
+        // Nothing is trusted, so a certificate error or an alert is the best possible result; either proves TLS.
         let inner = error.get_ref()?.downcast_ref::<Error>()?;
         matches!(inner, Error::InvalidCertificate(_) | Error::AlertReceived(_)).then_some(())
     };

@@ -1,6 +1,6 @@
-//! The boot id: which life of the agent its messages belong to. All uplinks share it. It is made at the start, and anew
-//! when a collector has taken another agent of the same id in its place meanwhile, because what is superseded never
-//! returns.
+//! The boot id names the present life of the agent in its messages. All uplinks share it. It is created at the start,
+//! and again when a collector has meanwhile accepted another agent with the same id, because a superseded boot never
+//! becomes valid again.
 
 use redkeeper_core::ids::BootId;
 use tokio::sync::watch;
@@ -10,17 +10,17 @@ use tokio::sync::watch;
 pub struct Boot(watch::Sender<BootId>);
 
 impl Boot {
-    /// A new life; `None` where no id could be made, which its own test excludes.
+    /// Creates a random boot id; `None` if none could be created, which its own test excludes.
     pub fn new() -> Option<Self> {
         random().map(|id| Self(watch::Sender::new(id)))
     }
 
-    /// Follows it.
+    /// Subscribes to changes of the boot id.
     pub fn subscribe(&self) -> watch::Receiver<BootId> {
         self.0.subscribe()
     }
 
-    /// Begins another life, unless that has been done since `superseded` was in force.
+    /// Replaces the boot id, unless it has already changed since `superseded`.
     pub fn renew(&self, superseded: &BootId) {
         self.0.send_if_modified(|id| {
             let next = random().filter(|_| id == superseded);
@@ -46,7 +46,7 @@ mod tests {
         boot.renew(&first);
         let second = follower.borrow_and_update().clone();
         assert_ne!(first, second);
-        // Another collector says the same of the first one.
+        // Another collector rejects the same first boot.
         boot.renew(&first);
         assert!(!follower.has_changed().unwrap());
         assert_eq!(*follower.borrow(), second);

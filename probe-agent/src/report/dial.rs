@@ -1,19 +1,19 @@
-//! How a collector is reached: over the network, or as a simulation says.
+//! Connects to a collector: over the network, or within a simulation.
 
 use std::pin::Pin;
 
 use tonic::transport::{Channel, Endpoint};
 
-/// A connection that is being made.
+/// A connection attempt in progress.
 pub type Dialing = Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send>>;
 
-/// How a collector is reached.
+/// Opens connections to a collector.
 pub trait Dial: Send + Sync {
-    /// Connects as `endpoint` says, which bounds the time.
+    /// Connects to `endpoint`, which also sets the time-out.
     fn dial(&self, endpoint: Endpoint) -> Dialing;
 }
 
-/// The network.
+/// Connects over the real network.
 pub struct Network;
 
 impl Dial for Network {

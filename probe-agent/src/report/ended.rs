@@ -1,4 +1,4 @@
-//! Why a stream to a collector ended, in words for the log.
+//! Why a stream to a collector ended, with texts for the log.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) enum Ended {
     #[error("the collector broke the protocol: {0}")]
     Protocol(String),
     #[error("no acknowledgement for {0:?}")]
-    Mute(Duration),
+    AckTimeout(Duration),
     #[error("the collector asked to reconnect: {0}")]
     Drained(String, Duration),
     #[error("the collector ended the stream")]
@@ -28,7 +28,7 @@ pub(super) enum Ended {
 }
 
 impl Ended {
-    /// The collector does not want this agent, as it is now.
+    /// The collector refuses this agent as it is now.
     pub(super) fn is_refusal(&self) -> bool {
         use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, ResourceExhausted};
         let codes = [
@@ -40,7 +40,7 @@ impl Ended {
         matches!(self, Self::Refused(status) if codes.contains(&status.code()))
     }
 
-    /// The collector heard another agent of this id since.
+    /// The collector has meanwhile heard another boot of this agent's id.
     pub(super) fn is_superseded(&self) -> bool {
         matches!(self, Self::Refused(status) if status.code() == tonic::Code::FailedPrecondition)
     }

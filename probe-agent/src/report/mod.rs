@@ -1,4 +1,4 @@
-//! One task for each collector: keeps a stream open and sends what `core::outbox` says. A slow or
+//! The uplink: one task for each collector, which keeps a stream open and sends what `core::outbox` decides. A slow or
 //! dead collector delays only its own stream.
 
 pub mod boot;
@@ -23,36 +23,36 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
-use crate::{instances::Board, metrics::Metrics, report::boot::Boot};
+use crate::{instances::InstanceTable, metrics::Metrics, report::boot::Boot};
 
 pub use dial::{Dial, Dialing, Network};
 use ended::Ended;
 
-/// Kind of the uplinks' tasks.
+/// Task kind of the uplinks.
 pub const UPLINK: &str = "uplink";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A collector with a large fleet may be busy for some seconds while it takes over.
+/// Maximum wait for `Welcome`: a collector with a large fleet may be busy for some seconds while it takes over.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-/// A collector that acknowledges nothing for so many times `silent_after` is left and looked for anew: its
-/// acknowledgements wait for others, up to four thirds of it.
-const MUTE_AFTER: u32 = 2;
-/// How long a collector that stopped reading may take to say why.
+/// A stream without acknowledgements for this many times `silent_after` is replaced. Acknowledgements may rightly be
+/// delayed by up to four thirds of `silent_after`.
+const ACK_TIMEOUT_FACTOR: u32 = 2;
+/// Maximum wait for the reason after a collector stopped reading.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest absence that a collector may ask for.
+/// Maximum pause before reconnecting that a collector may ask for.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
-/// A stream that a collector refuses earlier counts as another failed attempt: else one that is refused again and again
-/// after its Welcome would come back at once each time.
+/// A stream that a collector refuses earlier than this counts as another failed attempt: otherwise an agent that is
+/// refused after each `Welcome` would reconnect at once each time.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// Between attempts, at first and at last.
+/// First and longest pause between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// A collector that is back, and leads at once, calls an agent silent `silent_after` after its start: agents must be
-/// back well before. This is its share of that time between two attempts; the rest is for the connection, whose first
-/// packet may have to be sent again after 1 s.
+/// Attempts are at most one third of `silent_after` apart. A collector that restarts and leads at once calls an agent
+/// silent `silent_after` after its start, so agents must be back well before. The rest of the time is for the
+/// connection, whose first packet may have to be resent after 1 s.
 const RETRY_SHARE: u32 = 3;
-/// The default of collectors, until one says what it uses.
+/// Default of the collectors, used until one reports its own value.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
-/// What a collector may ask for; anything else is a mistake of its configuration.
+/// Heartbeat intervals that a collector may ask for; any other is a mistake in its configuration.
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(20)..=Duration::from_secs(60);
 
@@ -60,17 +60,17 @@ const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> =
 pub struct Uplink {
     /// `host:port`.
     pub collector: String,
-    /// How it is reached.
+    /// Opens connections to it.
     pub dial: Arc<dyn Dial>,
-    /// Who we are.
+    /// Id of this agent.
     pub agent: AgentId,
-    /// Which life of the agent this is.
+    /// Boot id, shared by all uplinks.
     pub boot: Arc<Boot>,
-    /// Host name, for people.
+    /// Host name, for display only.
     pub host: String,
-    /// What is sent.
-    pub board: Arc<Board>,
-    /// Time.
+    /// Source of all messages.
+    pub table: Arc<InstanceTable>,
+    /// The clock.
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
@@ -123,7 +123,7 @@ impl Uplink {
             }
             let delay = match &ended {
                 Ended::Drained(_, delay) => *delay,
-                // A refusal is an answer: nobody waits for the agent.
+                // After a refusal, the collector does not wait for the agent, so the pause may grow to its maximum.
                 _ if ended.is_refusal() => retry(RETRY.1).delay(attempt, fastrand::f64()),
                 _ => retry(silent_after / RETRY_SHARE).delay(attempt, fastrand::f64()),
             };
@@ -152,7 +152,7 @@ impl Uplink {
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5));
         let channel = self.dial.dial(endpoint).await.map_err(Ended::Connect)?;
-        // One place for each message that may be unacknowledged, and the Hello: sending never waits.
+        // One slot for each message that may be unacknowledged, and one for the Hello: sending never waits.
         let (sender, receiver) = mpsc::channel(UNACKED_MESSAGES_MAX + 1);
         let hello = v1::Hello {
             agent_id: self.agent.to_string(),
@@ -163,7 +163,7 @@ impl Uplink {
         };
         let message = Some(report_status_request::Message::Hello(hello));
         let first = v1::ReportStatusRequest {
-            sequence: self.board.hello_seq().0,
+            sequence: self.table.hello_seq().0,
             message,
         };
         sender.try_send(first).map_err(|_| Ended::Closed)?;
@@ -190,7 +190,7 @@ impl Uplink {
             .await
             .map_err(|_| Ended::NoWelcome)??;
         let (heartbeat, silent_after) = intervals(&welcome)?;
-        let mute_after = silent_after * MUTE_AFTER;
+        let mute_after = silent_after * ACK_TIMEOUT_FACTOR;
         tracing::info!(
             collector = self.collector,
             id = welcome.collector_id,
@@ -198,12 +198,12 @@ impl Uplink {
         );
         welcomed(silent_after);
 
-        let mut seen = self.board.changed_since(0).generation;
-        let mut known: BTreeSet<_> = self.board.entries().into_keys().collect();
+        let mut seen = self.table.changed_since(0).generation;
+        let mut known: BTreeSet<_> = self.table.entries().into_keys().collect();
         let mut outbox = Outbox::new(self.clock.now(), heartbeat, known.iter().copied());
         loop {
             let now = self.clock.now();
-            let changed = self.board.changed_since(seen);
+            let changed = self.table.changed_since(seen);
             seen = changed.generation;
             if let Some(all) = changed.all {
                 outbox.forget(known.difference(&all).copied());
@@ -211,18 +211,18 @@ impl Uplink {
             }
             outbox.mark(changed.handles);
             while let Some(next) = outbox.next(now) {
-                let (seq, message) = self.board.compose(&next);
+                let (seq, message) = self.table.compose(&next);
                 if sender.try_send(message).is_err() {
-                    return Err(last_word(&mut answers).await);
+                    return Err(drain_reason(&mut answers).await);
                 }
                 outbox.sent(now, seq);
                 self.metrics.messages.inc();
             }
             let mute_at = outbox.oldest_unacked().map(|at| at + mute_after);
             if mute_at.is_some_and(|at| now >= at) {
-                return Err(Ended::Mute(mute_after));
+                return Err(Ended::AckTimeout(mute_after));
             }
-            // While the window is full a due heartbeat must wait for an acknowledgement, not spin.
+            // While the window is full, a due heartbeat must wait for an acknowledgement instead of spinning.
             let full = outbox.unacked() >= UNACKED_MESSAGES_MAX;
             let wake = if full { None } else { Some(outbox.next_deadline()) };
             let deadline = [wake, mute_at]
@@ -239,7 +239,7 @@ impl Uplink {
                     None => return Err(Ended::Closed),
                 },
                 () = another(&mut boots, boot) => return Err(Ended::Renewed),
-                () = self.board.changed_after(seen) => (),
+                () = self.table.changed_after(seen) => (),
                 () = tokio::time::sleep_until(self.clock.instant(deadline)) => (),
             }
         }
@@ -250,16 +250,16 @@ fn retry(longest: Duration) -> Backoff {
     Backoff::new(RETRY.0, longest.min(RETRY.1))
 }
 
-/// Waits until another boot than this one is in force.
+/// Waits until the boot id differs from this one.
 async fn another(boots: &mut watch::Receiver<BootId>, boot: &BootId) {
     if boots.wait_for(|now| now != boot).await.is_err() {
-        // It is never dropped before the uplinks.
+        // The sender is never dropped before the uplinks.
         std::future::pending().await
     }
 }
 
-/// The collector no longer reads: what it said before tells why.
-async fn last_word(answers: &mut tonic::Streaming<v1::ReportStatusResponse>) -> Ended {
+/// Determines why the collector no longer reads, from its last messages.
+async fn drain_reason(answers: &mut tonic::Streaming<v1::ReportStatusResponse>) -> Ended {
     let listen = async {
         loop {
             match answers.message().await {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redkeeper_core::{
-    fleet::{Greeting, Message, Report},
+    fleet::{AgentInfo, Message, Report},
     ids::{AgentId, BootId, Handle},
     limits::{AGENT_INSTANCES_MAX, REPORTS_PER_MESSAGE_MAX},
     status::cut,
@@ -48,7 +48,7 @@ fn report_from_wire(wire: &v1::InstanceReport, agent: &AgentId) -> Result<Report
     })
 }
 
-/// Equal texts of neighbours are kept once: most instances of an agent say the same, and a collector holds many.
+/// Shares equal texts of adjacent reports: most instances of an agent have the same ones, and a collector holds many.
 fn share(report: &mut Report, before: &Report) {
     fn one<T: Clone + PartialEq>(own: &mut T, other: &T) {
         if own == other {
@@ -85,8 +85,8 @@ pub fn report_to_wire(report: &Report) -> v1::InstanceReport {
 ///
 /// # Errors
 /// Says which field is wrong.
-pub fn greeting_from_wire(wire: &v1::Hello) -> Result<Greeting, Invalid> {
-    Ok(Greeting {
+pub fn greeting_from_wire(wire: &v1::Hello) -> Result<AgentInfo, Invalid> {
+    Ok(AgentInfo {
         agent: AgentId::new(&wire.agent_id).map_err(|e| invalid("hello.agent_id", e))?,
         boot: BootId::new(&wire.boot_id).map_err(|e| invalid("hello.boot_id", e))?,
         version: cut(&wire.version, 64),
@@ -209,7 +209,7 @@ mod tests {
             prop_assert!(bytes.len() < 3_500);
         }
 
-        /// A message that is right, and then any changes of single bytes: a message or an error, never a panic.
+        /// A valid message with any changes of single bytes is a message or an error, never a panic.
         #[test]
         fn any_bytes_are_harmless(
             reports in proptest::collection::vec(report(), 1..4),
@@ -243,7 +243,7 @@ mod tests {
         }
     }
 
-    /// What a newer agent says, and this version does not know, is carried, and goes on as it came.
+    /// Values of a newer agent that this version does not know are kept, and forwarded unchanged.
     #[test]
     fn unknown_values_are_carried() {
         let agent = AgentId::new("a").unwrap();
@@ -270,7 +270,7 @@ mod tests {
         );
         assert_eq!(report.verdict.abilities(), (Ability::Yes, Ability::No));
         assert_eq!(verdict_to_wire(&report.verdict), verdict);
-        // Numbers that nobody can mean do no harm.
+        // Numbers without a meaning do no harm.
         for (state, reason, stage, role) in [(77, 70_000, -1, 300), (0, -1, 300, -1), (3, i32::MIN, 0, 0)] {
             let wire = v1::Verdict {
                 state,

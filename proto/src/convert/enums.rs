@@ -1,4 +1,4 @@
-//! Enums to and from the wire.
+//! Converts enums to and from the wire.
 
 use redkeeper_core::status::{Ability, Reason, Role, Stage, State};
 

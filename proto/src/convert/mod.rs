@@ -1,5 +1,5 @@
-//! Wire types to core types and back. Everything that comes from outside is checked here: lengths, names,
-//! ranges. Wrong input is an error that says where; it never panics and never half-applies.
+//! Converts wire types to core types and back. Everything that comes from outside is checked here: lengths, names,
+//! ranges. Wrong input is an error that names the field; it never panics and is never applied in part.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub use status::{identity, verdict_to_wire};
 pub struct Invalid {
     /// Path of the field.
     pub field: String,
-    /// What is wrong, for people.
+    /// Human-readable description of the problem.
     pub problem: String,
 }
 
@@ -30,7 +30,7 @@ fn invalid(field: &str, problem: impl std::fmt::Display) -> Invalid {
     }
 }
 
-/// Longest duration that is believed: a day. Anything longer is a mistake of the sender.
+/// Longest duration that is accepted: a day. Anything longer is a mistake of the sender.
 const DURATION_MAX: Duration = Duration::from_secs(86_400);
 
 /// A duration for the wire; at most a day.
@@ -82,7 +82,7 @@ pub fn time_to_wire(time: WallMs) -> Option<pbjson_types::Timestamp> {
 
 /// A wall-clock time from the wire; zero where absent or before 1970.
 pub fn time_from_wire(wire: Option<&pbjson_types::Timestamp>) -> WallMs {
-    // The year 9999 is the end of the protobuf type.
+    // The protobuf type ends with the year 9999.
     let millis = wire.map_or(0, |t| {
         t.seconds.clamp(0, 253_402_300_799) * 1000 + i64::from(t.nanos.clamp(0, 999_999_999)) / 1_000_000
     });

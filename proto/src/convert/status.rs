@@ -1,4 +1,4 @@
-//! Converts what is known of one instance: its verdict and its identity.
+//! Converts the verdict and the identity of one instance.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -50,7 +50,7 @@ pub(super) fn verdict_from_wire(wire: &v1::Verdict) -> Result<Verdict, Invalid> 
     if wire.reason == 0 {
         return Err(invalid("verdict.reason", "is missing"));
     }
-    // A newer agent may know more: nothing that it says may be lost, nor end its stream.
+    // A newer agent may send values that this version does not know: they must not be lost, nor end its stream.
     let state = state_from_wire(wire.state).unwrap_or(State::Unknown);
     let number = u16::try_from(wire.reason).unwrap_or(u16::MAX);
     let reason = reason_from_wire(wire.reason).unwrap_or(Reason::Unrecognized(number, state));
@@ -79,7 +79,7 @@ pub(super) fn verdict_from_wire(wire: &v1::Verdict) -> Result<Verdict, Invalid> 
     Ok(verdict)
 }
 
-/// Checks what configuration and wire say of an instance. Used by both sides.
+/// Checks an identity from the configuration, the wire or a znode. Used by agents and collectors.
 ///
 /// # Errors
 /// Says which field is wrong.

@@ -1,18 +1,18 @@
-//! Defines the mistakes in a configuration, each with the key that it concerns.
+//! Mistakes in a configuration, each with the key that it concerns.
 
 use std::fmt;
 
 /// One mistake.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
-    /// Key, such as `instances`, `0`, `address`.
+    /// Parts of the key, such as `instances`, `0`, `address`.
     pub path: Vec<String>,
     /// What is wrong and what to do.
     pub message: String,
 }
 
 impl Problem {
-    /// A mistake at a key written with dots.
+    /// Creates a mistake at a key written with dots.
     pub fn new(path: &str, message: impl Into<String>) -> Self {
         Self {
             path: path.split('.').map(str::to_owned).collect(),

@@ -1,6 +1,6 @@
-//! Configuration: built-in defaults < file < environment < flags. All mistakes are reported at once, each
-//! with its place and what to do. figment merges the layers; it stops at the first mistake and gives no
-//! line for most, which this module repairs.
+//! Configuration: built-in defaults < file < environment < flags. All mistakes are reported at once, each with its
+//! position and what to do. figment merges the layers; it stops at the first mistake and gives no line for most, which
+//! this module compensates for.
 
 use std::path::{Path, PathBuf};
 
@@ -21,34 +21,34 @@ mod errors;
 mod service_links;
 mod toml_position;
 
-/// Most mistakes that are reported at one time.
+/// Maximum number of mistakes that are reported at once.
 const PROBLEMS_MAX: usize = 50;
 
-/// Where values may come from.
+/// The sources of configuration values.
 #[derive(Clone, Debug)]
 pub struct Sources {
     file: Option<(PathBuf, String)>,
     env: Vec<(String, String)>,
     flags: Dict,
-    /// Variables that Kubernetes sets.
+    /// Variables set by Kubernetes, which are ignored.
     ignored: Vec<String>,
 }
 
-/// Prefix of environment variables; `__` stands between the parts of a key.
+/// Prefix of environment variables; `__` separates the parts of a key.
 pub const ENV_PREFIX: &str = "REDKEEPER_";
 /// Variables that belong to the command line, not to the daemons.
 const ENV_OTHERS: &[&str] = &["REDKEEPER_ENDPOINTS", "REDKEEPER_CONFIG", "REDKEEPER_TEST_HOOK"];
 
-/// The process environment. A variable that is not UTF-8 is none of ours.
+/// The process environment, without variables that are not UTF-8: none of redkeeper's are.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
 }
 
 impl Sources {
-    /// Reads the file. One that was named must exist; a default one may be missing.
+    /// Reads the configuration file. A file named explicitly must exist; the default one may be missing.
     ///
     /// # Errors
-    /// When it cannot be read or is no TOML.
+    /// When the file cannot be read or is not valid TOML.
     pub fn read(
         named: Option<&Path>,
         default: &Path,
@@ -90,7 +90,7 @@ impl Sources {
         })
     }
 
-    /// What a person should know about a configuration that is right. One sentence each.
+    /// Human-readable remarks on a valid configuration. One sentence each.
     pub fn notes(&self) -> Vec<String> {
         if self.ignored.is_empty() {
             return Vec::new();
@@ -101,7 +101,7 @@ impl Sources {
         )]
     }
 
-    /// The merged configuration as `T`.
+    /// Deserialises the merged configuration as `T`.
     ///
     /// # Errors
     /// All mistakes that deserialising `T` finds.
@@ -128,7 +128,7 @@ impl Sources {
                 && let Some(text) = scalar_text(actual)
                 && set(&mut merged, &path, Some(Value::from(text)))
             {
-                // The environment has only text; figment took it for a number.
+                // Environment values are text; figment parsed this one as a number.
                 continue;
             }
             if let Kind::MissingField(field) = &error.kind {
@@ -147,7 +147,7 @@ impl Sources {
             if problems.len() >= PROBLEMS_MAX {
                 return Err(self.error(problems));
             }
-            // What is wrong is taken out, or else what it stands in, and the rest is looked at again.
+            // Remove the wrong value, or else the smallest removable part around it, and check the rest again.
             while !set(&mut merged, &path, None) {
                 if path.pop().is_none() {
                     return Err(self.error(problems));
@@ -163,7 +163,7 @@ impl Sources {
         }
         for (key, value) in &self.env {
             let path = key[ENV_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
-            // figment's own reading of the text, without the process environment.
+            // figment's own parsing of the text, without reading the process environment.
             let parsed: Value = value.parse().unwrap_or_else(|never| match never {});
             figment = figment.merge(Serialized::default(&path, parsed));
         }
@@ -173,7 +173,7 @@ impl Sources {
             .map_err(|e| ConfigError(vec![e.to_string()]))
     }
 
-    /// Places the mistakes that a daemon's own validation found.
+    /// Adds positions to the mistakes that a daemon's own validation found.
     pub fn error(&self, problems: Vec<Problem>) -> ConfigError {
         ConfigError(
             problems
@@ -183,7 +183,7 @@ impl Sources {
         )
     }
 
-    /// Where a key, written with dots, is set.
+    /// Returns where a key, written with dots, is set.
     pub fn place_of(&self, key: &str) -> String {
         self.place(&Problem::new(key, "").path)
     }
@@ -252,7 +252,7 @@ fn describe(kind: &Kind, key: Option<&String>) -> String {
     }
 }
 
-/// Replaces or removes the value at `path`. Returns false where there is none.
+/// Replaces or removes the value at `path`. Returns false if there is none.
 fn set(dict: &mut Dict, path: &[String], value: Option<Value>) -> bool {
     let Some((first, rest)) = path.split_first() else {
         return false;
@@ -275,7 +275,7 @@ fn set_in(inner: &mut Value, path: &[String], value: Option<Value>) -> bool {
                 return false;
             };
             match (&path[1..], value) {
-                // Emptied, not removed: the numbers of the others must stay.
+                // Emptied, not removed: the indexes of the other entries must stay the same.
                 ([], None) => {
                     let was_empty = matches!(&items[index], Value::Dict(_, dict) if dict.is_empty());
                     items[index] = Value::from(Dict::new());

@@ -1,13 +1,14 @@
 //! Environment variables that Kubernetes sets in every pod for each Service of the namespace. Those of a Service whose
-//! name begins with `redkeeper` look like ours and are ignored; all others with our prefix are keys or mistakes.
+//! name begins with `redkeeper` have the prefix of configuration variables and are ignored; all others with the prefix
+//! are keys or mistakes.
 
-/// Variables that announce Services, and the names of these Services as variables spell them.
+/// The variables that announce Services, and the names of these Services as spelled in variables.
 pub(super) struct ServiceLinks {
     prefixes: Vec<String>,
 }
 
 impl ServiceLinks {
-    /// A Service is announced by `NAME_PORT=tcp://ADDRESS:PORT`, whatever else is set for it.
+    /// Finds the Services. Each is announced by `NAME_PORT=tcp://ADDRESS:PORT`, whatever else is set for it.
     pub(super) fn find<'a>(env: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let announced = |(key, value): (&str, &str)| {
             let prefix = key.strip_suffix("_PORT")?;
@@ -17,13 +18,14 @@ impl ServiceLinks {
                 .then(|| prefix.to_owned())
         };
         let found = env.into_iter().filter_map(announced);
-        // `X_PORT_7400_TCP_PORT` has no such value, and `X_PORT_7400_TCP` does not end so: all found are Services.
+        // `X_PORT_7400_TCP_PORT` has no such value, and `X_PORT_7400_TCP` has no such ending, so every match is a
+        // Service.
         Self {
             prefixes: found.collect(),
         }
     }
 
-    /// Whether Kubernetes sets this variable for one of them.
+    /// Whether Kubernetes sets this variable for one of the Services.
     pub(super) fn contains(&self, key: &str) -> bool {
         self.prefixes.iter().any(|prefix| {
             let Some(rest) = key.strip_prefix(prefix.as_str()) else {
@@ -36,7 +38,7 @@ impl ServiceLinks {
     }
 }
 
-/// `7400_TCP`, `7400_TCP_ADDR` and the like.
+/// Matches `7400_TCP`, `7400_TCP_ADDR` and similar.
 fn is_port(rest: &str) -> bool {
     let mut parts = rest.split('_');
     let number = parts.next().is_some_and(|part| part.parse::<u16>().is_ok());

@@ -1,4 +1,4 @@
-//! Finds the place of a key in a TOML text, so that a mistake can be reported with its line and column.
+//! Finds the position of a key in a TOML text, so that a mistake can be reported with its line and column.
 
 /// Byte offset of the key `path` in a TOML text, or of the nearest part of it that exists.
 pub(super) fn find(text: &str, path: &[String]) -> Option<usize> {

@@ -1,11 +1,11 @@
-//! Which connections a listener admits: counts only, no sockets.
+//! Decides which connections a listener admits, by counts only; it handles no sockets.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use nix::sys::resource::{Resource, getrlimit};
 
-/// Descriptors that connections never take: listeners, ZooKeeper's session, epoll, log, files read at a reload, and
-/// what libraries open. A collector at rest holds 24.
+/// Descriptors reserved for other purposes than connections: listeners, ZooKeeper's session, epoll, log, files read at
+/// a reload, and what libraries open. An idle collector holds 24.
 pub const DESCRIPTORS_RESERVED: usize = 32;
 /// Connections to the admin port: one operator and one scraper use two.
 const ADMIN_MAX: usize = 64;
@@ -13,21 +13,21 @@ const ADMIN_MAX: usize = 64;
 const HTTP_MAX: usize = 1_024;
 /// Connections to the gRPC port: one of each of 20,000 agents (`core::limits::AGENTS_MAX`), and 4,096 tools.
 const GRPC_MAX: usize = 24_096;
-/// What each port may take at the least, however few descriptors there are.
+/// Minimum number of connections of each port, however few descriptors there are.
 const SHARE_MIN: usize = 8;
 
-/// Most connections of one listener.
+/// Maximum numbers of connections of one listener.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// In all.
+    /// In total.
     pub total: usize,
     /// From one IP address.
     pub per_address: usize,
 }
 
 impl Limits {
-    /// `total` connections, of which one address may hold half: agents behind one address translation are many, but
-    /// no single address can lock out all others.
+    /// Limits of `total` connections, half of which one address may hold: many agents may share the address of a NAT,
+    /// but no single address can lock out all others.
     fn halved(total: usize) -> Self {
         Self {
             total,
@@ -48,8 +48,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// The shares of a process that may open `descriptors` files. Below 56 they exceed what is there; then the reserve
-    /// of the listeners and their pauses are all that is left.
+    /// Computes the shares of a process that may open `descriptors` files. Below 56 they exceed the descriptors; then
+    /// only the listeners' reserve and their pauses protect the process.
     pub fn of(descriptors: u64) -> Self {
         let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let free = all.saturating_sub(DESCRIPTORS_RESERVED);
@@ -57,7 +57,7 @@ impl Shares {
         let http = (free / 8).clamp(SHARE_MIN, HTTP_MAX);
         let grpc = free.saturating_sub(admin + http).clamp(SHARE_MIN, GRPC_MAX);
         Self {
-            // An operator's address is always the same one.
+            // Operators always connect from the same address.
             admin: Limits {
                 total: admin,
                 per_address: admin,
@@ -67,18 +67,18 @@ impl Shares {
         }
     }
 
-    /// The shares of this process. Without an answer of the kernel, those of the usual limit of 1,024.
+    /// Computes the shares of this process. If the kernel does not report its limit, the usual 1,024 is assumed.
     pub fn of_this_process() -> Self {
         Self::of(getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft))
     }
 }
 
-/// Why a connection is closed at once.
+/// Why a new connection is closed at once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Refusal {
-    /// The listener serves as many as it may.
+    /// The listener has reached its total limit.
     Total,
-    /// Its address has as many as it may.
+    /// The client's address has reached its limit.
     Address,
 }
 
@@ -92,7 +92,7 @@ impl Refusal {
     }
 }
 
-/// Open connections of one listener, by address. Bounded by the limits.
+/// Open connections of one listener, by address. Its size is bounded by the limits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Admission {
     limits: Limits,
@@ -101,7 +101,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Nobody is connected.
+    /// Creates an admission without connections.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -110,7 +110,7 @@ impl Admission {
         }
     }
 
-    /// Connections that are open.
+    /// Number of open connections.
     pub fn open(&self) -> usize {
         self.open
     }
@@ -132,7 +132,7 @@ impl Admission {
         Ok(())
     }
 
-    /// A connection that was admitted has ended.
+    /// Records that an admitted connection has ended.
     pub fn closed(&mut self, address: IpAddr) {
         let address = address.to_canonical();
         let Some(of_address) = self.by_address.get_mut(&address) else {
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(admission.admit(address(1)), Ok(()));
         assert_eq!(admission.admit(address(1)), Ok(()));
         assert_eq!(admission.admit(address(1)), Err(Refusal::Address));
-        // The same address, written as IPv6.
+        // The same address, mapped into IPv6.
         let mapped = "::ffff:127.0.0.1".parse().unwrap();
         assert_eq!(admission.admit(mapped), Err(Refusal::Address));
         assert_eq!(admission.admit(address(2)), Ok(()));

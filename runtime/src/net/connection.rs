@@ -1,4 +1,4 @@
-//! An accepted connection: counted until it is dropped, and cut when its peer says nothing at first.
+//! An accepted connection: counted until it is dropped, and closed if its peer sends no first byte in time.
 
 use std::{
     io,
@@ -17,10 +17,11 @@ use tokio::{
 
 use super::Shared;
 
-/// A peer that sends no byte for so long after connecting is cut: every protocol served here begins with the client.
+/// A connection is closed if its peer sends no byte for this long: in every protocol served here, the client speaks
+/// first.
 pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps one place of a listener until it is dropped.
+/// Holds one of a listener's slots until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     shared: Arc<Shared>,
@@ -43,7 +44,7 @@ impl Drop for Place {
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    /// Until the first byte has come.
+    /// Deadline of the first byte; `None` once it has arrived.
     silent: Option<Pin<Box<Sleep>>>,
     _place: Place,
 }
@@ -57,7 +58,7 @@ impl Connection {
         }
     }
 
-    /// Our address and the peer's, where the kernel still knows them.
+    /// Local and peer address, if the kernel still knows them.
     pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
         (self.stream.local_addr().ok(), self.stream.peer_addr().ok())
     }

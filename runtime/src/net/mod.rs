@@ -34,15 +34,15 @@ pub use connection::Connection;
 pub mod admission;
 pub mod connection;
 
-/// Pause after an error of `accept`: the cause, mostly a lack of descriptors, does not go away in less, and the kernel
-/// reports it again at once.
+/// Pause after an error of `accept`: the cause, mostly a lack of descriptors, lasts longer than this, and without a
+/// pause the kernel would report it again at once.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// At most one log line of a kind in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Descriptors that a listener keeps for the time when there are no others.
+/// Descriptors that a listener keeps in reserve for when no others are left.
 const RESERVE: usize = 2;
 
-/// What a listener and its connections share, and the metrics show.
+/// State that a listener shares with its connections and the metrics.
 #[derive(Debug)]
 struct Shared {
     name: &'static str,
@@ -66,7 +66,7 @@ impl Shared {
     }
 }
 
-/// All listeners of a process, as metrics. Clones are the same list, which grows at the start only.
+/// All listeners of a process, for the metrics. Clones share the list, which grows only at the start.
 #[derive(Clone, Debug, Default)]
 pub struct Listeners(Arc<Mutex<Vec<Arc<Shared>>>>);
 
@@ -136,10 +136,10 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Begins to listen on the present runtime.
+    /// Starts to listen on the present runtime.
     ///
     /// # Errors
-    /// When the runtime does not take the socket.
+    /// When the runtime cannot register the socket.
     pub fn listen(self) -> io::Result<Listener> {
         self.listener.set_nonblocking(true)?;
         let mut listener = Listener {
@@ -154,12 +154,12 @@ impl Bound {
     }
 }
 
-/// Accepts connections within the limits. Never gives up.
+/// Accepts connections within the limits. Continues after every error.
 #[derive(Debug)]
 pub struct Listener {
     listener: TcpListener,
     shared: Arc<Shared>,
-    /// Open files whose descriptors are given up for a connection when there are no others.
+    /// Open files that are closed to free descriptors for a connection when no others are left.
     reserve: Vec<File>,
     said_refused: LogLimit,
     said_error: LogLimit,
@@ -176,7 +176,7 @@ impl Listener {
                     match admitted {
                         Ok(()) => {
                             let place = Place::new(Arc::clone(&self.shared), peer.ip());
-                            // Small messages must not wait for more. A failure shows at the first read.
+                            // Small messages must be sent at once. If this fails, the first read will fail too.
                             stream.set_nodelay(true).ok();
                             return (Connection::new(stream, place), peer);
                         }
@@ -220,8 +220,8 @@ impl Listener {
                 std::process::id()
             );
         }
-        // With a descriptor of the reserve the next attempt succeeds, unless the process takes it first. It is filled
-        // again after that attempt, not before.
+        // With a descriptor from the reserve, the next attempt succeeds unless the process takes it first. The reserve
+        // is refilled after that attempt, not before.
         if self.reserve.pop().is_none() {
             tokio::time::sleep(ERROR_PAUSE).await;
         }
@@ -250,7 +250,7 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-/// Errors of the one connection that was to be accepted; the next one may be fine.
+/// Whether the error concerns only the connection being accepted; the next one may succeed.
 fn is_of_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(

@@ -108,7 +108,7 @@ fn i3_a_transition_that_is_not_published_is_seen() {
     assert_eq!(judge(&good, 50), Ok(()));
     assert!(judge(&good[..1], 50).is_err());
     assert!(judge(&good, 10).is_err(), "too late");
-    // After many writes it may take longer, and not for ever.
+    // After many writes, publishing may take longer, but not for ever.
     let flaps = |last| {
         let mut txns: Vec<_> = (0..4).map(|n| up(n, 1, 1, ("a", 1))).collect();
         txns.push(down(last));
@@ -153,7 +153,7 @@ fn i5_a_hasty_silence_after_a_claim_is_seen() {
     let mut lost = Lost::new();
     assert_eq!(no_hasty_silence(&good, &lost, silence(30)), Ok(()));
     assert!(no_hasty_silence(&good, &lost, silence(31)).is_err());
-    // Its agent was lost long enough before, and still is; or not.
+    // Cases in which the agent was lost long enough before and still is, and cases in which it was not.
     let spells = [
         (2_000..u64::MAX, true),
         (3_500..u64::MAX, false),

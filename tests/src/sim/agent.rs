@@ -1,4 +1,5 @@
-//! An agent in the simulation: the product's own board, outbox and uplinks. Only the probes are replaced, by the truth.
+//! A simulated agent: the product's own table, outbox and uplinks. Only the probes are replaced; verdicts are set to
+//! the true states.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -6,7 +7,7 @@ use std::{
 };
 
 use redkeeper_agent::{
-    instances::Board,
+    instances::InstanceTable,
     metrics::Metrics,
     report::{Dial, Uplink, boot::Boot},
 };
@@ -24,28 +25,28 @@ use super::{Flag, Fleet, network::Route};
 /// How often each instance is probed.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// An agent's place in the world; the process in it comes and goes.
+/// An agent of the simulation. Its process is started and stopped.
 pub struct Agent {
     /// Its name.
     pub id: AgentId,
     truth: Arc<Mutex<Vec<Reason>>>,
-    /// Its ways to the collectors.
+    /// Its network links to the collectors.
     pub links: Vec<Arc<Flag>>,
-    /// The process.
+    /// The running process, if any.
     pub process: Option<Process>,
 }
 
 /// A running agent.
 pub struct Process {
-    board: Arc<Board>,
+    table: Arc<InstanceTable>,
     _tasks: JoinSet<()>,
 }
 
 impl Agent {
-    /// A place without a process.
+    /// Creates an agent without a process.
     ///
     /// # Panics
-    /// When the name is none.
+    /// When the name is not valid.
     pub fn new(name: &str, instances: usize, collectors: usize) -> Self {
         Self {
             id: AgentId::new(name).expect("a name"),
@@ -55,12 +56,12 @@ impl Agent {
         }
     }
 
-    /// What is true of each of its instances now.
+    /// The present true reason of each of its instances.
     pub fn truth(&self) -> Vec<Reason> {
         self.truth.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Id of its nth instance.
+    /// Id of its `n`th instance.
     pub fn instance(&self, n: usize) -> String {
         format!("{}:{n}", self.id)
     }
@@ -68,7 +69,7 @@ impl Agent {
     /// Starts the process: a new boot that has probed nothing yet.
     ///
     /// # Panics
-    /// When a name is none.
+    /// When a name is not valid.
     pub fn start(&mut self, fleet: &Fleet, clock: Clock, rng: &mut fastrand::Rng) {
         let boot = Arc::new(Boot::new().expect("a boot id"));
         let identity = |n| Identity {
@@ -78,9 +79,9 @@ impl Agent {
             labels: Arc::default(),
         };
         let blank = Verdict::blank(Reason::NotProbed, Stage::Resolve, "", WallMs(0));
-        let board = Arc::new(Board::new(clock));
+        let table = Arc::new(InstanceTable::new(clock));
         for n in 0..self.truth().len() {
-            board.add(identity(n), blank.clone(), INTERVAL * 4);
+            table.add(identity(n), blank.clone(), INTERVAL * 4);
         }
         let mut tasks = JoinSet::new();
         for (number, link) in self.links.iter().enumerate() {
@@ -96,14 +97,14 @@ impl Agent {
                 agent: self.id.clone(),
                 boot: Arc::clone(&boot),
                 host: String::new(),
-                board: Arc::clone(&board),
+                table: Arc::clone(&table),
                 clock,
                 metrics: Metrics::default(),
                 stop: CancellationToken::new(),
             };
             tasks.spawn(uplink.run());
         }
-        let (probed, truth, first) = (Arc::clone(&board), Arc::clone(&self.truth), rng.u64(1..200));
+        let (probed, truth, first) = (Arc::clone(&table), Arc::clone(&self.truth), rng.u64(1..200));
         tasks.spawn(async move {
             tokio::time::sleep(Duration::from_millis(first)).await;
             let seen = truth.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -119,17 +120,17 @@ impl Agent {
                 tokio::time::sleep(INTERVAL).await;
             }
         });
-        self.process = Some(Process { board, _tasks: tasks });
+        self.process = Some(Process { table, _tasks: tasks });
     }
 
-    /// Changes the truth, which a running agent sees at once.
+    /// Changes the true reason of an instance; a running agent sees it at once.
     pub fn set(&mut self, n: usize, reason: Reason) {
         self.truth.lock().unwrap_or_else(PoisonError::into_inner)[n] = reason;
         if let Some(process) = &self.process
-            && let Some((handle, _)) = process.board.entries().into_iter().nth(n)
+            && let Some((handle, _)) = process.table.entries().into_iter().nth(n)
         {
             process
-                .board
+                .table
                 .set(handle, Verdict::blank(reason, Stage::Reply, "", WallMs(0)));
         }
     }

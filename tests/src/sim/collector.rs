@@ -1,5 +1,5 @@
-//! A collector in the simulation: the product's own gRPC server, aggregator, coordinator and publisher. Only the
-//! network and ZooKeeper's client are replaced.
+//! A simulated collector: the product's own gRPC server, aggregator, coordinator and publisher. Only the network and
+//! ZooKeeper's client are replaced.
 
 use std::{
     convert::Infallible,
@@ -11,15 +11,15 @@ use redkeeper_collector::{
     fleet::{
         aggregator::Aggregator,
         command::COMMANDS_MAX,
-        heartbeats::Beats,
-        view::{self, Shared},
+        heartbeats::HeartbeatQueue,
+        view::{self, ViewHandle},
     },
     grpc::{
         agent::Ingest,
         server::{self, Services},
         status::Queries,
     },
-    leader::{Coordinator, leadership::Directory},
+    leader::{Coordinator, leadership::Leadership},
     metrics::Metrics,
     peers::Peers,
     publish::AUDIT_INTERVAL,
@@ -38,33 +38,33 @@ use super::{Flag, ensemble::Ensemble, network::Socket};
 
 /// Silence after which an agent's instances are UNKNOWN.
 pub const SILENT_AFTER: Duration = Duration::from_secs(3);
-/// How often an agent proves that it lives.
+/// Heartbeat interval of agents.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long a process may take to stop.
+/// Maximum time that a process may take to stop.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
-/// Connections that wait to be accepted.
+/// Maximum number of connections waiting to be accepted.
 const BACKLOG: usize = 128;
 
-/// One collector's place in the world; the process in it comes and goes.
+/// A collector of the simulation. Its process is started and stopped.
 pub struct Collector {
     /// Its name.
     pub id: CollectorId,
-    /// Its way to ZooKeeper.
+    /// Its network link to ZooKeeper.
     pub zookeeper: Arc<Flag>,
-    /// The process.
+    /// The running process, if any.
     pub process: Option<Process>,
 }
 
 /// A running collector.
 pub struct Process {
-    /// Takes connections of agents.
+    /// Accepts connections of agents.
     pub entrance: mpsc::Sender<Result<Socket, Infallible>>,
-    /// Cancelled when it has ended.
+    /// Cancelled once the process has ended.
     pub dead: CancellationToken,
-    /// What it knows.
-    pub view: Shared,
-    /// What it says of itself.
-    pub directory: watch::Receiver<Directory>,
+    /// Its view of the fleet.
+    pub view: ViewHandle,
+    /// Its leadership, as it reports it.
+    pub leadership: watch::Receiver<Leadership>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
     server: JoinSet<()>,
@@ -73,7 +73,7 @@ pub struct Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.dead.cancel();
-        // The server's own end would tell its connections to close, at the same instant as they are reset.
+        // If the server ended normally, it would close its connections at the same instant as they are reset.
         let server = std::mem::take(&mut self.server);
         super::run_in_background(async {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -83,10 +83,10 @@ impl Drop for Process {
 }
 
 impl Collector {
-    /// A place without a process.
+    /// Creates a collector without a process.
     ///
     /// # Panics
-    /// When the name is none.
+    /// When the name is not valid.
     pub fn new(name: &str) -> Self {
         Self {
             id: CollectorId::new(name).expect("a name"),
@@ -100,17 +100,20 @@ impl Collector {
     /// # Panics
     /// When the server cannot be built.
     pub fn start(&mut self, ensemble: &Ensemble, clock: Clock) {
-        let (replacer, view) = view::channel();
+        let (view_publisher, view) = view::channel();
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let (directory, reader) = watch::channel(Directory::default());
+        let (leadership, reader) = watch::channel(Leadership::default());
         let stop = CancellationToken::new();
         let metrics = Metrics::default();
-        let (beats, fleet) = (Arc::new(Beats::default()), Fleet::new(clock.now(), SILENT_AFTER));
+        let (heartbeats, fleet) = (
+            Arc::new(HeartbeatQueue::default()),
+            Fleet::new(clock.now(), SILENT_AFTER),
+        );
         let aggregator = Aggregator::new(
             fleet,
-            replacer,
+            view_publisher,
             receiver,
-            Arc::clone(&beats),
+            Arc::clone(&heartbeats),
             clock,
             metrics.clone(),
             CancellationToken::new(),
@@ -122,7 +125,7 @@ impl Collector {
                 heartbeat_interval: HEARTBEAT,
                 silent_after: SILENT_AFTER,
                 commands: commands.clone(),
-                beats,
+                heartbeats,
                 clock,
                 supervisor: supervisor.clone(),
                 metrics: metrics.clone(),
@@ -133,14 +136,14 @@ impl Collector {
                 id: self.id.to_string(),
                 boot: "1".to_owned(),
                 view: view.clone(),
-                directory: reader.clone(),
+                leadership: reader.clone(),
                 peers: watch::channel(Peers::default()).1,
                 standalone: false,
                 clock,
                 supervisor,
                 metrics: metrics.clone(),
             },
-            directory: reader.clone(),
+            leadership: reader.clone(),
             clock,
             draining: stop.clone(),
             close_grace: SHUTDOWN_GRACE / 2,
@@ -152,7 +155,7 @@ impl Collector {
             address: format!("{}:7400", self.id),
             view: view.clone(),
             commands,
-            directory,
+            leadership,
             clock,
             orphans_max_percent: 10,
             audit_interval: AUDIT_INTERVAL,
@@ -171,7 +174,7 @@ impl Collector {
             dead: CancellationToken::new(),
             server,
             view,
-            directory: reader,
+            leadership: reader,
             stop,
             tasks,
         });
@@ -192,22 +195,22 @@ impl Collector {
                     process.server.join_next().await;
                     process.tasks.join_next().await;
                 };
-                // Else it is killed.
+                // If it does not end in time, it is killed.
                 tokio::time::timeout(SHUTDOWN_GRACE, ended).await.ok();
             });
         }
     }
 
-    /// `STATE` of an instance as this collector tells it.
+    /// State of an instance in this collector's view.
     pub fn state(&self, id: &str) -> Option<State> {
         let view = self.process.as_ref()?.view.get();
         let id = redkeeper_core::ids::InstanceId::new(id).ok()?;
         Some(view.instances.get(&id)?.status.verdict.state())
     }
 
-    /// Whether it says that it leads.
+    /// Whether it claims to lead.
     pub fn says_it_leads(&self, clock: Clock) -> bool {
         let process = self.process.as_ref();
-        process.is_some_and(|process| process.directory.borrow().leader(clock.now()) == self.id.as_str())
+        process.is_some_and(|process| process.leadership.borrow().leader(clock.now()) == self.id.as_str())
     }
 }

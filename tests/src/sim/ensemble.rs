@@ -1,5 +1,5 @@
-//! ZooKeeper in the simulation: the twin that passes the suite of the real server, behind a network that delays,
-//! cuts and loses, and a clock that expires sessions. Records every transaction.
+//! Simulated ZooKeeper: the in-memory store, which passes the same contract tests as the real server, behind a network
+//! that delays, cuts and loses requests, and a clock that expires sessions. Records every transaction.
 
 use std::{
     future::Future,
@@ -19,12 +19,12 @@ use tokio::{
 use super::{Flag, run_in_background};
 use crate::history::{Op, Txn};
 
-/// Session time-out: the server counts it from when it last heard the client.
+/// Session time-out, counted by the server from the last message of the client.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
-/// Expiry is looked at once a tick.
+/// Expiry is checked once per tick.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The ensemble and the way to it.
+/// The ensemble and the network to it.
 #[derive(Clone)]
 pub struct Ensemble {
     memory: Memory,
@@ -40,7 +40,7 @@ struct Inner {
 }
 
 impl Ensemble {
-    /// A fresh one.
+    /// Creates an empty ensemble.
     pub fn new(start: Instant, rng: fastrand::Rng) -> Self {
         Self {
             memory: Memory::default(),
@@ -62,7 +62,7 @@ impl Ensemble {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// From now on this share of the requests, in percent, has an unknown outcome.
+    /// Sets the share of requests, in percent, that have an unknown outcome from now on.
     pub fn lose(&self, percent: u8) {
         self.inner().loss = percent;
     }
@@ -72,7 +72,7 @@ impl Ensemble {
         self.inner().history.clone()
     }
 
-    /// A client's way in, which `link` can cut.
+    /// Creates a client whose connection `link` can cut.
     pub fn client(&self, link: Arc<Flag>) -> Client {
         Client {
             ensemble: self.clone(),
@@ -80,15 +80,15 @@ impl Ensemble {
         }
     }
 
-    /// A session of the test itself, which nothing disturbs.
+    /// Opens a session of the test itself, which no fault affects.
     ///
     /// # Panics
-    /// Never: the twin accepts everybody.
+    /// Never: the in-memory store accepts every session.
     pub async fn other_hand(&self) -> MemorySession {
         self.memory.connect().await.expect("a session")
     }
 
-    /// Deletes a znode, or makes its content a lie.
+    /// Deletes a znode, or falsifies its content.
     pub async fn meddle(&self, hand: &MemorySession, path: &str, deletes: bool) {
         let Ok(Some(node)) = hand
             .get(&[path.to_owned()])
@@ -145,7 +145,7 @@ impl Ensemble {
     }
 }
 
-/// A collector's way to the ensemble.
+/// A collector's client of the ensemble.
 #[derive(Clone)]
 pub struct Client {
     ensemble: Ensemble,
@@ -179,12 +179,12 @@ impl Store for Client {
     }
 }
 
-/// A session as both ends see it.
+/// State of a session, as both ends see it.
 struct Life {
     session: Arc<MemorySession>,
-    /// The client process holds it.
+    /// On while the client process holds the session.
     alive: Flag,
-    /// What the client believes.
+    /// Connection state as the client sees it.
     state: watch::Sender<Connection>,
 }
 
@@ -209,7 +209,7 @@ async fn expire(client: Client, life: Arc<Life>) {
     }
 }
 
-/// The client's end: what it believes of the connection. It gives up later than the server does.
+/// The client's end: updates its connection state. It gives up later than the server does.
 async fn follow(link: Arc<Flag>, life: Arc<Life>) {
     loop {
         link.is(false).await;
@@ -227,19 +227,19 @@ async fn follow(link: Arc<Flag>, life: Arc<Life>) {
 pub struct SimSession {
     client: Client,
     life: Arc<Life>,
-    /// Requests reach the server in the order in which they were made.
+    /// Makes requests reach the server in the order in which they were made.
     order: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Drop for SimSession {
     fn drop(&mut self) {
-        // Without a close the server learns of it by the time-out only.
+        // Without a close, the server learns of the end only by the time-out.
         self.life.alive.set(false);
     }
 }
 
 impl SimSession {
-    /// One request. It is on its way from now on, whether or not somebody waits for the answer.
+    /// Sends one request. It is carried out even if the caller stops waiting for the answer.
     async fn request<T, F>(
         &self,
         apply: impl FnOnce(Arc<MemorySession>) -> F + Send + 'static,
@@ -255,7 +255,7 @@ impl SimSession {
             Arc::clone(&self.order),
         );
         run_in_background(async move {
-            // Nobody may wait for it any more.
+            // The caller may no longer wait for the answer.
             drop(answer.send(convey(&client, &life, &order, apply).await));
         });
         match tokio::time::timeout(SESSION_TIMEOUT * 2 / 3, answered).await {
@@ -266,7 +266,7 @@ impl SimSession {
     }
 }
 
-/// A request's way there, what it does, its way back.
+/// Carries a request to the server, applies it, and carries the answer back.
 async fn convey<T, F>(
     client: &Client,
     life: &Life,
@@ -279,8 +279,8 @@ where
     let (ensemble, link) = (&client.ensemble, &client.link);
     let turn = order.lock().await;
     tokio::time::sleep(ensemble.delay()).await;
-    // While disconnected it waits in the library, and is sent after the reconnection. When the library is gone
-    // before that, it is lost, or was on its way already.
+    // While disconnected, the request waits in the client library and is sent after the reconnection. If the library is
+    // gone before that, the request is lost, unless it was already on its way.
     tokio::select! {
         biased;
         () = link.is(true) => {}
@@ -309,7 +309,7 @@ where
     }
 }
 
-/// The connection breaks for a moment.
+/// Breaks the connection for a moment.
 fn blip(client: &Client) {
     let (link, time) = (Arc::clone(&client.link), client.ensemble.delay() * 30);
     if link.get() {

@@ -1,4 +1,4 @@
-//! A switch that tasks wait for. Wakes in the order of waiting, so that a run can be repeated.
+//! A switch that tasks can wait for. Tasks wake in the order in which they began to wait, so that a run is repeatable.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,7 +12,7 @@ pub struct Flag {
 }
 
 impl Flag {
-    /// A switch.
+    /// Creates a switch.
     pub fn new(on: bool) -> Self {
         Self {
             on: AtomicBool::new(on),
@@ -20,19 +20,19 @@ impl Flag {
         }
     }
 
-    /// How it stands.
+    /// The present position.
     pub fn get(&self) -> bool {
         self.on.load(Ordering::Relaxed)
     }
 
-    /// Turns it and wakes all who wait.
+    /// Sets the position and wakes all waiting tasks.
     pub fn set(&self, on: bool) {
         if self.on.swap(on, Ordering::Relaxed) != on {
             self.changed.notify_waiters();
         }
     }
 
-    /// Waits until it stands so.
+    /// Waits until the switch is in this position.
     pub async fn is(&self, on: bool) {
         loop {
             let changed = self.changed.notified();

@@ -1,5 +1,5 @@
-//! The network between agents and collectors in the simulation: TCP connections as pipes in memory, which delay, hold
-//! and break as a real path does. The product's gRPC runs over them as it is.
+//! Simulated network between agents and collectors: TCP connections are in-memory pipes that delay, stall and break
+//! like a real path. The product's gRPC runs over them unchanged.
 
 use std::{
     io,
@@ -23,10 +23,10 @@ use super::{Flag, Fleet, run_in_background};
 
 /// Bytes that a connection holds in each direction before the sender waits.
 const BUFFER: usize = 64 * 1024;
-/// Bytes that travel together at most.
+/// Maximum number of bytes that travel together.
 const SEGMENT: usize = 16 * 1024;
-/// After so long without a word from the other side the collector's kernel ends a connection
-/// (`KEEPALIVE` in `collector::grpc`), in milliseconds.
+/// Time without data from the other side after which the collector's kernel ends a connection (`KEEPALIVE_SHARE` in
+/// `collector::grpc::server`), in milliseconds.
 const DEAD_PATH_MS: std::ops::Range<u64> = 2_000..3_000;
 
 /// One end of a connection.
@@ -91,14 +91,14 @@ impl Connected for Socket {
     fn connect_info(&self) {}
 }
 
-/// An agent's way to one collector. Clones are the same way.
+/// Network route of an agent to one collector. Clones share state.
 #[derive(Clone)]
 pub struct Route {
     /// Whether packets pass.
     pub link: Arc<Flag>,
     /// All collectors.
     pub fleet: Fleet,
-    /// Which of them.
+    /// Index of the collector.
     pub number: usize,
     /// Draws delays and how connections break.
     pub rng: Arc<Mutex<fastrand::Rng>>,
@@ -145,7 +145,7 @@ impl Route {
     }
 }
 
-/// What happens to one connection.
+/// Controls one simulated connection.
 struct Connection {
     link: Arc<Flag>,
     /// The collector's process has ended.
@@ -173,7 +173,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 () = self.dead.cancelled() => {
-                    // Its kernel closes the connection; what it had sent before still arrives.
+                    // The collector's kernel closes the connection; what was sent before still arrives.
                     self.server_reset.cancel();
                     return std::future::pending().await;
                 }
@@ -187,14 +187,14 @@ impl Connection {
                     self.server_reset.cancel();
                 }
                 1 => {
-                    // Only the agent learns of it. What it had sent may arrive beside its next stream.
+                    // Only the agent notices the break. What it had sent may arrive while its next stream is open.
                     self.client_reset.cancel();
                     if tokio::time::timeout(path, self.link.is(true)).await.is_err() {
                         self.server_reset.cancel();
                     }
                 }
                 _ => {
-                    // Nobody learns of it: all that was sent arrives when the path is whole again in time.
+                    // Neither end notices the break: all that was sent arrives if the path is restored in time.
                     if tokio::time::timeout(path, self.link.is(true)).await.is_ok() {
                         continue;
                     }
@@ -208,7 +208,7 @@ impl Connection {
     }
 }
 
-/// Carries one direction: all bytes, and at last the end, arrive in order, after a delay, while the link is whole.
+/// Carries one direction: all bytes, and at last the end, arrive in order, after a delay, while the link is up.
 async fn carry(
     mut from: ReadHalf<DuplexStream>,
     mut to: WriteHalf<DuplexStream>,

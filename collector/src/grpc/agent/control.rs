@@ -1,5 +1,5 @@
-//! What the task of a stream waits for beside messages: the request to stop, the aggregator's reason to end, and a
-//! timer. Each is looked at when it wakes, and not with each message, of which there are many more.
+//! Events other than messages that a stream's task must handle: the request to stop, a close request from the
+//! aggregator, and its timer. Each is polled when it wakes, and not with each message, of which there are many more.
 
 use std::{
     future::Future,
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::progress::End;
 
-/// What happened.
+/// An event other than a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Event {
     /// The collector stops.
@@ -30,22 +30,22 @@ pub(super) enum Event {
     Timer,
 }
 
-/// Wakes the stream's task, and tells that it was one of these.
+/// Waker shared by the three sources; sets a flag so that `poll` knows one of them fired.
 #[derive(Default)]
-struct Bell {
-    rung: AtomicBool,
+struct SharedWaker {
+    woken: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
 
-impl Bell {
-    fn answer_to(&self, task: &Waker) {
+impl SharedWaker {
+    fn register(&self, task: &Waker) {
         *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.clone());
     }
 }
 
-impl Wake for Bell {
+impl Wake for SharedWaker {
     fn wake(self: Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
+        self.woken.store(true, Ordering::Release);
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(task) = &*task {
             task.wake_by_ref();
@@ -53,24 +53,24 @@ impl Wake for Bell {
     }
 }
 
-/// All three.
-pub(super) struct Aside {
-    bell: Arc<Bell>,
-    /// What the bell wakes.
+/// The three sources of events, with their shared waker.
+pub(super) struct ControlEvents {
+    waker: Arc<SharedWaker>,
+    /// The task's waker, as registered with the shared one.
     task: Option<Waker>,
     stop: Pin<Box<dyn Future<Output = ()> + Send>>,
     end: oneshot::Receiver<End>,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Aside {
-    /// The timer is set to `first`.
+impl ControlEvents {
+    /// Creates the sources, with the timer set to `first`.
     pub(super) fn new(stop: CancellationToken, end: oneshot::Receiver<End>, first: Instant) -> Self {
-        let bell = Arc::new(Bell::default());
-        // Everything is looked at once.
-        bell.rung.store(true, Ordering::Release);
+        let waker = Arc::new(SharedWaker::default());
+        // The first poll checks every source.
+        waker.woken.store(true, Ordering::Release);
         Self {
-            bell,
+            waker,
             task: None,
             stop: Box::pin(stop.cancelled_owned()),
             end,
@@ -81,23 +81,23 @@ impl Aside {
     /// Sets the timer.
     pub(super) fn reset(&mut self, at: Instant) {
         self.timer.as_mut().reset(at);
-        self.bell.rung.store(true, Ordering::Release);
+        self.waker.woken.store(true, Ordering::Release);
     }
 
-    /// What happened first. Not to be asked again after the first two.
+    /// Polls for the next event. Must not be polled again after `Stop` or `End`.
     pub(super) fn poll(&mut self, context: &Context<'_>) -> Poll<Event> {
         let task = context.waker();
         if !self.task.as_ref().is_some_and(|known| known.will_wake(task)) {
-            self.bell.answer_to(task);
+            self.waker.register(task);
             self.task = Some(task.clone());
         }
-        if !self.bell.rung.load(Ordering::Acquire) {
+        if !self.waker.woken.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        // Before they are looked at: what happens from now on rings again. A swap, not a store: who rang in this very moment
-        // would else be silenced before what it did can be seen here.
-        self.bell.rung.swap(false, Ordering::AcqRel);
-        let waker = Waker::from(Arc::clone(&self.bell));
+        // Cleared before the sources are polled, so that a later event sets it again. A swap, not a store: a store
+        // would erase the flag of a concurrent wake before its effect is visible here.
+        self.waker.woken.swap(false, Ordering::AcqRel);
+        let waker = Waker::from(Arc::clone(&self.waker));
         let context = &mut Context::from_waker(&waker);
         if self.stop.as_mut().poll(context).is_ready() {
             return Poll::Ready(Event::Stop);
@@ -117,36 +117,36 @@ mod tests {
 
     use super::*;
 
-    fn aside(seconds: u64) -> (Aside, CancellationToken, oneshot::Sender<End>) {
+    fn control(seconds: u64) -> (ControlEvents, CancellationToken, oneshot::Sender<End>) {
         let (stop, (end, receiver)) = (CancellationToken::new(), oneshot::channel());
         let first = Instant::now() + Duration::from_secs(seconds);
-        (Aside::new(stop.clone(), receiver, first), stop, end)
+        (ControlEvents::new(stop.clone(), receiver, first), stop, end)
     }
 
-    async fn next(aside: &mut Aside) -> Event {
-        poll_fn(|context| aside.poll(context)).await
+    async fn next(control: &mut ControlEvents) -> Event {
+        poll_fn(|context| control.poll(context)).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_wakes_at_any_time() {
-        let (mut one, stop, _end) = aside(900);
+        let (mut one, stop, _end) = control(900);
         assert_eq!(next(&mut one).now_or_never(), None);
         stop.cancel();
         assert_eq!(next(&mut one).await, Event::Stop);
 
-        let (mut one, _stop, end) = aside(900);
+        let (mut one, _stop, end) = control(900);
         assert_eq!(next(&mut one).now_or_never(), None);
         end.send(End::Resend).unwrap();
         assert_eq!(next(&mut one).await, Event::End(Some(End::Resend)));
 
-        let (mut one, _stop, end) = aside(900);
+        let (mut one, _stop, end) = control(900);
         drop(end);
         assert_eq!(next(&mut one).await, Event::End(None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_timer_fires_as_often_as_it_is_set() {
-        let (mut one, _stop, _end) = aside(1);
+        let (mut one, _stop, _end) = control(1);
         for seconds in [5, 1, 3] {
             assert_eq!(next(&mut one).await, Event::Timer);
             assert_eq!(next(&mut one).now_or_never(), None, "it is set once");
@@ -163,7 +163,7 @@ mod tests {
     #[allow(clippy::disallowed_methods)] // The test owns its tasks.
     #[tokio::test]
     async fn it_wakes_the_task_that_asked_last() {
-        let (mut one, stop, _end) = aside(900);
+        let (mut one, stop, _end) = control(900);
         assert_eq!(next(&mut one).now_or_never(), None);
         let waiting = tokio::spawn(async move { next(&mut one).await });
         tokio::task::yield_now().await;

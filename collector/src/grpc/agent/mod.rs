@@ -1,5 +1,5 @@
-//! Takes agents' streams: reads the Hello of each, refuses those that may not report, and starts the task of the
-//! others ([`stream`]).
+//! Accepts agents' streams: reads the Hello of each, refuses those that may not report, and starts the task of the
+//! others (`stream`).
 
 mod control;
 mod stream;
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redkeeper_core::fleet::Greeting;
+use redkeeper_core::fleet::AgentInfo;
 use redkeeper_proto::{
     convert,
     v1::{
@@ -22,47 +22,47 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     errors::Failure,
-    responses::{self, AnswerStream},
+    responses::{self, ResponseStream},
 };
 use crate::{
-    fleet::{command::Command, heartbeats::Beats},
+    fleet::{command::Command, heartbeats::HeartbeatQueue},
     metrics::Metrics,
 };
 
 /// Kind of the streams' tasks.
 pub const STREAM: &str = "agent-stream";
 
-/// How long a new stream may take to say who it is.
+/// How long a new stream may take to send its Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Answers under way on one stream: acknowledgements carry the newest number only, so a few are enough.
+/// Responses queued on one stream: acknowledgements carry the newest number only, so a few are enough.
 const ANSWERS_MAX: usize = 4;
 
-/// Takes agents' streams.
+/// The service for agents' streams.
 #[derive(Clone)]
 pub struct Ingest {
-    /// Own name.
+    /// Id of this collector.
     pub id: String,
-    /// Told to agents.
+    /// Sent to agents.
     pub heartbeat_interval: Duration,
-    /// Told to agents; nothing heard for twice as long ends a stream.
+    /// Sent to agents; a stream ends when nothing was heard for twice as long.
     pub silent_after: Duration,
-    /// To the aggregator.
+    /// Command channel of the aggregator.
     pub commands: mpsc::Sender<Command>,
-    /// Where heartbeats wait for it.
-    pub beats: Arc<Beats>,
-    /// Time.
+    /// Queue of heartbeats for the aggregator.
+    pub heartbeats: Arc<HeartbeatQueue>,
+    /// Clock.
     pub clock: Clock,
     /// Owner of the streams' tasks.
     pub supervisor: Supervisor,
     /// Counters.
     pub metrics: Metrics,
-    /// Numbers streams.
+    /// Number of the next stream.
     pub next_stream: Arc<AtomicU64>,
-    /// Lines about agents that are refused: they come again.
+    /// Limits the log lines about refused agents, which try again and again.
     pub refusals: Arc<Refusals>,
 }
 
-/// Lines about refused agents.
+/// Limits the log lines about refused agents.
 #[derive(Debug)]
 pub struct Refusals(Mutex<RepeatLimit>);
 
@@ -72,12 +72,12 @@ impl Default for Refusals {
     }
 }
 
-/// Between two lines about the same agent that is refused for the same reason.
+/// Interval between two lines about the same agent that is refused for the same reason.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(600);
 
 #[tonic::async_trait]
 impl AgentService for Ingest {
-    type ReportStatusStream = AnswerStream<ReportStatusResponse>;
+    type ReportStatusStream = ResponseStream<ReportStatusResponse>;
 
     async fn report_status(
         &self,
@@ -89,7 +89,8 @@ impl AgentService for Ingest {
         let address = request.remote_addr();
         let peer = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
         let address = address.map_or_else(String::new, |address| address.ip().to_canonical().to_string());
-        // In boxes and shared: a task keeps room for each thing that it is given, and for each place that it moves to.
+        // Boxed and shared: a task keeps room for each value that it is given, and for each place to which the value
+        // moves.
         let mut messages = Box::new(request.into_inner());
         let (seq, mut greeting) = self.greeting(&mut messages, &address).await?;
         greeting.address = address;
@@ -101,7 +102,8 @@ impl AgentService for Ingest {
     }
 }
 
-/// An agent counts its messages from 1 on; beyond this, one each microsecond for 290,000 years, sums could overflow.
+/// Largest sequence that is accepted. An agent counts its messages from 1 on; beyond this, which one message each
+/// microsecond reaches after 290,000 years, sums could overflow.
 const SEQUENCE_MAX: u64 = 1 << 63;
 
 fn in_range(sequence: u64) -> Result<(), String> {
@@ -110,14 +112,14 @@ fn in_range(sequence: u64) -> Result<(), String> {
 }
 
 impl Ingest {
-    /// Counts a refused agent, and logs it where the same was not logged of late: it tries again and again.
+    /// Counts a refused agent, and logs it unless the same was logged recently: it tries again and again.
     fn refused(&self, who: &str, failure: &Failure) {
         let result = match failure {
             Failure::BadHello(_) => "bad_hello",
             Failure::IdInUse(..) => "id_in_use",
             Failure::Superseded => "superseded",
             Failure::Full(_) => "full",
-            // Nothing is wrong with the agent.
+            // The agent is not at fault.
             _ => return,
         };
         self.metrics.reports.get_or_create(&[("result", result)]).inc();
@@ -132,7 +134,7 @@ impl Ingest {
         &self,
         messages: &mut Streaming<ReportStatusRequest>,
         address: &str,
-    ) -> Result<(u64, Greeting), Status> {
+    ) -> Result<(u64, AgentInfo), Status> {
         let bad = |text: String| {
             let failure = Failure::BadHello(text);
             self.refused(&format!("an agent at {address}"), &failure);

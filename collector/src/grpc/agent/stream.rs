@@ -1,4 +1,4 @@
-//! The task of one agent's stream: checks messages, hands them to the aggregator, and acknowledges what was applied.
+//! The task of one agent's stream: checks messages, passes them to the aggregator, and acknowledges what was applied.
 
 use std::{
     pin::Pin,
@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::Stream;
 use redkeeper_core::{
-    fleet::{Greeting, Message},
+    fleet::{AgentInfo, Message},
     ids::{AgentId, Seq},
     limits::{AGENT_INSTANCES_MAX, AGENT_MESSAGE_BYTES_MAX, UNACKED_MESSAGES_MAX},
     time::Mono,
@@ -25,35 +25,37 @@ use tonic::{Status, Streaming};
 
 use super::{
     Ingest,
-    control::{Aside, Event},
+    control::{ControlEvents, Event},
     in_range,
 };
 use crate::{
     fleet::{
         command::Command,
-        heartbeats::Beat,
-        progress::{self, End, FeedbackReader},
+        heartbeats::QueuedHeartbeat,
+        progress::{self, End, StreamStatus},
     },
-    grpc::{errors::Failure, responses::Answers},
+    grpc::{errors::Failure, responses::ResponseSender},
 };
 
-/// When agents of a stopping collector come back.
+/// Delay after which the agents of a stopping collector reconnect.
 const DRAIN_RECONNECT: Duration = Duration::from_millis(500);
-/// An acknowledgement waits for others, up to this time, or four thirds of `silent_after`: each costs more than the
-/// message that it answers. An agent calls a collector mute after twice `silent_after`.
+/// Maximum delay of an acknowledgement, unless four thirds of `silent_after` are shorter. It waits for further
+/// messages, because it costs more than the message that it answers. An agent calls a collector mute after twice
+/// `silent_after`.
 const ACK_DELAY: Duration = Duration::from_secs(4);
-/// So many messages wait no longer than until they are applied: half of what an agent may have unacknowledged.
+/// Once this many messages are unacknowledged, they are acknowledged as soon as they are applied: half of what an agent
+/// may have unacknowledged.
 const ACK_EVERY: u64 = UNACKED_MESSAGES_MAX as u64 / 2;
-/// So many messages in a row are taken before anything else is looked at.
+/// Maximum messages taken in a row before other events are polled.
 const STREAK_MAX: u32 = 64;
-/// When a stream looks whether so many messages are applied; then after twice as long each time, up to the latter.
+/// Delay before a stream checks whether `ACK_EVERY` messages are applied; it doubles each time, up to the second value.
 const ACK_SOON: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(64));
 
-/// What a stream's task does next.
+/// What a stream's task handles next.
 enum Next {
     /// `None` at the end of the stream.
     Message(Option<Result<ReportStatusRequest, Status>>),
-    Aside(Event),
+    ControlEvents(Event),
 }
 
 fn answer(message: Answer) -> Result<Box<ReportStatusResponse>, Status> {
@@ -62,7 +64,7 @@ fn answer(message: Answer) -> Result<Box<ReportStatusResponse>, Status> {
     }))
 }
 
-/// What an agent is told when the aggregator ends its stream; `None`: the aggregator has ended itself.
+/// The failure that is sent to an agent when the aggregator ends its stream; `None`: the aggregator itself has ended.
 fn failure(why: Option<End>, agent: &str) -> Failure {
     match why {
         Some(End::Superseded) => Failure::Superseded,
@@ -78,8 +80,8 @@ impl Ingest {
         self: Arc<Self>,
         mut messages: Box<Streaming<ReportStatusRequest>>,
         first: u64,
-        greeting: Box<Greeting>,
-        answers: Answers<ReportStatusResponse>,
+        greeting: Box<AgentInfo>,
+        answers: ResponseSender<ReportStatusResponse>,
     ) {
         let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
         let agent = greeting.agent.to_string();
@@ -89,14 +91,15 @@ impl Ingest {
         );
         let mut opened = false;
         let talk = async {
-            let feedback = self.open(stream, greeting).await?;
+            let status = self.open(stream, greeting).await?;
             opened = true;
             tracing::info!(agent, stream, "agent connected");
-            self.talk(&mut messages, first, (name, stream), feedback, &answers)
+            self.talk(&mut messages, first, (name, stream), status, &answers)
                 .await
         };
         let ended = talk.await;
-        // Before the agent is told: when it comes again, its id is free. During shutdown the aggregator may be gone.
+        // Before the reason is sent to the agent, so that its id is free when it reconnects. During shutdown the
+        // aggregator may be gone.
         drop(self.commands.send(Command::Bye(stream)).await);
         let why = match &ended {
             Ok(why) => why.clone(),
@@ -107,7 +110,7 @@ impl Ingest {
         }
         if let Err(failure) = ended {
             self.refused(&who, &failure);
-            // The last place of the queue is never taken by acknowledgements, so this does not wait long.
+            // Acknowledgements never take the last slot of the queue, so this does not wait long.
             let told = answers.send(Err(failure.into()));
             if tokio::time::timeout(self.silent_after, told).await.is_err() {
                 tracing::debug!(agent, stream, "the agent did not take the reason");
@@ -116,16 +119,16 @@ impl Ingest {
     }
 
     /// Asks the aggregator whether the agent may report.
-    async fn open(&self, stream: u64, greeting: Box<Greeting>) -> Result<FeedbackReader, Failure> {
+    async fn open(&self, stream: u64, greeting: Box<AgentInfo>) -> Result<StreamStatus, Failure> {
         let agent = greeting.agent.to_string();
-        let (sender, mut feedback) = progress::channel();
+        let (sender, mut status) = progress::channel();
         self.send(Command::Hello(stream, *greeting, sender)).await?;
-        // Its answer, or its end, is certain; an agent that does not want to wait so long closes the stream.
-        if (&mut feedback.accepted).await.is_err() {
-            let why = (&mut feedback.end).await.ok();
+        // The aggregator certainly accepts or ends the stream; an agent that does not want to wait so long closes it.
+        if (&mut status.accepted).await.is_err() {
+            let why = (&mut status.end).await.ok();
             return Err(failure(why, &agent));
         }
-        Ok(feedback)
+        Ok(status)
     }
 
     async fn talk(
@@ -133,8 +136,8 @@ impl Ingest {
         messages: &mut Streaming<ReportStatusRequest>,
         mut last: u64,
         (agent, stream): (AgentId, u64),
-        feedback: FeedbackReader,
-        answers: &Answers<ReportStatusResponse>,
+        status: StreamStatus,
+        answers: &ResponseSender<ReportStatusResponse>,
     ) -> Result<String, Failure> {
         let limits = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let welcome = Welcome {
@@ -150,46 +153,47 @@ impl Ingest {
         let (idle, ack_delay) = (self.silent_after * 2, ACK_DELAY.min(self.silent_after * 4 / 3));
         let (mut acked, mut ack_at, mut heard) = (last, None::<Mono>, self.clock.now());
         let (mut soon, mut streak) = (ACK_SOON.0, 0);
-        // The last message that went to the aggregator as a command; the Hello is applied before any of them.
+        // Sequence of the last message that went to the aggregator as a command; the Hello is applied before any of
+        // them.
         let mut commanded = last + 1;
-        let applied = feedback.applied;
-        // The timer is moved lazily: what was heard meanwhile is looked at when it fires.
+        let applied = status.applied;
+        // The timer is moved lazily: what was heard meanwhile is considered when it fires.
         let mut timer_at = heard + idle;
         let stop = self.supervisor.stop().clone();
-        let mut aside = Aside::new(stop, feedback.end, self.clock.instant(timer_at));
+        let mut control = ControlEvents::new(stop, status.end, self.clock.instant(timer_at));
         loop {
-            // Messages first, mostly: one that comes need not look at anything else.
+            // Messages come first, mostly: while they arrive, nothing else needs to be polled.
             let next = std::future::poll_fn(|context| {
                 if streak >= STREAK_MAX {
                     streak = 0;
-                    if let Poll::Ready(event) = aside.poll(context) {
-                        return Poll::Ready(Next::Aside(event));
+                    if let Poll::Ready(event) = control.poll(context) {
+                        return Poll::Ready(Next::ControlEvents(event));
                     }
                 }
                 match Pin::new(&mut *messages).poll_next(context) {
                     Poll::Ready(message) => Poll::Ready(Next::Message(message)),
-                    Poll::Pending => aside.poll(context).map(Next::Aside),
+                    Poll::Pending => control.poll(context).map(Next::ControlEvents),
                 }
             });
             match next.await {
-                Next::Aside(Event::Stop) => {
+                Next::ControlEvents(Event::Stop) => {
                     let drain = Drain {
                         reason: "the collector is shutting down".to_owned(),
                         reconnect_after: Some(convert::duration_to_wire(DRAIN_RECONNECT)),
                     };
-                    // If the agent does not take it, the end of the stream tells it the same.
+                    // If the agent does not take it, the end of the stream says the same.
                     drop(answers.try_send(answer(Answer::Drain(drain))));
                     return Ok("drained".to_owned());
                 }
-                Next::Aside(Event::End(why)) => {
+                Next::ControlEvents(Event::End(why)) => {
                     return Err(failure(why, agent.as_str()));
                 }
-                Next::Aside(Event::Timer) => {
+                Next::ControlEvents(Event::Timer) => {
                     streak = 0;
                     let now = self.clock.now();
                     if ack_at.is_some_and(|at| now >= at) {
                         let applied = applied.get().0;
-                        // One place is left to the reason of the end, so that nothing here waits for the agent.
+                        // One slot is reserved for the reason of the end, so that nothing here waits for the agent.
                         if applied > acked && answers.capacity() > 1 {
                             acked = applied;
                             if answers
@@ -199,7 +203,7 @@ impl Ingest {
                                 return Ok("closed by the agent".to_owned());
                             }
                         }
-                        // The aggregator, or the agent, is busy with the rest.
+                        // The aggregator, or the agent, is busy with the rest: checked again later.
                         ack_at = (last > acked).then(|| now + soon);
                         soon = if last > acked {
                             (soon * 2).min(ACK_SOON.1)
@@ -211,7 +215,7 @@ impl Ingest {
                         return Ok(format!("nothing heard for {idle:?}"));
                     }
                     timer_at = ack_at.unwrap_or(heard + idle).min(heard + idle);
-                    aside.reset(self.clock.instant(timer_at));
+                    control.reset(self.clock.instant(timer_at));
                 }
                 Next::Message(None) => return Ok("closed by the agent".to_owned()),
                 Next::Message(Some(Err(status))) if status.code() == tonic::Code::OutOfRange => {
@@ -232,19 +236,19 @@ impl Ingest {
                         .ok_or_else(|| self.bad(format!("message {seq} is empty")))?;
                     let content =
                         convert::message_from_wire(content, &agent).map_err(|e| self.bad(e.to_string()))?;
-                    let message = Beat {
+                    let message = QueuedHeartbeat {
                         stream,
                         seq: Seq(seq),
                         message: content,
                         received: heard,
                     };
-                    // It must not overtake what is still on its way.
-                    let beats =
+                    // A heartbeat must not overtake commands that are still queued.
+                    let heartbeats =
                         matches!(message.message, Message::Heartbeat(..)) && applied.get().0 >= commanded;
-                    if !beats {
+                    if !heartbeats {
                         commanded = seq;
                     }
-                    self.hand_on(message, beats).await?;
+                    self.hand_on(message, heartbeats).await?;
                     let wait = if last >= acked + ACK_EVERY {
                         soon
                     } else {
@@ -254,7 +258,7 @@ impl Ingest {
                     ack_at = Some(at);
                     if at < timer_at {
                         timer_at = at;
-                        aside.reset(self.clock.instant(at));
+                        control.reset(self.clock.instant(at));
                     }
                 }
             }
@@ -269,23 +273,23 @@ impl Ingest {
         Failure::BadMessage(text)
     }
 
-    /// A heartbeat may wait for others (`beats`); everything else is taken in at once.
-    async fn hand_on(&self, message: Beat, beats: bool) -> Result<(), Failure> {
-        let message = if beats {
-            match self.beats.push(message) {
+    /// Queues a heartbeat for batching (`heartbeats`); everything else goes to the aggregator at once.
+    async fn hand_on(&self, message: QueuedHeartbeat, heartbeats: bool) -> Result<(), Failure> {
+        let message = if heartbeats {
+            match self.heartbeats.push(message) {
                 Ok(()) => return Ok(()),
                 Err(refused) => *refused,
             }
         } else {
             message
         };
-        let Beat {
+        let QueuedHeartbeat {
             stream, seq, message, ..
         } = message;
         self.send(Command::Message(stream, seq, message)).await
     }
 
-    /// Waits while the aggregator is busy: the agent's own stream slows down, and no other.
+    /// Sends a command. While the aggregator is busy this waits: the agent's own stream slows down, and no other.
     async fn send(&self, command: Command) -> Result<(), Failure> {
         self.commands
             .send(command)

@@ -114,9 +114,9 @@ impl StatusService for Queries {
         let size = page_size(request.page_size)?;
         let before = match request.page_token.as_str() {
             "" => u64::MAX,
-            token => token
-                .parse()
-                .map_err(|_| Failure::InvalidArgument("page_token: is none of ours".to_owned()))?,
+            token => token.parse().map_err(|_| {
+                Failure::InvalidArgument("page_token: is not a token of this collector".to_owned())
+            })?,
         };
         let (view, now) = (self.view.get(), Now::of(&self.clock));
         let wanted = |change: &&Change| {
@@ -147,9 +147,9 @@ impl StatusService for Queries {
     ) -> Result<Response<v1::GetClusterStatusResponse>, Status> {
         let view = self.view.get();
         let header = Some(self.header(&view));
-        let directory = self.directory.borrow().clone();
-        let leader = directory.leader(self.clock.now());
-        let session = match directory.connection {
+        let leadership = self.leadership.borrow().clone();
+        let leader = leadership.leader(self.clock.now());
+        let session = match leadership.connection {
             _ if self.standalone => Session::Standalone,
             Some(Connection::Connected) => Session::Connected,
             Some(Connection::Suspended) => Session::Suspended,
@@ -181,7 +181,7 @@ impl StatusService for Queries {
             text: warning.text,
             since_time: warning.since.and_then(convert::time_to_wire),
         };
-        let warnings = warnings(&directory, &peers, self.clock.now())
+        let warnings = warnings(&leadership, &peers, self.clock.now())
             .into_iter()
             .map(warning)
             .collect();
@@ -193,23 +193,23 @@ impl StatusService for Queries {
         let silent = view.agents.values().filter(|agent| agent.silent).count();
         Ok(Response::new(v1::GetClusterStatusResponse {
             header,
-            members: directory.members.iter().cloned().map(member).collect(),
+            members: leadership.members.iter().cloned().map(member).collect(),
             store: Some(v1::StoreStatus {
                 session: session.into(),
-                phase: directory.phase.to_owned(),
+                phase: leadership.phase.to_owned(),
                 pending: u64::try_from(self.metrics.pending.get()).unwrap_or(0),
                 last_error: if session == Session::Connected {
                     String::new()
                 } else {
-                    directory.last_error.clone()
+                    leadership.last_error.clone()
                 },
                 servers: if self.standalone {
                     String::new()
                 } else {
-                    directory.servers.clone()
+                    leadership.servers.clone()
                 },
-                since_time: directory.since.and_then(convert::time_to_wire),
-                since_age: directory.since.map(age),
+                since_time: leadership.since.and_then(convert::time_to_wire),
+                since_age: leadership.since.map(age),
             }),
             agents_heard: count(view.agents.len() - silent),
             agents_silent: count(silent),
@@ -227,13 +227,12 @@ impl StatusService for Queries {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let request = request.into_inner();
         let size = page_size(request.page_size)?;
-        let start =
-            match request.page_token.as_str() {
-                "" => Bound::Unbounded,
-                token => Bound::Excluded(AgentId::new(token).map_err(|_| {
-                    Failure::InvalidArgument(format!("page_token: {token:?} is none of ours"))
-                })?),
-            };
+        let start = match request.page_token.as_str() {
+            "" => Bound::Unbounded,
+            token => Bound::Excluded(AgentId::new(token).map_err(|_| {
+                Failure::InvalidArgument(format!("page_token: {token:?} is not a token of this collector"))
+            })?),
+        };
         let (view, now) = (self.view.get(), Now::of(&self.clock));
         let mut rest = view.agents.range((start, Bound::Unbounded));
         let page: Vec<_> = rest.by_ref().take(size).collect();

@@ -1,5 +1,5 @@
-//! Pages of the instances. A page begins where the one before ended, by a search and not by counting, so that it costs
-//! what it holds and what the filter leaves out on the way.
+//! Pages of the instances. A page begins where the one before ended, found by a search and not by counting, so that its
+//! cost is what it holds plus what the filter skips on the way.
 
 use std::ops::Bound;
 
@@ -11,25 +11,25 @@ use crate::{
     grpc::errors::Failure,
 };
 
-/// So many instances are looked at in one go, which takes about a millisecond; then others get their turn.
+/// Instances examined in one go, which takes about a millisecond; then other tasks get their turn.
 pub(super) const LOOKED_AT_ONCE: usize = 4_096;
 
-/// Some instances in the order of their ids.
+/// A page of instances, in the order of their ids.
 pub(super) struct Page<'a> {
     /// The instances.
     pub found: Vec<&'a Entry>,
-    /// Where the next page begins; empty where this is the last.
+    /// Where the next page begins; empty if this is the last.
     pub next: String,
     /// Matching instances over all pages.
     pub total: usize,
-    /// Instances that were looked at for it: what it cost.
+    /// Instances examined for this page, which is its cost.
     pub looked_at: usize,
 }
 
-/// The page after `token`, which is the last id of the page before: pages stay right while instances come and go.
+/// The page after `token`, which is the last id of the page before: pages stay correct while instances come and go.
 ///
 /// # Errors
-/// When the token was not made here.
+/// When the token was not issued here.
 pub(super) async fn page<'a>(
     view: &'a View,
     filter: &Filter,
@@ -38,10 +38,9 @@ pub(super) async fn page<'a>(
 ) -> Result<Page<'a>, Failure> {
     let start = match token {
         "" => Bound::Unbounded,
-        token => Bound::Excluded(
-            InstanceId::new(token)
-                .map_err(|_| Failure::InvalidArgument(format!("page_token: {token:?} is none of ours")))?,
-        ),
+        token => Bound::Excluded(InstanceId::new(token).map_err(|_| {
+            Failure::InvalidArgument(format!("page_token: {token:?} is not a token of this collector"))
+        })?),
     };
     let mut page = Page {
         found: Vec::with_capacity(size.min(view.instances.len())),
@@ -87,7 +86,7 @@ mod tests {
 
     use super::*;
 
-    /// Every hundredth is in cluster `red` and down.
+    /// Every hundredth instance is in cluster `red` and down.
     fn fleet(instances: usize) -> View {
         let mut view = View::default();
         for n in 0..instances {
@@ -122,7 +121,7 @@ mod tests {
         .unwrap()
     }
 
-    /// All pages: ids, and what was looked at for each page.
+    /// All pages: ids, and the number of instances examined for each page.
     async fn all(view: &View, filter: &Filter, size: usize) -> (Vec<String>, Vec<usize>) {
         let (mut ids, mut costs, mut token) = (Vec::new(), Vec::new(), String::new());
         loop {
@@ -171,7 +170,7 @@ mod tests {
             let (ids, costs) = all(&view, &filter, 7).await;
             assert_eq!(ids.len(), wanted);
             assert!(ids.is_sorted());
-            // Each page looks at the first instance of the next one, too.
+            // Each page also examines the first instance of the next one.
             assert!(
                 costs.iter().sum::<usize>() <= 3_000 + costs.len() * 100,
                 "{costs:?}"

@@ -1,6 +1,7 @@
-//! The answers to one watcher: a snapshot from a task, then every change once and in order, then, now and then, that it
-//! misses nothing. A change is looked up when the connection has room for it, so a watcher costs no task and no queue once
-//! it has its snapshot, and a slow one keeps nothing alive but the number of the last change it was told.
+//! The responses to one watcher: a snapshot from a task, then every change once and in order, and from time to time a
+//! message that it misses nothing. A change is looked up when the connection has room for it, so a watcher costs no
+//! task and no queue once it has its snapshot, and a slow one keeps nothing alive but the number of the last change
+//! that it was sent.
 
 use std::{
     pin::Pin,
@@ -32,19 +33,19 @@ use crate::{
     },
     grpc::{
         errors::Failure,
-        responses::{self, AnswerStream, Answers},
+        responses::{self, ResponseSender, ResponseStream},
     },
     metrics::Metrics,
 };
 
-/// Kind of the tasks that tell a watcher what there is.
+/// Kind of the tasks that send snapshots.
 pub const SNAPSHOT: &str = "watch-snapshot";
 
-/// Answers of a snapshot under way to one watcher.
+/// Responses of a snapshot that are queued for one watcher.
 const SNAPSHOT_QUEUE_MAX: usize = 64;
-/// A watcher that takes nothing of its snapshot for so long is stuck: a whole view is kept for it meanwhile.
+/// A watcher that takes nothing of its snapshot for this long is stuck: a whole view is kept for it meanwhile.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
-/// How often an idle watcher is told that it misses nothing.
+/// How often an idle watcher is informed that it misses nothing.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 type Response = v1::WatchInstancesResponse;
@@ -53,10 +54,10 @@ type Response = v1::WatchInstancesResponse;
 pub struct WatchStream {
     queries: Queries,
     filter: Arc<Filter>,
-    /// Until it is told.
+    /// Set until it is sent.
     snapshot: Option<Snapshot>,
     cursor: ChangeCursor,
-    /// There may be changes after it.
+    /// True if there may be changes after the cursor.
     behind: bool,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     progress: Interval,
@@ -64,13 +65,13 @@ pub struct WatchStream {
     _counted: Counted,
 }
 
-/// A snapshot under way, and the revision that it shows, once it was told to the end.
+/// A snapshot that is being sent, and its revision once it was sent completely.
 struct Snapshot {
-    answers: AnswerStream<Response>,
+    answers: ResponseStream<Response>,
     revision: oneshot::Receiver<Revision>,
 }
 
-/// A watcher in the metrics.
+/// Counts a watcher in the metrics for as long as it exists.
 struct Counted(Metrics);
 
 impl Drop for Counted {
@@ -80,11 +81,12 @@ impl Drop for Counted {
 }
 
 impl WatchStream {
-    /// `from`: what it has seen; without it, it begins with a snapshot. `peer`: its address, for people.
+    /// `from`: the last revision that the watcher has seen; without one, it begins with a snapshot. `peer`: its
+    /// address, as text.
     pub(super) fn new(queries: &Queries, filter: Filter, from: Option<Revision>, peer: String) -> Self {
         let filter = Arc::new(filter);
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
-        // A reader that did not read for long is told once.
+        // A reader that did not read for long gets one progress message, not one for each interval.
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         progress.reset();
         queries.metrics.watchers.inc();
@@ -101,12 +103,12 @@ impl WatchStream {
         }
     }
 
-    /// The next change that the filter lets through, if there is one by now.
+    /// The next change that passes the filter, if there is one by now.
     fn next_change(&mut self) -> Result<Option<Response>, Failure> {
         let view = self.queries.view.get();
         let (filter, now) = (&self.filter, Now::of(&self.queries.clock));
         let found = self.cursor.find(&view, |change| {
-            // A change out of the filter is told too: what was shown must not stay shown.
+            // An instance that leaves the filter is sent too, so that the watcher does not go on showing it.
             let seen = filter.concerns(change)?;
             let mut told = transition(&view, change, now);
             told.left_filter = seen == Seen::Left && !change.removed;
@@ -173,9 +175,9 @@ impl Stream for WatchStream {
     }
 }
 
-/// Starts the task that tells what there is.
+/// Starts the task that sends the snapshot.
 fn snapshot(queries: &Queries, filter: &Arc<Filter>, peer: String) -> Snapshot {
-    // One place is kept for the reason of the end, however slowly the reader reads.
+    // One slot is reserved for the reason of the end, however slowly the reader reads.
     let (sender, answers) = responses::channel(SNAPSHOT_QUEUE_MAX + 1);
     let last_word = sender.clone().try_reserve_owned();
     let (told, revision) = oneshot::channel();
@@ -184,13 +186,13 @@ fn snapshot(queries: &Queries, filter: &Arc<Filter>, peer: String) -> Snapshot {
     let _owned_by_supervisor = supervisor.spawn(SNAPSHOT, peer, async move {
         let view = queries.view.get();
         match tell_all(&queries, &filter, &view, &sender).await {
-            // Nobody listens if the reader is gone.
+            // The receiver may be gone together with the reader.
             Ok(()) => drop(told.send(view.revision)),
             Err(failure) => {
                 if failure == Failure::RevisionCompacted {
                     queries.metrics.watch_lagged.inc();
                 }
-                // A new queue has room; if the reader is gone, nobody is told.
+                // A new queue has room; if the reader is gone, the reason reaches nobody.
                 if let Ok(permit) = last_word {
                     drop(permit.send(Err(failure.into())));
                 }
@@ -204,12 +206,12 @@ async fn tell_all(
     queries: &Queries,
     filter: &Filter,
     view: &View,
-    answers: &Answers<Response>,
+    answers: &ResponseSender<Response>,
 ) -> Result<(), Failure> {
     let (now, stop) = (Now::of(&queries.clock), queries.supervisor.stop());
     let mut sent = 0;
     for (n, found) in view.instances.values().enumerate() {
-        // However few of them match, nobody waits for the rest to be looked at.
+        // Other tasks get their turn, however few instances match.
         if (n + 1).is_multiple_of(LOOKED_AT_ONCE) {
             tokio::task::yield_now().await;
         }
@@ -232,10 +234,10 @@ async fn tell_all(
     .await
 }
 
-/// Waits while the reader is slow.
+/// Sends an event; waits while the reader is slow.
 async fn tell(
     stop: &CancellationToken,
-    answers: &Answers<Response>,
+    answers: &ResponseSender<Response>,
     event: Event,
     resume_token: String,
 ) -> Result<(), Failure> {
@@ -249,10 +251,10 @@ async fn tell(
         Err(TrySendError::Full(message)) => message,
     };
     tokio::select! {
-        // Where the reader is gone, the reason goes nowhere.
+        // If the reader is gone, this reason reaches nobody.
         sent = answers.send(message) => sent.map_err(|_| Failure::ShuttingDown),
         () = stop.cancelled() => Err(Failure::ShuttingDown),
-        // What it has not read by now is not kept.
+        // The view is not kept any longer for a reader that is stuck.
         () = tokio::time::sleep(STUCK_AFTER) => Err(Failure::RevisionCompacted),
     }
 }

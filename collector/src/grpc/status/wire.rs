@@ -1,4 +1,4 @@
-//! What the view says, in the words of the wire; and what may be asked.
+//! Conversion of the view to messages of the wire, and of requests to checked filters.
 
 use std::time::Duration;
 
@@ -25,9 +25,9 @@ const PAGE_MAX: usize = 1_000;
 #[derive(Default)]
 pub(super) struct Filter {
     states: Vec<State>,
-    /// Numbers on the wire: a newer tool may ask for one that this version does not know.
+    /// Numbers of the wire: a newer tool may ask for one that this version does not know.
     reasons: Vec<i32>,
-    /// In order, each once; `None` stands for those that are in no cluster.
+    /// Sorted and without duplicates; `None` stands for instances that are in no cluster.
     clusters: Vec<Option<ClusterName>>,
     agents: Vec<String>,
 }
@@ -61,7 +61,7 @@ impl Filter {
         })
     }
 
-    /// What a change means to someone who asked with this filter; `None` where it means nothing.
+    /// What a change means to a reader with this filter; `None` if it means nothing.
     pub(super) fn concerns(&self, change: &Change) -> Option<Seen> {
         let before = change
             .previous
@@ -113,12 +113,12 @@ impl Filter {
     }
 }
 
-/// How an instance stands to a filter after a change.
+/// How an instance relates to a filter after a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Seen {
     /// It matches.
     Matches,
-    /// It matched before, and does not any more or is no longer known.
+    /// It matched before, and no longer does, or is no longer known.
     Left,
 }
 
@@ -130,12 +130,12 @@ pub(super) fn page_size(wire: i32) -> Result<usize, Failure> {
     }
 }
 
-/// When an answer is made.
+/// The time at which an answer is made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
-    /// Ages of what was heard are measured by it.
+    /// Base for the ages of what was heard.
     pub(super) mono: Mono,
-    /// Ages of states, whose beginning is a time for people.
+    /// Base for the ages of states, whose beginning is a wall-clock time.
     wall: WallMs,
 }
 
@@ -148,7 +148,7 @@ impl Now {
     }
 }
 
-/// How long ago that was, for people: the one place where a wall clock is subtracted from a time.
+/// How long ago that was, for display: the one place where a wall clock is subtracted from a time.
 fn age(since: WallMs, now: WallMs) -> Option<Duration> {
     let known = since != WallMs::default();
     let millis = now.0.checked_sub(since.0).filter(|_| known)?;

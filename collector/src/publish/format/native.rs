@@ -6,7 +6,7 @@ use redkeeper_core::{
     fleet::message_order::Origin,
     ids::{AgentId, BootTag, ClusterName, Epoch, InstanceId, Seq},
     limits::STATUS_JSON_BYTES_MAX,
-    publish::{Held, Record},
+    publish::{Record, StoredStatus},
     status::{Ability, Reason, Role, Stage, State, Status, Verdict, run_id::RunId},
     time::WallMs,
 };
@@ -35,7 +35,7 @@ struct StatusOut<'a> {
     rev: u64,
 }
 
-/// Written as a string, without one being made first.
+/// Serialized as a string, without allocating one first.
 struct Text<T>(T);
 
 impl<T: fmt::Display> Serialize for Text<T> {
@@ -46,7 +46,8 @@ impl<T: fmt::Display> Serialize for Text<T> {
 
 #[derive(Deserialize)]
 struct StatusIn {
-    /// Grows with a format that readers of this one would misunderstand. What is only added does not move it.
+    /// Version of the format. Grows with a change that readers of this version would misunderstand; added fields do not
+    /// count.
     v: u32,
     id: String,
     #[serde(default)]
@@ -112,13 +113,13 @@ pub fn status(record: &Record) -> Vec<u8> {
     bytes
 }
 
-/// Reads a status znode found under the name `id`. Damaged content is [`Held::Unreadable`], never an error:
-/// it is written anew.
-pub fn read_status(id: &InstanceId, bytes: &[u8]) -> Held {
+/// Reads the status znode named `id`. Damaged content is [`StoredStatus::Unreadable`], never an error: it is written
+/// anew.
+pub fn read_status(id: &InstanceId, bytes: &[u8]) -> StoredStatus {
     match parse(id, bytes) {
-        Some(record) if says(bytes, &record) => Held::Record(record),
-        Some(record) => Held::Altered(record),
-        None => Held::Unreadable,
+        Some(record) if says(bytes, &record) => StoredStatus::Record(record),
+        Some(record) => StoredStatus::Altered(record),
+        None => StoredStatus::Unreadable,
     }
 }
 
@@ -128,8 +129,8 @@ const FIRST_FIELDS: &[&str] = &[
     "boot", "seq", "epoch", "rev",
 ];
 
-/// Whether a znode says what this version writes of a record. A newer version may have written more, an older one less:
-/// no leader writes every znode anew only because it knows another number of fields.
+/// True if a znode holds what this version writes of a record. A newer version may have written more fields, an older
+/// one fewer: no leader writes every znode anew only because it knows another number of fields.
 fn says(bytes: &[u8], record: &Record) -> bool {
     type Fields = serde_json::Map<String, serde_json::Value>;
     let own = status(record);
@@ -146,14 +147,14 @@ fn says(bytes: &[u8], record: &Record) -> bool {
     own.iter()
         .all(|(name, value)| match (name.as_str(), found.get(name)) {
             ("v", Some(found)) => found.as_u64() >= value.as_u64(),
-            // This version has no word for it.
+            // This version has no name for the reason.
             ("reason", Some(_)) if unrecognized => true,
             (_, Some(found)) => found == value,
             (name, None) => !FIRST_FIELDS.contains(&name),
         })
 }
 
-/// A reason by its word, or by the number that an older version wrote for want of a word.
+/// A reason by its name, or by the number that an older version wrote because it had no name for it.
 fn reason(wire: &StatusIn) -> Option<Reason> {
     if let Some(known) = Reason::parse(&wire.reason) {
         return Some(known);
@@ -251,7 +252,7 @@ mod tests {
                 (verdict.reason, verdict.role) = (*reason, *role);
                 let bytes = status(&record);
                 assert!(bytes.len() <= STATUS_JSON_BYTES_MAX, "{} bytes", bytes.len());
-                assert_eq!(read_status(record.id(), &bytes), Held::Record(record));
+                assert_eq!(read_status(record.id(), &bytes), StoredStatus::Record(record));
             }
         }
     }
@@ -285,7 +286,7 @@ mod tests {
         ] {
             assert_eq!(
                 read(&changed(&text, from, to)),
-                Held::Record(record.clone()),
+                StoredStatus::Record(record.clone()),
                 "{to}"
             );
         }
@@ -297,14 +298,14 @@ mod tests {
             ("23T06:11:22.103Z", "23T06:11:22.1030Z"),
         ] {
             let bytes = changed(&text, from, to);
-            assert_eq!(read(&bytes), Held::Altered(record.clone()), "{to}");
+            assert_eq!(read(&bytes), StoredStatus::Altered(record.clone()), "{to}");
         }
         for (from, to) in [
             ("\"v\":1,", ""),
             ("\"v\":1", "\"v\":0"),
             ("\"v\":1", "\"v\":\"1\""),
         ] {
-            assert_eq!(read(&changed(&text, from, to)), Held::Unreadable, "{to}");
+            assert_eq!(read(&changed(&text, from, to)), StoredStatus::Unreadable, "{to}");
         }
     }
 
@@ -318,20 +319,20 @@ mod tests {
         assert!(text.contains("\"state\":\"DEGRADED\",\"reason\":\"REASON_77\",\"reads\":\"yes\",\"writes\":\"no\",\"role\":\"role_9\""), "{text}");
         assert_eq!(
             read_status(known.id(), text.as_bytes()),
-            Held::Record(known.clone())
+            StoredStatus::Record(known.clone())
         );
-        // By a word that this version does not have: its state counts, and nobody writes over it.
+        // By a name that this version does not have: the state counts, and the znode is not overwritten.
         let held = read_status(known.id(), &changed(&text, "REASON_77", "SHINY"));
-        let Held::Record(record) = held else {
+        let StoredStatus::Record(record) = held else {
             panic!("{held:?}")
         };
         assert_eq!(record.reason(), Reason::Unrecognized(0, State::Degraded));
-        // By a number for which this version has a word.
+        // By a number for which this version has a name.
         let held = read_status(known.id(), &changed(&text, "REASON_77", "REASON_10"));
         assert_eq!(held.record().unwrap().reason(), Reason::Loading);
         assert_eq!(
             read_status(known.id(), &changed(&text, "DEGRADED", "GREAT")),
-            Held::Unreadable
+            StoredStatus::Unreadable
         );
     }
 
@@ -339,7 +340,7 @@ mod tests {
     fn damaged_content_is_unreadable() {
         let id = InstanceId::new("db01:6379").unwrap();
         for bytes in [&b""[..], b"{}", b"null", b"\xff", b"{\"id\":\"other\"}"] {
-            assert_eq!(read_status(&id, bytes), Held::Unreadable);
+            assert_eq!(read_status(&id, bytes), StoredStatus::Unreadable);
         }
     }
 }

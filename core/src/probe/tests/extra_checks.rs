@@ -1,4 +1,4 @@
-//! What PING does not show.
+//! Tests of what PING does not show.
 
 use super::*;
 
@@ -7,12 +7,12 @@ fn an_ending_process_is_down_before_its_connection_closes() {
     let mut bench = Bench::new();
     bench.up();
     let last = bench.last_valid;
-    // The next PING stays without an answer: a look at the process soon after.
+    // The next PING is not answered: the process is checked soon after.
     bench.run(last + 520 * MS, |_| {});
     assert_eq!(bench.inspected, 1);
-    bench.input(Input::Inspected(Sight::Running));
+    bench.input(Input::Inspected(ProcessState::Running));
     assert_eq!(bench.reason(), Reason::Ok, "suspicion is internal");
-    bench.input(Input::Inspected(Sight::Exiting));
+    bench.input(Input::Inspected(ProcessState::Exiting));
     assert_eq!(bench.reason(), Reason::ProcessGone);
     assert!(bench.prober.verdict().evidence.contains("PF_EXITING"));
     bench.close();
@@ -32,22 +32,22 @@ fn a_large_process_is_looked_at_between_its_pings() {
     });
     let before = bench.inspected;
     bench.run(bench.now + 1_000 * MS, Bench::answer);
-    // 4 whole GB: each 30 ms.
+    // 4 whole GB: one check each 30 ms.
     let looks = bench.inspected - before;
     assert!((30..=36).contains(&looks), "{looks}");
-    bench.input(Input::Inspected(Sight::Running));
+    bench.input(Input::Inspected(ProcessState::Running));
     assert_eq!(bench.reason(), Reason::Ok);
-    // That it is not found proves nothing while nothing is awaited, and it is not looked for any more.
-    bench.input(Input::Inspected(Sight::Gone));
+    // A process that is not found proves nothing while no answer is awaited, and it is not checked any more.
+    bench.input(Input::Inspected(ProcessState::Gone));
     let before = bench.inspected;
     bench.run(bench.now + 1_000 * MS, Bench::answer);
     assert_eq!((bench.reason(), bench.inspected), (Reason::Ok, before));
     bench.run(bench.now + 11_000 * MS, Bench::answer);
     assert!(bench.inspected > before, "INFO tells of it again");
-    bench.input(Input::Inspected(Sight::Exiting));
+    bench.input(Input::Inspected(ProcessState::Exiting));
     assert_eq!(bench.reason(), Reason::ProcessGone);
     assert!(bench.prober.verdict().evidence.contains("PF_EXITING"));
-    // Should it answer all the same, it is believed.
+    // If the server answers all the same, the answer counts.
     bench.run(bench.now + 2_000 * MS, Bench::answer);
     assert_eq!(bench.reason(), Reason::Ok);
 }
@@ -85,13 +85,13 @@ fn a_hung_server_is_looked_at_until_it_is_known_to_hang() {
 #[test]
 fn a_hang_names_what_the_kernel_shows() {
     for (sight, words) in [
-        (Sight::Stopped, "stopped (state T)"),
+        (ProcessState::Stopped, "stopped (state T)"),
         (
-            Sight::Uninterruptible,
+            ProcessState::Uninterruptible,
             "waits uninterruptibly, mostly for a disk (state D)",
         ),
-        (Sight::Running, "its process runs"),
-        (Sight::NotLocal, "not on this host or cannot be seen"),
+        (ProcessState::Running, "its process runs"),
+        (ProcessState::NotLocal, "not on this host or cannot be seen"),
     ] {
         let mut bench = Bench::new();
         bench.up();
@@ -170,7 +170,7 @@ fn a_full_server_is_seen_by_a_fresh_connection_only() {
         b.answer();
     });
     assert_eq!(bench.reason(), Reason::Ok);
-    // That a fresh connection fails for another reason is no verdict, but it is told.
+    // A new connection that fails for another reason changes no verdict, but the evidence says so.
     let expired = || ConnectFailure::TlsCertificate("the certificate has expired".into());
     for _ in 0..5 {
         bench.input(Input::Fresh(Err(expired())));
@@ -199,7 +199,7 @@ fn new_connections_that_fail_again_and_again_restrict() {
     }
     assert_eq!(bench.reason(), Reason::NewConnectionsFail);
     assert_eq!(bench.prober.verdict().state(), State::Degraded);
-    // One that replaces the lasting connection is new as well.
+    // A connection that replaces the lasting one is new as well.
     bench.close();
     bench.run(bench.now + 2_000 * MS, serve);
     assert_eq!(bench.reason(), Reason::Ok);
@@ -236,7 +236,7 @@ fn a_full_server_that_speaks_tls_is_not_dead() {
         bench.input(Input::Tick);
         assert_eq!(bench.prober.verdict().state(), State::Degraded);
     }
-    // Long after the last INFO it may be a proxy whose server is dead.
+    // Long after the last INFO, the peer may be a proxy whose server is dead.
     bench.now = bench.now + 30_000 * MS;
     for _ in 0..4 {
         bench.connecting = false;
@@ -264,7 +264,7 @@ fn a_silent_handshake_is_silence() {
     let reasons: Vec<_> = bench.verdicts.iter().map(|(_, reason, _)| *reason).collect();
     assert_eq!(reasons, [Reason::Ok, Reason::ReplyTimeout]);
     assert_eq!(bench.verdicts[1].0, last + 3_000 * MS);
-    // One that never answered is hung too, though there was no reply to count from.
+    // A server that never answered hangs too, though there was no reply to count from.
     let mut bench = Bench::new();
     bench.run(bench.now + 6_000 * MS, silent);
     assert_eq!(bench.reason(), Reason::ReplyTimeout);
@@ -276,7 +276,7 @@ fn a_large_process_is_looked_at_while_its_answer_is_awaited_too() {
     let mut bench = Bench::new();
     bench.info = "used_memory_rss:4831838208\r\n";
     bench.up();
-    // An answer that took long makes the next late one less suspicious.
+    // After a slow answer, the next late one is overdue later.
     bench.run(bench.now + 10_500 * MS, Bench::answer);
     bench.run(bench.last_valid + 900 * MS, |_| {});
     bench.answer();

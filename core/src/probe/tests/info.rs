@@ -1,8 +1,8 @@
-//! What INFO answers.
+//! Tests of the answers to INFO.
 
 use super::*;
 
-/// Sends one PING and INFO, and answers PONG and this.
+/// Sends one PING and INFO, and answers PONG and `answer`.
 fn informed(bench: &mut Bench, answer: Reply) {
     bench.run(bench.now + 11_000 * MS, |b| {
         b.accept();
@@ -106,7 +106,7 @@ fn refusals_that_go_on_restrict_and_end() {
             }
         }
     };
-    // What was counted before proves nothing, and one moment neither.
+    // Earlier counts prove nothing, and neither does a single rise.
     bench.info = full(1);
     bench.up();
     bench.run(bench.now + 11_000 * MS, serve);

@@ -1,4 +1,4 @@
-//! What holds in any order of events.
+//! Properties that hold for any order of events.
 
 use super::*;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ enum Event {
     Wait(u64),
     Sleep(u64),
     Second(bool),
-    Inspected(Sight),
+    Inspected(ProcessState),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -26,12 +26,12 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (1u64..1500).prop_map(Event::Wait),
         1 => (1u64..30_000).prop_map(Event::Sleep),
         2 => any::<bool>().prop_map(Event::Second),
-        1 => prop_oneof![Just(Sight::Gone), Just(Sight::Stopped), Just(Sight::Running)].prop_map(Event::Inspected),
+        1 => prop_oneof![Just(ProcessState::Gone), Just(ProcessState::Stopped), Just(ProcessState::Running)].prop_map(Event::Inspected),
     ]
 }
 
 proptest! {
-    /// REPLY_TIMEOUT never comes before `hang_after` of silence, whatever happens and however long we slept;
+    /// REPLY_TIMEOUT never comes before `hang_after` of silence, whatever happens and however long the agent slept;
     /// nothing panics; there is always a next deadline; at most one probe is in flight (asserted in the bench).
     #[test]
     fn never_hung_too_early(events in proptest::collection::vec(event(), 0..120)) {
@@ -72,7 +72,7 @@ proptest! {
         bench.up();
     }
 
-    /// A healthy server stays UP and writes nothing more, for as long as it answers.
+    /// A healthy server stays UP without further verdicts, for as long as it answers.
     #[test]
     fn health_is_quiet(seconds in 1u32..600) {
         let mut bench = Bench::new();

@@ -1,8 +1,8 @@
-//! Silence of one connection, and what a second one says.
+//! Tests of silence on one connection and the answers of a second one.
 
 use super::*;
 
-/// Serves until the connection becomes mute; nothing is answered on it any more.
+/// A served instance whose connection has become mute; nothing is answered on it any more.
 fn silent() -> (Bench, Mono) {
     let mut bench = Bench::new();
     bench.up();
@@ -16,7 +16,7 @@ fn a_second_connection_is_asked_before_silence_is_a_verdict() {
     bench.run(last + 1_999 * MS, |_| {});
     assert_eq!(bench.asked, []);
     bench.run(last + 2_000 * MS, |_| {});
-    // It has all the time that is left, and no more.
+    // The second connection has exactly the time that is left.
     assert_eq!(bench.asked, [(last + 2_000 * MS, 1_000 * MS)]);
     bench.run(last + 2_500 * MS, |_| {});
     bench.second(Ok(pong()));
@@ -35,7 +35,7 @@ fn a_second_connection_is_asked_before_silence_is_a_verdict() {
     );
 }
 
-/// The connection that replaced a mute one becomes mute too: it needs a second opinion of its own.
+/// The connection that replaced a mute one becomes mute too: it needs a second connection of its own.
 #[test]
 fn each_connection_needs_a_second_opinion() {
     let (mut bench, last) = silent();
@@ -112,7 +112,7 @@ fn without_a_second_opinion_silence_is_no_verdict() {
     bench.run(last + 3_000 * MS, |_| {});
     assert_eq!(bench.reason(), Reason::AgentFault);
     assert_eq!(bench.prober.verdict().state(), State::Unknown);
-    // As soon as one can be tried, it decides.
+    // As soon as a second connection can be tried, it decides.
     bench.run(bench.now + 2_000 * MS, |_| {});
     bench.second(Err(ConnectFailure::TimedOut));
     bench.run(bench.now + 1_000 * MS, |_| {});
@@ -148,10 +148,10 @@ fn a_hung_server_is_left_in_peace_and_its_outage_stays_one() {
         "asked again, though its process was not looked at"
     );
 
-    // Its process runs: it is asked, more and more rarely.
+    // The process runs: the server is asked, less and less often.
     let running = |b: &mut Bench| {
         if b.prober.second.look_first() {
-            b.input(Input::Inspected(Sight::Running));
+            b.input(Input::Inspected(ProcessState::Running));
             b.second(Err(ConnectFailure::TimedOut));
         }
     };
@@ -160,10 +160,10 @@ fn a_hung_server_is_left_in_peace_and_its_outage_stays_one() {
     let asked = bench.asked.len() - before;
     assert!((5..=7).contains(&asked), "{asked}");
 
-    // It is stopped: it cannot answer, so nothing is put into its queue.
+    // The process is stopped and cannot answer, so nothing is put into its queue.
     let stopped = |b: &mut Bench| {
         if b.prober.second.look_first() {
-            b.input(Input::Inspected(Sight::Stopped));
+            b.input(Input::Inspected(ProcessState::Stopped));
         }
     };
     let before = bench.asked.len();
@@ -174,7 +174,7 @@ fn a_hung_server_is_left_in_peace_and_its_outage_stays_one() {
         (Reason::ReplyTimeout, since)
     );
 
-    // It goes on, and answers on the connection that was kept.
+    // The process continues, and answers on the connection that was kept.
     bench.answer();
     bench.up();
 }
@@ -197,14 +197,14 @@ fn a_full_queue_during_a_hang_is_the_same_outage() {
 fn a_successor_on_the_port_is_found_at_once() {
     let (mut bench, last) = silent();
     bench.run(last + 520 * MS, |_| {});
-    bench.input(Input::Inspected(Sight::Gone));
+    bench.input(Input::Inspected(ProcessState::Gone));
     assert_eq!(bench.reason(), Reason::ProcessGone);
     assert_eq!(bench.asked.len(), 1);
-    // Nobody serves yet: the outage keeps its reason over `hang_after`, and the port is asked again.
+    // No server serves the port yet: the outage keeps its reason over `hang_after`, and the port is asked again.
     bench.second(Err(ConnectFailure::TimedOut));
     let look = |b: &mut Bench| {
         if b.prober.second.look_first() {
-            b.input(Input::Inspected(Sight::Gone));
+            b.input(Input::Inspected(ProcessState::Gone));
         }
     };
     bench.run(last + 7_000 * MS, look);

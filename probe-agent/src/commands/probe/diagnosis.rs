@@ -1,26 +1,26 @@
-//! What one diagnosis gave, and how it is printed: as text or as JSON.
+//! Result of a diagnosis, and its output as text or JSON.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use redkeeper_core::{
-    probe::Sight,
+    probe::ProcessState,
     redis::info::Info,
     status::{Reason, Verdict},
     time::WallMs,
 };
 use serde_json::json;
 
-/// What one diagnosis gave.
+/// The result of one diagnosis.
 pub(super) struct Diagnosis {
     pub(super) verdict: Verdict,
     pub(super) info: Info,
-    pub(super) process: Option<(u32, Sight)>,
-    /// Milliseconds by stage.
+    pub(super) process: Option<(u32, ProcessState)>,
+    /// Duration of each stage, in milliseconds.
     pub(super) timings: BTreeMap<&'static str, f64>,
 }
 
 impl Diagnosis {
-    /// As one JSON object.
+    /// Formats the result as one JSON object.
     pub(super) fn json(&self, address: &str) -> serde_json::Value {
         let verdict = &self.verdict;
         let (reads, writes) = verdict.abilities();
@@ -47,7 +47,7 @@ impl Diagnosis {
         })
     }
 
-    /// As lines of names and values, for people.
+    /// Formats the result as human-readable lines of names and values.
     pub(super) fn text(&self, address: &str) -> String {
         let verdict = &self.verdict;
         let (reads, writes) = verdict.abilities();
@@ -119,7 +119,7 @@ impl Diagnosis {
     }
 }
 
-/// `3 of 100`, where there is a limit.
+/// Formats a count, as `3 of 100` if there is a limit.
 fn of(used: u64, limit: u64) -> String {
     match limit {
         0 => used.to_string(),

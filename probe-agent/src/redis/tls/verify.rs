@@ -1,5 +1,5 @@
-//! Which certificate of a server is accepted. Redis servers often have a certificate that is its own authority, or one
-//! that names its host in CN only; OpenSSL, and so redis-cli, takes both.
+//! Decides which server certificates are accepted. Redis servers often have a self-signed certificate, or one that
+//! names its host only in the CN; OpenSSL, and so redis-cli, accepts both.
 
 use std::sync::Arc;
 
@@ -16,34 +16,35 @@ use tokio_rustls::rustls::{
 };
 use x509_cert::{Certificate, der::Decode};
 
-/// What a server must prove. Each time it proves that it has the key of its certificate.
+/// What a server must prove. In every mode it proves that it has the key of its certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
-    /// Its certificate is signed by an authority of `ca_file`, or stands there itself; it is valid now, and names the host.
+    /// Its certificate is signed by an authority in `ca_file` or is itself in that file, is valid now, and names the
+    /// host.
     #[default]
     Full,
-    /// The same, whatever host it names.
+    /// As `full`, whatever host it names.
     Ca,
-    /// Its certificate stands in `ca_file` itself, whatever it says.
+    /// Its certificate is itself in `ca_file`, whatever it contains.
     Pinned,
 }
 
-/// Carries [`Verify`] out.
+/// Certificate verifier that implements [`Verify`].
 #[derive(Debug)]
 pub(super) struct Verifier {
     verify: Verify,
-    /// What stands in `ca_file`.
+    /// The certificates in `ca_file`.
     trusted: Vec<CertificateDer<'static>>,
     roots: RootCertStore,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
-    /// One that trusts these certificates.
+    /// Creates a verifier that trusts these certificates.
     ///
     /// # Errors
-    /// When one of them cannot be an authority, and authorities are asked for.
+    /// When one of them cannot be an authority and the mode requires authorities.
     pub(super) fn new(verify: Verify, trusted: Vec<CertificateDer<'static>>) -> Result<Arc<Self>, Error> {
         let mut roots = RootCertStore::empty();
         if verify != Verify::Pinned {
@@ -75,7 +76,7 @@ impl Verifier {
         }
         let parsed = ParsedCertificate::try_from(own)?;
         if known {
-            // Whom the user trusts by name needs no authority.
+            // A certificate that is trusted by itself needs no authority.
             is_valid_at(own, now)?;
         } else {
             verify_server_cert_signed_by_trust_anchor(
@@ -145,7 +146,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// What is wrong with a certificate, and what helps.
+/// Explains what is wrong with a certificate, and what to do.
 pub(super) fn explain(error: &Error) -> String {
     let text = error.to_string();
     let hint = match error {

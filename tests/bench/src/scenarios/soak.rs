@@ -44,13 +44,13 @@ pub(super) fn run(quick: bool) -> Result<Outcome, String> {
 
 /// What must come back.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct StoredStatus {
     tasks: f64,
     descriptors: f64,
     bytes: f64,
 }
 
-fn held(process: &Process, admin: u16) -> Result<Held, String> {
+fn held(process: &Process, admin: u16) -> Result<StoredStatus, String> {
     // Before the question, whose connection is closed by the process a moment after the answer.
     let descriptors = process.descriptors() as f64;
     let page = http_get(admin, "/metrics")?;
@@ -62,7 +62,7 @@ fn held(process: &Process, admin: u16) -> Result<Held, String> {
         .lines()
         .find_map(|line| line.strip_prefix("redkeeper_memory_allocated_bytes "));
     let allocated = allocated.and_then(|value| value.parse().ok());
-    Ok(Held {
+    Ok(StoredStatus {
         tasks: tasks.sum(),
         descriptors,
         bytes: allocated.ok_or("no redkeeper_memory_allocated_bytes")?,
@@ -161,8 +161,8 @@ async fn measure(quick: bool) -> Result<Outcome, String> {
         return Err("nothing was compared".to_owned());
     };
     let probed = work.rounds - probed;
-    let worst = |of: fn(&Held) -> f64| {
-        let ratio = |after: &Held, before: &Held| of(after) / of(before);
+    let worst = |of: fn(&StoredStatus) -> f64| {
+        let ratio = |after: &StoredStatus, before: &StoredStatus| of(after) / of(before);
         // The one that is farther from where it was, in either direction.
         let (collector, agent) = (ratio(&after, &before), ratio(&agent_after, &agent_before));
         let farther = (agent - 1.0).abs() > (collector - 1.0).abs();
@@ -257,7 +257,7 @@ impl Work<'_> {
 }
 
 /// What a process holds once the streams of all cycles have ended; of what moves, the median of several looks.
-async fn rested(process: &Process, admin: u16) -> Result<Held, String> {
+async fn rested(process: &Process, admin: u16) -> Result<StoredStatus, String> {
     let mut last = held(process, admin)?.tasks;
     for _ in 0..50 {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -275,7 +275,7 @@ async fn rested(process: &Process, admin: u16) -> Result<Held, String> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let median = |samples: Samples| samples.median().ok_or("nothing was measured");
-    Ok(Held {
+    Ok(StoredStatus {
         tasks: median(tasks)?,
         descriptors: median(descriptors)?,
         bytes: median(bytes)?,
