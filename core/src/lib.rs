@@ -19,6 +19,22 @@
 //! * [`status`], [`ids`], [`id_map`], [`time`], [`limits`], [`backoff`], [`hosts`]: the types and bounds that they
 //!   share.
 
+//!
+//! # The crates of redkeeper
+//!
+//! | crate | what it is | depends on |
+//! |---|---|---|
+//! | `redkeeper_core` | decisions, no I/O | nothing of redkeeper |
+//! | `redkeeper_proto` | the wire: generated messages, conversion to the core's types, texts of gRPC errors | core |
+//! | `redkeeper_runtime` | what both daemons share: configuration, supervisor, admin pages, listeners, log, clock | core |
+//! | `redkeeper_collector` | the collector: shells around `fleet`, `election` and `publish` | core, proto, runtime |
+//! | `redkeeper_agent` | the agent: shells around `probe` and `outbox` | core, proto, runtime |
+//! | `redkeeper` (folder `ctl`) | the command for operators | core, proto |
+//! | `redkeeper_tests` | end-to-end tests, simulation and their harness; `tests/bench` measures | all |
+//!
+//! A folder of the core and the folder of the same name in a daemon belong together: the core decides, the daemon does
+//! the I/O. `ARCHITECTURE.md` has the picture, `docs/glossary.md` the terms.
+
 pub mod backoff;
 pub mod election;
 pub mod fleet;

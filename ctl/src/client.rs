@@ -13,7 +13,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use crate::{error::Error, seems};
+use crate::{error::Error, identify_server};
 
 /// A dead path is detected within twice this time.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -77,7 +77,7 @@ async fn ask<T>(
         Err(e) => {
             let words = match unconnected(&e) {
                 Some(words) => words,
-                None => seems::like(address).await,
+                None => identify_server::like(address).await,
             };
             return Err(Failed::NoCollector(words));
         }
@@ -126,7 +126,7 @@ async fn no_answer(status: &Status, address: &HostPort) -> String {
             "is a proxy or a server whose collectors do not answer (unavailable)".to_owned()
         }
         Code::ResourceExhausted => "has too many requests at present".to_owned(),
-        _ => seems::like(address).await,
+        _ => identify_server::like(address).await,
     }
 }
 

@@ -4,10 +4,10 @@ mod args;
 mod client;
 mod commands;
 mod error;
-mod known;
+mod identify_server;
 mod output;
-mod seems;
 mod text;
+mod unknown_values;
 
 use std::process::ExitCode;
 

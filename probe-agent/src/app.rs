@@ -19,11 +19,12 @@ use crate::{
     instances::InstanceTable,
     metrics::Metrics,
     probe::{
-        self, ProbeSupervisor,
+        self,
+        supervisor::{Common, ProbeSupervisor},
         timer::{TIMERS, Timers},
     },
     reload::{Load, Reloader},
-    report::{Network, UPLINK, Uplink, boot::Boot},
+    report::{Network, UPLINK, Uplink, boot_id::Boot},
 };
 
 /// Runs the agent until it is asked to stop.
@@ -65,8 +66,8 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
             Err("no collector is connected".to_owned())
         }
     };
-    let page_board = Arc::clone(&table);
-    let page = move || probe::progress_page(&page_board, clock.now());
+    let page_table = Arc::clone(&table);
+    let page = move || probe::progress_page(&page_table, clock.now());
     let title = format!("redkeeper-agent {} v{}", config.id, env!("CARGO_PKG_VERSION"));
     let admin = Admin::new(
         title,
@@ -105,7 +106,7 @@ async fn start(
     clock: Clock,
     metrics: &Metrics,
 ) -> std::io::Result<()> {
-    let common = probe::Common {
+    let common = Common {
         supervisor: supervisor.clone(),
         table: Arc::clone(table),
         timers: Timers::new(clock),

@@ -1,5 +1,5 @@
 //! The wire format of redkeeper: messages and services of package `redkeeper.v1`, whose `.proto` files are the
-//! specification; [`convert`], the only place where wire types become core types and back; [`codec`]; and [`words`],
+//! specification; [`convert`], the only place where wire types become core types and back; [`codec`]; and [`error_texts`],
 //! which describes failures.
 
 /// Generated from `proto/redkeeper/v1/*.proto`.
@@ -11,8 +11,8 @@ pub mod v1 {
 
 pub mod codec;
 pub mod convert;
+pub mod error_texts;
 mod open_enum;
-pub mod words;
 
 pub use pbjson_types::{Duration, Timestamp};
 

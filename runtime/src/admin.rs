@@ -25,10 +25,10 @@ use prometheus_client::{
 };
 
 use crate::{
+    blocked_runtime::{LOOK_INTERVAL, STUCK_MAX, StuckWatch},
     exposition,
     memory::{self, MemoryMetrics},
     net,
-    stuck::{LOOK_INTERVAL, STUCK_MAX, StuckWatch},
     supervise::Supervisor,
     telemetry::{self, LogMetrics},
 };

@@ -2,17 +2,18 @@
 //!
 //! * [`supervise`]: every task has a name and an owner, and its exit or panic is seen.
 //! * [`admin`]: `/livez`, `/readyz`, `/metrics`, `/debug/tasks` on a thread of their own.
-//! * [`stuck`]: decides when a blocked main runtime ends the process.
+//! * [`blocked_runtime`]: decides when a blocked main runtime ends the process.
 //! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their position.
 //! * [`memory`]: the allocator and its statistics.
 //! * [`log_limit`]: limits the number of log lines of one kind.
 //! * [`net`]: listeners with limits, a pause after errors, and metrics.
 //! * [`daemon`]: start and stop of a daemon.
-//! * [`say`]: output of commands.
+//! * [`terminal`]: output of commands.
 //! * [`telemetry`], [`signals`], [`clock`], [`errors`], [`exit`]: logs, shutdown requests, time, error
 //!   texts, exit codes.
 
 pub mod admin;
+pub mod blocked_runtime;
 pub mod blocking;
 pub mod clock;
 pub mod config;
@@ -23,8 +24,7 @@ mod exposition;
 pub mod log_limit;
 pub mod memory;
 pub mod net;
-pub mod say;
 pub mod signals;
-pub mod stuck;
 pub mod supervise;
 pub mod telemetry;
+pub mod terminal;

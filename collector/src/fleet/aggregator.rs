@@ -21,7 +21,7 @@ use crate::{
         change_log::Change,
         command::Command,
         heartbeats::HeartbeatQueue,
-        progress::{End, StreamHandle},
+        stream_status::{End, StreamHandle},
         transition_log::{TransitionLog, log_clock_offset},
         view::{AgentEntry, LiveCounters, Put, View, ViewPublisher},
     },

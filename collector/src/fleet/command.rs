@@ -10,7 +10,7 @@ use redkeeper_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::progress::StreamHandle;
+use super::stream_status::StreamHandle;
 
 /// Capacity of the command channel: one message of each of 2,000 agents, twice. When it is full, senders wait, which
 /// slows down their own streams and no others.

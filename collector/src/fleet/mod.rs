@@ -1,7 +1,7 @@
 //! What this collector knows of the fleet.
 //!
 //! [`aggregator`] is the one task that owns the state (`core::fleet`) and changes it. Agents' streams and the leader's
-//! session loop send it commands and [`heartbeats`]. It reports to each stream by [`progress`] what is applied, and
+//! session loop send it commands and [`heartbeats`]. It reports to each stream by [`stream_status`] what is applied, and
 //! publishes an immutable [`view`] with [`counts`] and a [`change_log`] that everybody reads; each reader that follows
 //! the changes holds a [`change_cursor`]. Nothing here talks to the network or to ZooKeeper.
 
@@ -11,7 +11,7 @@ pub mod change_log;
 pub mod command;
 pub mod counts;
 pub mod heartbeats;
-pub mod progress;
+pub mod stream_status;
 mod transition_log;
 pub mod view;
 

@@ -17,7 +17,7 @@ use super::{
     change_cursor::{ChangeCursor, NoMoreChanges},
     change_log::{CHANGES_MAX, Lagged},
     command::{COMMANDS_MAX, Command},
-    progress::{self, End, StreamStatus},
+    stream_status::{self, End, StreamStatus},
     view::{self, ViewHandle},
 };
 use crate::metrics::Metrics;
@@ -55,7 +55,7 @@ impl Rig {
     }
 
     async fn hello(&self, stream: u64, boot: u8) -> StreamStatus {
-        let (handle, status) = progress::channel();
+        let (handle, status) = stream_status::channel();
         let info = AgentInfo {
             agent: AgentId::new("db").unwrap(),
             boot: BootId::new(&format!("{boot:032x}")).unwrap(),

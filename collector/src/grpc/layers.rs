@@ -17,6 +17,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use tokio::sync::Semaphore;
 use tonic::{
     Code, Status,
@@ -52,28 +53,55 @@ const UNARY: [&str; 7] = [
     "/grpc.health.v1.Health/Check",
 ];
 
+/// Stands for a method that is not known: its name is the caller's invention, and is no label.
+const OTHER: &str = "other";
+
 type Answer<B, E> = Pin<Box<dyn Future<Output = Result<Response<B>, E>> + Send>>;
 
 fn is_stream(path: &str) -> bool {
     STREAMS.contains(&path)
 }
 
-/// Name of the method in the metrics: a known one, or `other`.
-fn method(path: &str) -> &'static str {
-    let known = STREAMS.iter().chain(&UNARY).find(|known| **known == path);
-    known.map_or("other", |known| known.rsplit('/').next().unwrap_or(known))
-}
-
-/// Counts and traces calls.
+/// Observes calls: counts them, times unary ones, and gives each a trace span.
 #[derive(Clone)]
 pub struct Observe {
     metrics: Metrics,
+    known: Arc<[Known]>,
+}
+
+/// A method with its metrics, so that a successful call looks up none.
+struct Known {
+    path: &'static str,
+    /// The method as metrics name it.
+    name: &'static str,
+    succeeded: Counter,
+    /// `None` for a stream.
+    seconds: Option<Histogram>,
+}
+
+impl Known {
+    fn new(path: &'static str, metrics: &Metrics) -> Self {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let seconds = || metrics.call_seconds.get_or_create_owned(&[("method", name)]);
+        Self {
+            path,
+            name,
+            succeeded: metrics
+                .calls
+                .get_or_create_owned(&[("method", name), ("code", "OK")]),
+            seconds: (!is_stream(path)).then(seconds),
+        }
+    }
 }
 
 impl Observe {
     /// Counts in `metrics`.
     pub fn new(metrics: Metrics) -> Self {
-        Self { metrics }
+        let known = UNARY.iter().chain(&STREAMS).chain(&[OTHER]);
+        Self {
+            known: known.map(|path| Known::new(path, &metrics)).collect(),
+            metrics,
+        }
     }
 }
 
@@ -83,7 +111,7 @@ impl<S> Layer<S> for Observe {
     fn layer(&self, inner: S) -> Observed<S> {
         Observed {
             inner,
-            metrics: self.metrics.clone(),
+            observe: self.clone(),
         }
     }
 }
@@ -92,7 +120,7 @@ impl<S> Layer<S> for Observe {
 #[derive(Clone)]
 pub struct Observed<S> {
     inner: S,
-    metrics: Metrics,
+    observe: Observe,
 }
 
 impl<S, A, B> Service<Request<A>> for Observed<S>
@@ -109,27 +137,33 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let (path, start) = (request.uri().path().to_owned(), Instant::now());
-        let (method, is_stream) = (method(&path), is_stream(&path));
-        let span = tracing::debug_span!("grpc", method);
-        let (metrics, call) = (self.metrics.clone(), self.inner.call(request));
+        let (path, start) = (request.uri().path(), Instant::now());
+        let Observe { metrics, known } = self.observe.clone();
+        // The last one is for all others.
+        let place = known
+            .iter()
+            .position(|one| one.path == path)
+            .unwrap_or(known.len() - 1);
+        let span = tracing::debug_span!("grpc", method = known[place].name);
+        let call = self.inner.call(request);
         let observed = async move {
             let answer = call.await;
             let code = match &answer {
-                // The status of a stream, and of a call that succeeds, comes at the end, after the answer.
+                // Of a stream, and of a call that succeeds, the status comes at the end, behind the answer.
                 Ok(answer) => {
                     Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code())
                 }
                 Err(_) => Code::Unknown,
             };
-            let labels = [("method", method), ("code", name(code))];
-            metrics.calls.get_or_create(&labels).inc();
-            if !is_stream {
-                let seconds = start.elapsed().as_secs_f64();
-                metrics
-                    .call_seconds
-                    .get_or_create(&[("method", method)])
-                    .observe(seconds);
+            let known = &known[place];
+            if code == Code::Ok {
+                known.succeeded.inc();
+            } else {
+                let labels = [("method", known.name), ("code", name(code))];
+                metrics.calls.get_or_create(&labels).inc();
+            }
+            if let Some(seconds) = &known.seconds {
+                seconds.observe(start.elapsed().as_secs_f64());
             }
             answer
         };

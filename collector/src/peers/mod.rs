@@ -8,7 +8,7 @@ pub mod warnings;
 
 use std::collections::BTreeMap;
 
-use redkeeper_core::{fleet::hearing::Unheard, ids::AgentId, time::WallMs};
+use redkeeper_core::{fleet::unheard_agents::Unheard, ids::AgentId, time::WallMs};
 use tokio::sync::watch;
 
 /// Write half of the watched answers.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, error::Error, io, time::Duration};
 use futures_util::future::join_all;
 use redkeeper_core::{
     backoff::Backoff,
-    fleet::hearing::{Heard, Hearing},
+    fleet::unheard_agents::{Heard, Hearing},
     ids::AgentId,
     time::{Mono, WallMs},
 };

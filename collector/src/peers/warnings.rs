@@ -222,7 +222,7 @@ fn looks_before(code: &str) -> u32 {
 mod tests {
     use std::time::Duration;
 
-    use redkeeper_core::{fleet::hearing::Unheard, ids::AgentId};
+    use redkeeper_core::{fleet::unheard_agents::Unheard, ids::AgentId};
 
     use super::*;
     use crate::{

@@ -17,17 +17,17 @@ use crate::{
     fleet::{change_cursor::ChangeCursor, command::Command, view::ViewHandle},
     metrics::Metrics,
     publish::{
-        commit::Commit,
+        fenced_write::Commit,
         load::{Published, ReadBack, Unresolved, read_and_adopt, read_back},
     },
     store::{CommitError, Store, StoreError, layout::Layout},
 };
 
 mod audit;
-mod commit;
+mod fenced_write;
 pub mod format;
 pub(crate) mod load;
-mod write;
+mod send_changes;
 
 /// Time between the read-backs of two buckets: all 256 take 4 s, so that a znode modified externally is right again
 /// within 5 s.

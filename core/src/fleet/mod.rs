@@ -28,14 +28,14 @@ pub use messages::{AgentInfo, Effect, Input, Message, Report, Rival};
 
 mod agent_slab;
 mod clocks;
-pub mod hearing;
 mod instances_of_agent;
+mod leader_takeover;
 mod liveness;
 pub mod message_order;
 mod messages;
 mod reports;
 mod streams;
-mod takeover;
+pub mod unheard_agents;
 
 /// Longest time between two steps that the shell allows with the usual `silent_after` of 3 s; proportionally less where
 /// that is shorter.
@@ -233,8 +233,8 @@ fn is_collector_verdict(reason: Reason) -> bool {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod tests_shared_id;
+mod tests_leader_takeover;
 #[cfg(test)]
-mod tests_take_over;
+mod tests_shared_id;
 #[cfg(test)]
 mod tests_times;

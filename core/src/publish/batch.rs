@@ -73,11 +73,11 @@ impl Publisher {
         desired: impl Fn(&InstanceId) -> Option<Record>,
     ) -> Option<&Batch> {
         self.paced_until = None;
-        if let Some(at) = self.doubts.wait(now) {
+        if let Some(at) = self.unknown_outcomes.wait(now) {
             self.paced_until = Some(at);
             return None;
         }
-        let window = if self.doubts.one_at_a_time() {
+        let window = if self.unknown_outcomes.one_at_a_time() {
             1
         } else {
             BATCHES_IN_FLIGHT_MAX
@@ -97,7 +97,7 @@ impl Publisher {
         } else {
             BATCH_OPS_MAX
         };
-        let room = self.doubts.room(room);
+        let room = self.unknown_outcomes.room(room);
         let (mut ops, mut touched) = (Vec::new(), BTreeSet::new());
         let mut oldest = None::<Mono>;
         let (made, paced) = (Cell::new(None), Cell::new(None::<Mono>));

@@ -20,10 +20,10 @@ pub use record::{BucketData, Record, StoredStatus};
 
 mod audit;
 mod batch;
-mod doubts;
 mod outcome;
 mod rate_limit;
 mod record;
+mod unknown_outcome;
 
 /// Refused batches in one bucket without an applied one between them. Each refusal corrects the mirror, so more of them
 /// mean that somebody else writes there at the same time: the bucket then waits for its read-back.
@@ -98,7 +98,7 @@ pub struct Publisher {
     rate_limits: rate_limit::RateLimits,
     /// Time at which the first of the waiting flapping instances may be written.
     paced_until: Option<Mono>,
-    doubts: doubts::Doubts,
+    unknown_outcomes: unknown_outcome::UnknownOutcomes,
     /// Upper bound of the `rev` of all statuses. A new status begins above it, so that its `rev` also grows if somebody
     /// had deleted it.
     rev_max: u64,
@@ -142,7 +142,7 @@ impl Publisher {
             audit: audit::Audit::new(orphans_max_percent),
             rate_limits: rate_limit::RateLimits::default(),
             paced_until: None,
-            doubts: doubts::Doubts::default(),
+            unknown_outcomes: unknown_outcome::UnknownOutcomes::default(),
             rev_max,
             next: 1,
         };
@@ -223,7 +223,7 @@ impl Publisher {
 
     /// Largest number of operations of a batch, which is smaller after batches without an outcome.
     pub fn batch_ops_max(&self) -> usize {
-        self.doubts.room(BATCH_OPS_MAX)
+        self.unknown_outcomes.room(BATCH_OPS_MAX)
     }
 
     /// Number of instances that change so often that their writes are limited.
@@ -235,4 +235,4 @@ impl Publisher {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod tests_doubts;
+mod tests_unknown_outcome;

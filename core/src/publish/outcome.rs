@@ -21,7 +21,7 @@ impl Publisher {
         let Some(sent) = self.in_flight.remove(&number) else {
             return 0;
         };
-        self.doubts.applied();
+        self.unknown_outcomes.applied();
         let mut written = 0;
         for op in sent.batch.ops {
             match op {
@@ -112,7 +112,7 @@ impl Publisher {
         if let (Some(sent), 1) = (self.in_flight.values().next(), self.in_flight.len()) {
             alone.extend(sent.batch.ops.iter().filter_map(Op::id));
         }
-        let left_out = self.doubts.unknown(now, largest.unwrap_or(0), &alone);
+        let left_out = self.unknown_outcomes.unknown(now, largest.unwrap_or(0), &alone);
         for sent in std::mem::take(&mut self.in_flight).into_values() {
             for op in &sent.batch.ops {
                 match op {

@@ -3,7 +3,7 @@
 use redkeeper_proto::v1;
 
 use super::Asked;
-use crate::{args::Filter, client::Client, error::Error, known, output};
+use crate::{args::Filter, client::Client, error::Error, output, unknown_values};
 
 pub(super) fn filter(filter: &Filter) -> Result<v1::InstanceFilter, Error> {
     let state = |text: &String| {
@@ -40,7 +40,7 @@ pub(super) fn filter(filter: &Filter) -> Result<v1::InstanceFilter, Error> {
 impl Asked {
     /// Reports filter values that match nothing. If that cannot be determined, nothing is reported.
     pub(super) async fn unknown(&self, client: &mut Client, by: &Filter) {
-        for note in known::unknown_values(client, by, self.limit).await {
+        for note in unknown_values::unknown_values(client, by, self.limit).await {
             output::complain(&format!("note: {note}"));
         }
     }

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use redkeeper_runtime::say;
+use redkeeper_runtime::terminal;
 
 /// Grants for the commands that the probe sends. AUTH needs no grant.
 const GRANTS: &str = "-@all +ping +info +cluster|info";
@@ -11,12 +11,12 @@ const GRANTS: &str = "-@all +ping +info +cluster|info";
 /// Prints the ACL user.
 pub fn main(user: &str) -> ExitCode {
     if user.is_empty() || user.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        say::problem(&format!(
+        terminal::problem(&format!(
             "error: --user: {user:?} is no name of an ACL user; it must have no spaces"
         ));
         return ExitCode::from(2);
     }
-    say::answer(&text(user))
+    terminal::answer(&text(user))
 }
 
 fn text(user: &str) -> String {

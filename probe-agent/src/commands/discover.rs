@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
-use redkeeper_runtime::{config::ConfigError, exit, say};
+use redkeeper_runtime::{config::ConfigError, exit, terminal};
 
 use crate::{
     config::{Config, DiscoverySettings, PROCESS_NAMES},
@@ -14,7 +14,7 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
     let config = match loaded {
         Ok(config) => config,
         Err(error) => {
-            say::problem(&error.to_string());
+            terminal::problem(&error.to_string());
             return exit::config();
         }
     };
@@ -25,12 +25,12 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            say::problem(&format!("error: cannot start: {e}"));
+            terminal::problem(&format!("error: cannot start: {e}"));
             return exit::failure();
         }
     };
     let Some(found) = runtime.block_on(discovery::find(discovery.settings.clone(), known, target)) else {
-        say::problem("error: the search failed");
+        terminal::problem("error: the search failed");
         return exit::failure();
     };
     if explain {
@@ -46,13 +46,13 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
             .ids()
             .into_iter()
             .map(|(address, id)| (address, id.to_string()));
-        say::answer(&table(&found, &ids.collect()))
+        terminal::answer(&table(&found, &ids.collect()))
     } else {
         let taken = found.iter().filter(|candidate| candidate.left.is_none());
         let text: String = taken
             .map(|candidate| format!("{}\n", candidate.address))
             .collect();
-        say::answer(&text)
+        terminal::answer(&text)
     }
 }
 

@@ -14,7 +14,7 @@ use redkeeper_core::{
     status::{Reason, State},
     time::Mono,
 };
-use redkeeper_runtime::{clock::Clock, say};
+use redkeeper_runtime::{clock::Clock, terminal};
 
 use crate::{
     cli::Probe,
@@ -38,13 +38,13 @@ pub fn main(probe: &Probe) -> ExitCode {
     if let Err(e) = HostPort::parse(&probe.address, None)
         && !is_socket
     {
-        say::problem(&format!("error: {e}, or the path of a Unix socket"));
+        terminal::problem(&format!("error: {e}, or the path of a Unix socket"));
         return ExitCode::from(USAGE);
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            say::problem(&format!("error: cannot start: {e}"));
+            terminal::problem(&format!("error: cannot start: {e}"));
             return ExitCode::from(USAGE);
         }
     };
@@ -56,7 +56,7 @@ pub fn main(probe: &Probe) -> ExitCode {
         found.text(&probe.address)
     };
     // The exit code states the verdict even if the output cannot be written.
-    let _written = say::answer(&text);
+    let _written = terminal::answer(&text);
     ExitCode::from(match found.verdict.state() {
         State::Up => 0,
         State::Degraded => 1,

@@ -18,17 +18,17 @@ use redkeeper_runtime::{
 
 use crate::{cli::Cli, redis::Target};
 
-use access::Rules;
+use access_rules::Rules;
 use address_pattern::Placed;
-pub use files::NeededFiles;
 pub(crate) use raw::PROCESS_NAMES;
 use raw::Raw;
+pub use required_files::NeededFiles;
 use validate::validate;
 
-mod access;
+mod access_rules;
 mod address_pattern;
-mod files;
 mod raw;
+mod required_files;
 mod validate;
 
 /// Configuration file that is read if `--config` is not given and this file exists.

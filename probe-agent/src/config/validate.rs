@@ -11,7 +11,7 @@ use redkeeper_runtime::{config::Problem, daemon::listen_address};
 
 use super::{
     Config, DiscoveryConfig, DiscoverySettings, Folders,
-    access::Rules,
+    access_rules::Rules,
     address_pattern::{Placed, address_pattern},
     raw::{Instance, Probe, Raw},
 };

@@ -9,6 +9,7 @@ use std::{
 use redkeeper_core::redis::server_conf::{Endpoint, ServerConf};
 
 use super::candidate::{Candidate, SENTINEL};
+use crate::host::files::read_regular;
 
 /// Maximum number of includes followed from one file: more than a folder of drop-ins has.
 const INCLUDES_MAX: usize = 256;
@@ -104,12 +105,6 @@ fn expand(path: &Path) -> Vec<PathBuf> {
 }
 
 fn read_file(path: &Path) -> std::io::Result<String> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(std::io::Error::other("is no regular file"));
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(std::io::Error::other("is too large for a configuration file"));
-    }
-    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+    let bytes = read_regular(path, FILE_BYTES_MAX)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

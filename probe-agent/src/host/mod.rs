@@ -1,6 +1,7 @@
 //! Facts about this machine, as the kernel shows them: [`process`]es and their sockets, the [`owner`] of a server, and
-//! how many [`descriptors`] connections may use. Reads `/proc`; connects to no server.
+//! how many [`descriptors`] connections may use; and reading of [`files`]. Reads `/proc` and files; connects to no server.
 
 pub mod descriptors;
+pub mod files;
 pub mod owner;
 pub mod process;

@@ -24,8 +24,8 @@ use crate::{
     metrics::Metrics,
     probe::{
         certificate,
-        link::{Fresh, Link, has_moved, poll_once},
         timer::{Timer, Timers},
+        worker_connection::{Fresh, Link, has_moved, poll_once},
     },
     redis::{self, NewClient, tls},
 };

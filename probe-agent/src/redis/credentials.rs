@@ -7,6 +7,8 @@ use redkeeper_core::{
     status::{Reason, Verdict, cut},
 };
 
+use crate::host::files::read_regular;
+
 /// User and password. The password is read from its file when a connection needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Credentials {
@@ -46,14 +48,7 @@ impl Credentials {
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 fn read_password(path: &Path) -> std::io::Result<Vec<u8>> {
-    let metadata = std::fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(std::io::Error::other("is no regular file"));
-    }
-    if metadata.len() > PASSWORD_FILE_BYTES_MAX {
-        return Err(std::io::Error::other("is too large for a password"));
-    }
-    let bytes = std::fs::read(path)?;
+    let bytes = read_regular(path, PASSWORD_FILE_BYTES_MAX)?;
     let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -98,6 +93,6 @@ mod tests {
             password_file: folder.path().to_owned(),
         };
         let error = credentials.password().unwrap_err();
-        assert!(error.contains("no regular file"), "{error}");
+        assert!(error.contains("not a regular file"), "{error}");
     }
 }

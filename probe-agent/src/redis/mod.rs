@@ -30,13 +30,13 @@ use crate::{
     redis::tls::Tls,
 };
 
+pub use check_new_connection::{NewClient, check_new_connection};
 pub use credentials::Credentials;
 use dial::{connect_tcp, failure};
-pub use new_client::{NewClient, check_new_connection};
 
+mod check_new_connection;
 mod credentials;
 mod dial;
-mod new_client;
 pub mod tls;
 
 /// How to connect to an instance.

@@ -27,7 +27,12 @@ use x509_cert::{Certificate, der::Decode};
 
 pub use verify::Verify;
 
+use crate::host::files::read_regular;
+
 mod verify;
+
+/// Maximum size of a PEM file: a bundle of all public authorities has some 250 KB.
+const PEM_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// TLS settings: which certificates to trust, and the client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +61,8 @@ impl Tls {
         match &self.client {
             None => Ok(config.with_no_client_auth()),
             Some((chain, key)) => {
-                let private = PrivateKeyDer::from_pem_file(key).map_err(|e| at(key, &e))?;
+                let pem = read_regular(key, PEM_FILE_BYTES_MAX).map_err(|e| at(key, &e))?;
+                let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| at(key, &e))?;
                 config
                     .with_client_auth_cert(certificates(chain)?, private)
                     .map_err(|e| at(chain, &e))
@@ -77,10 +83,8 @@ impl Tls {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    if !std::fs::metadata(path).map_err(|e| at(path, &e))?.is_file() {
-        return Err(format!("{}: is no regular file", path.display()));
-    }
-    let all = CertificateDer::pem_file_iter(path).map_err(|e| at(path, &e))?;
+    let pem = read_regular(path, PEM_FILE_BYTES_MAX).map_err(|e| at(path, &e))?;
+    let all = CertificateDer::pem_slice_iter(&pem);
     let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|e| at(path, &e))?;
     if all.is_empty() {
         return Err(format!("{}: has no certificate", path.display()));

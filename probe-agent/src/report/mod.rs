@@ -1,9 +1,9 @@
 //! The uplink: one task for each collector, which keeps a stream open and sends what `core::outbox` decides. A slow or
 //! dead collector delays only its own stream.
 
-pub mod boot;
+pub mod boot_id;
 mod dial;
-mod ended;
+mod stream_end;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -23,10 +23,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
-use crate::{instances::InstanceTable, metrics::Metrics, report::boot::Boot};
+use crate::{instances::InstanceTable, metrics::Metrics, report::boot_id::Boot};
 
 pub use dial::{Dial, Dialing, Network};
-use ended::Ended;
+use stream_end::Ended;
 
 /// Task kind of the uplinks.
 pub const UPLINK: &str = "uplink";

@@ -9,7 +9,7 @@ use std::{
 use redkeeper_agent::{
     instances::InstanceTable,
     metrics::Metrics,
-    report::{Dial, Uplink, boot::Boot},
+    report::{Dial, Uplink, boot_id::Boot},
 };
 use redkeeper_core::{
     ids::{AgentId, InstanceId},

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::progress::End;
+use crate::fleet::stream_status::End;
 
 /// An event other than a message.
 #[derive(Clone, PartialEq, Eq, Debug)]

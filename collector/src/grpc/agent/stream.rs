@@ -32,7 +32,7 @@ use crate::{
     fleet::{
         command::Command,
         heartbeats::QueuedHeartbeat,
-        progress::{self, End, StreamStatus},
+        stream_status::{self, End, StreamStatus},
     },
     grpc::{errors::Failure, responses::ResponseSender},
 };
@@ -121,7 +121,7 @@ impl Ingest {
     /// Asks the aggregator whether the agent may report.
     async fn open(&self, stream: u64, greeting: Box<AgentInfo>) -> Result<StreamStatus, Failure> {
         let agent = greeting.agent.to_string();
-        let (sender, mut status) = progress::channel();
+        let (sender, mut status) = stream_status::channel();
         self.send(Command::Hello(stream, *greeting, sender)).await?;
         // The aggregator certainly accepts or ends the stream; an agent that does not want to wait so long closes it.
         if (&mut status.accepted).await.is_err() {

@@ -1,5 +1,6 @@
 //! Answers tools from the view. Nothing here waits for the aggregator or for ZooKeeper.
 
+mod filter;
 mod paging;
 mod queries;
 pub mod watch;
@@ -21,9 +22,10 @@ use tonic::{Request, Response, Status};
 use super::{
     errors::Failure,
     status::{
+        filter::Filter,
         paging::page,
         watch::WatchStream,
-        wire::{Filter, Now, agent, count, entry, page_size, transition},
+        wire::{Now, agent, count, entry, page_size, transition},
     },
 };
 use crate::{

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use redkeeper_core::ids::InstanceId;
 
-use super::wire::Filter;
+use super::filter::Filter;
 use crate::{
     fleet::view::{Entry, View},
     grpc::errors::Failure,

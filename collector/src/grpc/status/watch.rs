@@ -21,9 +21,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::{
+    filter::{Filter, Seen},
     paging::LOOKED_AT_ONCE,
     queries::Queries,
-    wire::{Filter, Now, Seen, count, entry, transition},
+    wire::{Now, count, entry, transition},
 };
 use crate::{
     fleet::{

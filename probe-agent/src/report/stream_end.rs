@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use redkeeper_proto::words;
+use redkeeper_proto::error_texts;
 
 use super::WELCOME_TIMEOUT;
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {
-    #[error("cannot connect: {}", words::unconnected(.0))]
+    #[error("cannot connect: {}", error_texts::unconnected(.0))]
     Connect(tonic::transport::Error),
-    #[error("{}", words::failed(.0))]
+    #[error("{}", error_texts::failed(.0))]
     Refused(tonic::Status),
     #[error("no Welcome within {WELCOME_TIMEOUT:?}")]
     NoWelcome,

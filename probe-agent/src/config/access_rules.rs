@@ -16,8 +16,8 @@ use redkeeper_proto::convert;
 use super::{
     InstanceConfig,
     address_pattern::{Placed, address_pattern},
-    files::NeededFiles,
     raw::{Access, Instance, Probe, RawTls},
+    required_files::NeededFiles,
 };
 use crate::{
     host::{owner::TrustedOwners, process::is_local},

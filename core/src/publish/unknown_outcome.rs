@@ -19,7 +19,7 @@ const GROW_AFTER: u32 = 256;
 
 /// How large batches may be, and when the next one may be sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Doubts {
+pub(super) struct UnknownOutcomes {
     /// Unknown outcomes without an applied batch between them.
     in_a_row: u32,
     /// Largest number of operations: half of the largest suspect batch.
@@ -29,7 +29,7 @@ pub(super) struct Doubts {
     alone: Option<(InstanceId, u32)>,
 }
 
-impl Default for Doubts {
+impl Default for UnknownOutcomes {
     fn default() -> Self {
         Self {
             in_a_row: 0,
@@ -41,7 +41,7 @@ impl Default for Doubts {
     }
 }
 
-impl Doubts {
+impl UnknownOutcomes {
     /// Number of operations that a batch may have, where `usual` is the number without suspicion.
     pub(super) fn room(&self, usual: usize) -> usize {
         usual.min(self.ceiling)

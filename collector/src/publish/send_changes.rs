@@ -12,7 +12,7 @@ use redkeeper_core::{
 
 use super::{
     LeaderTerm, Reading, Request, Stage,
-    commit::{Work, commit, mark_live},
+    fenced_write::{Work, commit, mark_live},
 };
 use crate::{
     fleet::change_log::Lagged,
