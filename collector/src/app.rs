@@ -45,6 +45,9 @@ fn threads() -> usize {
     (cpus / 2).clamp(1, 4)
 }
 
+/// How long the last step of the aggregator may take.
+const AGGREGATOR_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Runs the collector until it is asked to stop.
 ///
 /// # Errors
@@ -221,7 +224,8 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let clean = shutdown.run(&supervisor).await;
     // The coordinator's thread ends with its task.
     drop(coordinating);
-    aggregating.join().await;
+    // Only a step that never ends could hold it up; the process ends all the same.
+    drop(tokio::time::timeout(AGGREGATOR_LIMIT, aggregating.join()).await);
     daemon::verdict(&supervisor, clean, config.shutdown_grace)
 }
 

@@ -53,7 +53,9 @@ impl Shutdown {
     /// Runs the steps after the request to stop. Returns true if all tasks ended in time.
     pub(crate) async fn run(self, supervisor: &Supervisor) -> bool {
         let end = Instant::now() + self.grace;
-        let left = |limit: Duration| limit.min(end - Instant::now());
+        // Clients keep their time to close their connections, however long the steps before take.
+        let close_grace = self.close_grace();
+        let left = |limit: Duration| limit.min((end - Instant::now()).saturating_sub(close_grace * 2));
         tracing::info!("stopping: agents' streams are drained");
         supervisor
             .kinds_ended(&[STREAM, SNAPSHOT], left(DRAIN_LIMIT))

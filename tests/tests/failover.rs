@@ -9,7 +9,7 @@ use std::{
 use nix::sys::signal::Signal;
 use redkeeper_tests::{
     Sandbox,
-    check::{self, Bounds, Deaf, Silence},
+    check::{self, Deaf, Silence},
     daemons::{Agent, Collector},
     eventually,
     history::Txn,
@@ -113,12 +113,8 @@ async fn a_killed_leader_is_followed_without_any_status_changing() {
     let txns = txnlog::read(&rig.zookeeper.data);
     judge(&txns);
     let truth = [(rig.id.clone(), vec![(killed, "DOWN".to_owned())])].into();
-    let bounds = Bounds {
-        calm: 2_000,
-        flapping: 6_000,
-    };
-    let time = killed..killed + bounds.calm;
-    assert_eq!(check::published_in_time(&txns, &truth, &time, bounds), Ok(()));
+    let time = killed..killed + 2_000;
+    assert_eq!(check::published_in_time(&txns, &truth, &time, 2_000), Ok(1));
 }
 
 #[tokio::test]

@@ -34,6 +34,11 @@ pub struct Replacements {
 }
 
 impl Replacements {
+    /// The worker makes progress again by itself.
+    pub fn recovered(&mut self) {
+        self.due = None;
+    }
+
     /// Whether the worker that was started at `since` and failed is replaced at `now`. Asked again until it is.
     pub fn is_due(&mut self, now: Mono, since: Mono) -> bool {
         let due = *self.due.get_or_insert_with(|| {
@@ -101,6 +106,9 @@ mod tests {
             waits,
             [0, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
         );
+        // One that recovers by itself is not replaced, and owes nothing later.
+        assert!(!replacements.is_due(at(now), at(since)));
+        replacements.recovered();
         // One that lived long is replaced at once.
         assert!(replacements.is_due(at(since + 60_000), at(since)));
     }

@@ -113,6 +113,7 @@ impl ProbeSupervisor {
                 } else if watchdog::is_stalled(now, last, paused, post.limit) {
                     "made no progress"
                 } else {
+                    post.replacements.recovered();
                     continue;
                 };
                 if post.replacements.is_due(now, post.since) {

@@ -30,7 +30,14 @@ pub(super) async fn connect_tcp(
         Ok(address) => vec![address],
         Err(_) => {
             let (start, name) = (Instant::now(), address.to_owned());
-            let look_up = move || name.to_socket_addrs().map(Iterator::collect);
+            let look_up = move || {
+                // The resolver knows no brackets, which stand around a link-local address with its interface.
+                match name.strip_prefix('[').and_then(|rest| rest.rsplit_once("]:")) {
+                    Some((host, port)) => (host, port.parse().unwrap_or(0)).to_socket_addrs(),
+                    None => name.to_socket_addrs(),
+                }
+                .map(Iterator::collect)
+            };
             let found = LOOKUPS.run(limit / 2, look_up).await;
             steps.resolve = Some(start.elapsed());
             let found = found.ok_or_else(|| ConnectFailure::Resolve("no answer in time".to_owned()))?;

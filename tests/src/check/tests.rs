@@ -102,20 +102,25 @@ fn i2_an_older_message_after_a_newer_is_seen() {
 fn i3_a_transition_that_is_not_published_is_seen() {
     let truth = truth(&[(0, "UP"), (100, "DOWN"), (110, "UP"), (500, "DOWN")]);
     let good = [up(5, 1, 1, ("a", 1)), down(520)];
-    let judge =
-        |txns: &[Txn], calm| published_in_time(txns, &truth, &(0..1_000), Bounds { calm, flapping: 450 });
+    let judge = |txns: &[Txn], bound| published_in_time(txns, &truth, &(0..1_000), bound);
     // The 10 ms of DOWN are shorter than the bound.
-    assert_eq!(judge(&good, 50), Ok(()));
+    assert_eq!(judge(&good, 50), Ok(3));
     assert!(judge(&good[..1], 50).is_err());
     assert!(judge(&good, 10).is_err(), "too late");
-    // After many writes, publishing may take longer, but not for ever.
-    let flaps = |last| {
-        let mut txns: Vec<_> = (0..4).map(|n| up(n, 1, 1, ("a", 1))).collect();
+}
+
+#[test]
+fn i3_the_rate_limit_is_no_excuse_for_ever() {
+    let truth = truth(&[(0, "UP"), (20_000, "DOWN")]);
+    let judge = |last| {
+        let writes = [0, 1, 2, 19_000, 19_001, 19_002, 19_003];
+        let mut txns: Vec<_> = writes.into_iter().map(|at| up(at, 1, 1, ("a", 1))).collect();
         txns.push(down(last));
-        txns
+        published_in_time(&txns, &truth, &(0..60_000), 50)
     };
-    assert_eq!(judge(&flaps(900), 50), Ok(()));
-    assert!(judge(&flaps(960), 50).is_err());
+    // After a quiet time four writes are free again, and paid for 4 s after the first of them.
+    assert_eq!(judge(23_040), Ok(1));
+    assert!(judge(23_100).is_err());
 }
 
 #[test]

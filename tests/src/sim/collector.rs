@@ -42,6 +42,8 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(3);
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Maximum time that a process may take to stop.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// How long the streams take to be drained.
+const DRAIN_TIME: Duration = Duration::from_millis(20);
 /// Maximum number of connections waiting to be accepted.
 const BACKLOG: usize = 128;
 
@@ -65,7 +67,8 @@ pub struct Process {
     pub view: ViewHandle,
     /// Its leadership, as it reports it.
     pub leadership: watch::Receiver<Leadership>,
-    stop: CancellationToken,
+    /// The steps of the end, as `collector::shutdown` takes them: the request, the leader, the server.
+    stop: [CancellationToken; 3],
     tasks: JoinSet<()>,
     server: JoinSet<()>,
 }
@@ -103,7 +106,7 @@ impl Collector {
         let (view_publisher, view) = view::channel();
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (leadership, reader) = watch::channel(Leadership::default());
-        let stop = CancellationToken::new();
+        let [stop, leader_stop, server_stop] = [0; 3].map(|_| CancellationToken::new());
         let metrics = Metrics::default();
         let (heartbeats, fleet) = (
             Arc::new(HeartbeatQueue::default()),
@@ -160,13 +163,13 @@ impl Collector {
             orphans_max_percent: 10,
             audit_interval: AUDIT_INTERVAL,
             metrics,
-            stop: stop.clone(),
+            stop: leader_stop.clone(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(aggregator.run());
         tasks.spawn(coordinator.run());
         let (entrance, accepted) = mpsc::channel(BACKLOG);
-        let served = server::serve(ReceiverStream::new(accepted), services, stop.clone());
+        let served = server::serve(ReceiverStream::new(accepted), services, server_stop.clone());
         let mut server = JoinSet::new();
         server.spawn(async { served.await.expect("the server") });
         self.process = Some(Process {
@@ -175,7 +178,7 @@ impl Collector {
             server,
             view,
             leadership: reader,
-            stop,
+            stop: [stop, leader_stop, server_stop],
             tasks,
         });
     }
@@ -188,12 +191,16 @@ impl Collector {
     /// Ends it as SIGTERM does.
     pub fn terminate(&mut self) {
         if let Some(mut process) = self.process.take() {
-            process.stop.cancel();
+            let [request, leader, server] = process.stop.clone();
+            request.cancel();
             super::run_in_background(async move {
-                // The aggregator runs until the server has ended and the coordinator has handed over.
+                // The aggregator runs until the coordinator has handed over and the server has ended.
                 let ended = async {
-                    process.server.join_next().await;
+                    tokio::time::sleep(DRAIN_TIME).await;
+                    leader.cancel();
                     process.tasks.join_next().await;
+                    server.cancel();
+                    process.server.join_next().await;
                 };
                 // If it does not end in time, it is killed.
                 tokio::time::timeout(SHUTDOWN_GRACE, ended).await.ok();
