@@ -67,14 +67,9 @@ async fn a_reload_adds_and_drops_and_leaves_the_rest_alone() {
 
     // A mistake, and a file that drops too much: nothing changes.
     reload(&agent, "[[instances]]\naddress = 'nowhere'\n", "invalid").await;
-    assert!(
-        agent
-            .process
-            .log()
-            .contains("\"nowhere\" has no port; write it as HOST:PORT")
-    );
+    said(&agent, "\"nowhere\" has no port; write it as HOST:PORT").await;
     reload(&agent, "instances = []\n", "refused").await;
-    assert!(agent.process.log().contains("Send SIGHUP again within"));
+    said(&agent, "Send SIGHUP again within").await;
     assert_eq!(
         a.metric("redkeeper_instances{state=\"UP\",reason=\"OK\"}"),
         Some(2.0)
@@ -122,6 +117,11 @@ async fn a_rotated_password_needs_no_reload_and_causes_no_false_down() {
         before,
         "it was never anything else"
     );
+}
+
+/// Waits for a line of the log, which a thread of its own writes.
+async fn said(agent: &Agent, text: &str) {
+    eventually(text, || async { agent.process.log() }, |log| log.contains(text)).await;
 }
 
 /// What `--check-config` says, and its exit code.
@@ -196,6 +196,7 @@ async fn a_file_that_is_missing_stops_its_own_instance_only() {
         code == Some(78) && text.contains("\"nowhere\" has no port"),
         "{code:?} {text}"
     );
+    said(&agent, "the former one stays in force").await;
     let log = agent.process.log();
     assert_eq!(log.matches("\"nowhere\" has no port").count(), 1, "{log}");
     assert!(!log.contains("nothing was started"), "{log}");
@@ -290,11 +291,11 @@ async fn a_state_file_that_hangs_holds_up_no_probe() {
     let mut agent = sandbox.agent_with("db01", &collectors, &text).await;
     let id = format!("db01:{}", redis.port.number);
     eventually("it is probed and reported", || a.state(&id), |s| s == UP).await;
-    let log = agent.process.log();
-    assert!(
-        log.contains("what was discovered before is not remembered: not read within 2s"),
-        "{log}"
-    );
+    said(
+        &agent,
+        "what was discovered before is not remembered: not read within 2s",
+    )
+    .await;
     agent.process.signal(Signal::SIGTERM);
     assert_eq!(agent.process.ends_within(Duration::from_secs(5)).code(), Some(0));
 }
