@@ -47,18 +47,18 @@ impl Shutdown {
 
     /// How long clients may take to close their connections.
     pub(crate) fn close_grace(&self) -> Duration {
-        CLOSE_LIMIT.min(self.grace / 2)
+        CLOSE_LIMIT.min(self.grace / 4)
     }
 
     /// Runs the steps after the request to stop. Returns true if all tasks ended in time.
     pub(crate) async fn run(self, supervisor: &Supervisor) -> bool {
         let end = Instant::now() + self.grace;
         // Clients keep their time to close their connections, however long the steps before take.
-        let close_grace = self.close_grace();
-        let left = |limit: Duration| limit.min((end - Instant::now()).saturating_sub(close_grace * 2));
+        let kept = self.close_grace() * 3 / 2;
+        let left = |limit: Duration| limit.min((end - Instant::now()).saturating_sub(kept));
         tracing::info!("stopping: agents' streams are drained");
         supervisor
-            .kinds_ended(&[STREAM, SNAPSHOT], left(DRAIN_LIMIT))
+            .kinds_ended(&[STREAM, SNAPSHOT], left(DRAIN_LIMIT.min(self.grace / 4)))
             .await;
         tracing::info!("stopping: the last statuses are published, and leadership is handed over");
         self.leader.cancel();

@@ -8,8 +8,7 @@ use std::{
 };
 
 use redkeeper_core::ids::Revision;
-use tokio::sync::watch;
-use tokio_stream::{Stream, wrappers::WatchStream};
+use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
 
 use super::{
     change_log::{Change, Lagged},
@@ -20,8 +19,7 @@ use super::{
 pub struct ChangeCursor {
     /// The last change that was read.
     seen: Revision,
-    news: watch::Receiver<Revision>,
-    polled: WatchStream<Revision>,
+    news: WatchStream<Revision>,
 }
 
 /// The aggregator has stopped: there will be no more changes.
@@ -33,8 +31,7 @@ impl ChangeCursor {
     pub fn new(view: &ViewHandle, seen: Revision) -> Self {
         Self {
             seen,
-            news: view.revisions(),
-            polled: WatchStream::from_changes(view.revisions()),
+            news: WatchStream::from_changes(view.revisions()),
         }
     }
 
@@ -81,7 +78,7 @@ impl ChangeCursor {
     /// # Errors
     /// When there will be no more.
     pub async fn changed(&mut self) -> Result<(), NoMoreChanges> {
-        self.news.changed().await.map_err(|_| NoMoreChanges)
+        self.news.next().await.map(drop).ok_or(NoMoreChanges)
     }
 
     /// Returns whether there may be changes since the last call. If there are none, the next one wakes the task.
@@ -91,7 +88,7 @@ impl ChangeCursor {
     pub fn poll_changed(&mut self, context: &mut Context<'_>) -> Result<bool, NoMoreChanges> {
         let mut changed = false;
         // Polled until it is pending, so that the next change wakes the task.
-        while let Poll::Ready(news) = Pin::new(&mut self.polled).poll_next(context) {
+        while let Poll::Ready(news) = Pin::new(&mut self.news).poll_next(context) {
             news.ok_or(NoMoreChanges)?;
             changed = true;
         }
