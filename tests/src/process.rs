@@ -31,6 +31,28 @@ pub fn mortal(command: Command) -> Command {
     wrapped
 }
 
+/// Copies a program, so that it can be started from there. `cp` writes the copy: a file that this process had open for
+/// writing could be inherited by a child that another thread starts at that moment, and until that child has called
+/// `exec`, starting the copy fails with "Text file busy".
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy_program(program: &Path, copy: &Path) {
+    let mut command = Command::new("cp");
+    let status = command
+        .args(["--dereference", "--"])
+        .arg(program)
+        .arg(copy)
+        .status();
+    let copied = status.as_ref().is_ok_and(ExitStatus::success);
+    assert!(
+        copied,
+        "cannot copy {} to {}: {status:?}",
+        program.display(),
+        copy.display()
+    );
+}
+
 /// A running child. Its output goes to a file, never to the test's own.
 #[derive(Debug)]
 pub struct Process {

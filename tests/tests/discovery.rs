@@ -3,11 +3,16 @@
 
 use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
     process::Command,
     time::Duration,
 };
 
-use redkeeper_tests::{Sandbox, eventually, holds_for, netns, ports, process::Process, servers::Flavour};
+use redkeeper_tests::{
+    Sandbox, eventually, holds_for, netns, ports,
+    process::{Process, copy_program},
+    servers::Flavour,
+};
 
 /// The line of `discover --explain` about an address.
 fn line<'a>(table: &'a str, address: &str) -> &'a str {
@@ -234,7 +239,7 @@ async fn sentinels_and_forwarders_are_explained_and_the_ignored_is_left() {
     // It can be told by what it says only.
     let _other = sentinel(titled.number, "set-proc-title no\n");
     let forwarder = sandbox.path("docker-proxy");
-    std::fs::copy("/usr/bin/tail", &forwarder).unwrap();
+    copy_program(Path::new("/usr/bin/tail"), &forwarder);
     let mut command = Command::new(&forwarder);
     command.args(["-f", "--", "/dev/null", "-host-port", "6380", "-container-ip"]);
     command.args(["172.17.0.2", "-container-port", "6379"]);
@@ -354,7 +359,10 @@ async fn an_unprivileged_look_finds_what_it_can_and_says_what_it_cannot() {
     let redis = sandbox.redis().await;
     // A copy, because the folder of the build may be closed to others.
     let agent = sandbox.path("redkeeper-agent");
-    std::fs::copy(sandbox.command("redkeeper-agent").get_program(), &agent).unwrap();
+    copy_program(
+        Path::new(sandbox.command("redkeeper-agent").get_program()),
+        &agent,
+    );
     let closed = sandbox.path("closed");
     std::fs::create_dir(&closed).unwrap();
     std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();

@@ -9,7 +9,7 @@ use redkeeper_tests::{
     daemons::{Agent, Collector},
     eventually, holds_for,
     ports::{Port, port},
-    process::Process,
+    process::{Process, copy_program},
     skipped,
 };
 
@@ -23,7 +23,7 @@ fn server(sandbox: &Sandbox, name: &str, user: Option<&str>, args: &[&str]) -> (
         .unwrap();
     // In a folder that every user may enter.
     let own = Path::new("/tmp").join(name);
-    std::fs::copy(std::fs::canonicalize(binary).unwrap(), &own).unwrap();
+    copy_program(&binary, &own);
     let mut command = match user {
         Some(user) => {
             let mut command = Command::new("setpriv");
