@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Command, Effect, Prober, QUICK_MAX, refusals::Refusals};
+use super::{Command, Effect, Prober, FAST_RETRIES_MAX, refusals::Refusals};
 use crate::{
     redis::{
         info,
@@ -41,11 +41,11 @@ impl Prober {
             Command::Ping => {
                 if !std::mem::replace(&mut self.pinged_on_link, true) {
                     // The present connection itself shows that new connections are served.
-                    (self.fresh, self.fresh_failures) = (None, 0);
+                    (self.new_connection, self.new_connection_failures) = (None, 0);
                 }
-                self.cut_short = 0;
+                self.closed_after_auth = 0;
                 let latency = now.since(sent);
-                self.suspicion.answered(latency, self.config.hang_after);
+                self.overdue_check.answered(latency, self.config.hang_after);
                 out.push(Effect::Latency(latency));
                 let mut meaning = reply::ping(reply);
                 if let (Some(auth), Reason::AuthRequired) = (&self.auth_error, meaning.reason) {
@@ -76,14 +76,14 @@ impl Prober {
                         self.refusals.count(now, &self.info.health);
                         self.informed_at = now;
                         self.informed(out);
-                        self.patrol_from(now);
-                        out.push(Effect::Locate(self.info.process_id.zip(self.info.uptime_seconds)));
+                        self.schedule_process_check(now);
+                        out.push(Effect::LocateProcess(self.info.process_id.zip(self.info.uptime_seconds)));
                     }
                     // Without the permission for INFO, the process can still be found by its socket.
                     Reply::Error(_) | Reply::Other => {
                         // What INFO said before is outdated.
                         self.info.health = info::Health::default();
-                        out.push(Effect::Locate(None));
+                        out.push(Effect::LocateProcess(None));
                     }
                 }
                 if self.waiting.is_empty() {
@@ -134,9 +134,9 @@ impl Prober {
     }
 
     fn valid_reply(&mut self, now: Mono) {
-        self.quiet_since = now;
+        self.silent_since = now;
         self.replied_on_link = true;
-        self.quick = QUICK_MAX;
+        self.fast_retries = FAST_RETRIES_MAX;
         self.failures = 0;
         self.silence_ended();
     }

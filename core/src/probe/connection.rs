@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Command, ConnectFailure, Effect, Link, Prober, QUICK_MAX, overdue};
+use super::{Command, ConnectFailure, Effect, Link, Prober, FAST_RETRIES_MAX, overdue};
 use crate::{
     probe::schedule,
     status::{Reason, Stage, State},
@@ -21,9 +21,9 @@ impl Prober {
         self.unasked = 0;
         self.auth_error = None;
         self.restriction = None;
-        self.suspicion.forget();
-        self.second_is_void();
-        self.patrol_at = overdue::NEVER;
+        self.overdue_check.reset();
+        self.discard_second_answer();
+        self.process_check_at = overdue::NEVER;
         self.link = Link::Connecting {
             give_up_at: now + self.config.connect_timeout,
         };
@@ -33,9 +33,9 @@ impl Prober {
 
     pub(super) fn connected(&mut self, now: Mono, out: &mut Vec<Effect>) {
         self.link = Link::Open;
-        if now >= self.quiet_since + self.config.hang_after {
+        if now >= self.silent_since + self.config.hang_after {
             // The silence of a former connection does not count against one that has had no time to answer.
-            self.quiet_since = now;
+            self.silent_since = now;
         }
         // INFO on each new connection: the server may have been restarted.
         self.info_at = now.max(self.info_not_before);
@@ -56,10 +56,10 @@ impl Prober {
         let (mut reason, mut stage, hard, mut text) = failure.meaning();
         // The server spoke TLS before, so this is no mismatch, but for example a proxy whose server is gone.
         let cut = matches!(failure, ConnectFailure::TlsEnded(_)) && self.verdict.certificate_ends.is_some();
-        if (cut || *failure == ConnectFailure::Reset) && self.reconnect_quickly(now) {
+        if (cut || *failure == ConnectFailure::Reset) && self.retry_fast(now) {
             return;
         }
-        if failure.is_cut() && self.was_full(now) && self.config.tls {
+        if failure.closed_silently() && self.was_full(now) && self.config.tls {
             // A full server closes the connection without an error where it would have to speak TLS to send one.
             let full = self.full();
             (reason, stage, text) = (full.reason, full.stage, full.evidence.into_owned());
@@ -70,7 +70,7 @@ impl Prober {
             reason = Reason::ProcessGone;
             text.push_str("; no process of it is found any more");
         }
-        self.quiet_since = now;
+        self.silent_since = now;
         if hard {
             self.successes = 0;
             self.judge(now, wall, reason, stage, &text, out);
@@ -85,7 +85,7 @@ impl Prober {
     fn silent_handshake(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
         let (reason, stage, _, text) = ConnectFailure::TlsSilent.meaning();
         let hang_after = self.config.hang_after;
-        if now.since(self.quiet_since) >= hang_after {
+        if now.since(self.silent_since) >= hang_after {
             self.successes = 0;
             self.judge(
                 now,
@@ -115,7 +115,7 @@ impl Prober {
                 // EOF or reset on a connection that worked: an immediate reconnection distinguishes a death from a
                 // restart. It is limited, so that a peer that closes the connection after each answer is not flooded.
                 self.reconnected_at = Some(now);
-                self.quick = 0;
+                self.fast_retries = 0;
                 self.connect(now, out);
             } else {
                 self.retry_later(now, out);
@@ -128,27 +128,27 @@ impl Prober {
                 self.retry_later(now, out);
             } else if matches!(self.waiting.front(), Some((Command::Ping, _))) {
                 // AUTH was answered and PING was not, as by a proxy whose server is gone.
-                self.failures = self.cut_short;
-                self.cut_short = self.cut_short.saturating_add(1);
+                self.failures = self.closed_after_auth;
+                self.closed_after_auth = self.closed_after_auth.saturating_add(1);
                 let text = format!("AUTH was answered, then the connection was closed ({how})");
                 self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);
             } else {
                 self.retry_later(now, out);
             }
-        } else if !self.reconnect_quickly(now) {
+        } else if !self.retry_fast(now) {
             let text = format!("connection accepted, then closed before any reply ({how})");
             self.soft_failure(now, wall, Reason::ConnectionReset, Stage::Command, &text, out);
         }
     }
 
-    fn reconnect_quickly(&mut self, now: Mono) -> bool {
-        let again = self.quick < QUICK_MAX;
+    fn retry_fast(&mut self, now: Mono) -> bool {
+        let again = self.fast_retries < FAST_RETRIES_MAX;
         if again {
             self.waiting.clear();
             self.link = Link::Closed {
-                retry_at: now + Duration::from_millis(1 << self.quick),
+                retry_at: now + Duration::from_millis(1 << self.fast_retries),
             };
-            self.quick += 1;
+            self.fast_retries += 1;
         }
         again
     }
@@ -162,7 +162,7 @@ impl Prober {
         text: &str,
         out: &mut Vec<Effect>,
     ) {
-        self.quiet_since = now;
+        self.silent_since = now;
         self.successes = 0;
         self.failures = self.failures.saturating_add(1);
         // One outage keeps its reason: a server that hangs does not accept connections either, so its queue fills up.
@@ -175,7 +175,7 @@ impl Prober {
 
     pub(super) fn hang_up(&mut self, now: Mono, out: &mut Vec<Effect>) {
         self.successes = 0;
-        self.quiet_since = now;
+        self.silent_since = now;
         out.push(Effect::Disconnect);
         self.retry_later(now, out);
     }

@@ -13,7 +13,7 @@ use crate::{
 /// Interval of INFO while INFO restricts an instance, or the instance loads.
 const RESTRICTED_INFO_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of new connections while they fail.
-const FRESH_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+const NEW_CONNECTION_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of INFO intervals for which a server counts as full. Later, one that closes connections may be dead behind a
 /// proxy.
 const FULL_BELIEVED: u32 = 3;
@@ -59,29 +59,29 @@ impl Prober {
     }
 
     /// Starts to check a large process between its PINGs.
-    pub(super) fn patrol_from(&mut self, now: Mono) {
-        let every = overdue::patrol(self.info.health.resident);
+    pub(super) fn schedule_process_check(&mut self, now: Mono) {
+        let every = overdue::process_check_interval(self.info.health.resident);
         // Checks fall on multiples of the interval, so that those of several instances share a wake-up.
-        self.patrol_at = every.map_or(overdue::NEVER, |every| schedule::next(now, every, Duration::ZERO));
+        self.process_check_at = every.map_or(overdue::NEVER, |every| schedule::next(now, every, Duration::ZERO));
     }
 
-    pub(super) fn inspected(&mut self, now: Mono, wall: WallMs, sight: ProcessState, out: &mut Vec<Effect>) {
-        self.suspicion.seen(sight);
+    pub(super) fn process_checked(&mut self, now: Mono, wall: WallMs, state: ProcessState, out: &mut Vec<Effect>) {
+        self.overdue_check.seen(state);
         if self.link != Link::Open {
             return;
         }
-        self.looked_before_asking(sight, out);
-        let text = match sight {
-            ProcessState::Exiting | ProcessState::Zombie => self.suspicion.words().to_owned(),
-            ProcessState::Gone if !self.waiting.is_empty() => self.suspicion.words().to_owned(),
+        self.ask_after_process_check(state, out);
+        let text = match state {
+            ProcessState::Exiting | ProcessState::Zombie => self.overdue_check.describe().to_owned(),
+            ProcessState::Gone if !self.waiting.is_empty() => self.overdue_check.describe().to_owned(),
             ProcessState::NotLocal | ProcessState::Gone => {
                 // There is no process to check until INFO names one again.
-                self.patrol_at = overdue::NEVER;
+                self.process_check_at = overdue::NEVER;
                 return;
             }
             ProcessState::Running | ProcessState::Stopped | ProcessState::Uninterruptible => return,
         };
-        self.patrol_at = overdue::NEVER;
+        self.process_check_at = overdue::NEVER;
         self.successes = 0;
         let text = match self.waiting.front() {
             Some((_, sent)) => format!("no reply for {:?}, and {text}", now.since(*sent)),
@@ -105,43 +105,43 @@ impl Prober {
         out: &mut Vec<Effect>,
     ) {
         let note = match &answer {
-            Err(failure) => Some(format!("but a new connection failed: {}", failure.words())),
+            Err(failure) => Some(format!("but a new connection failed: {}", failure.describe())),
             Ok(meaning) if meaning.reason == Reason::Ok => None,
             Ok(meaning) => Some(format!("but on a new connection {}", meaning.evidence)),
         };
-        if self.fresh_note != note {
-            self.fresh_note = note;
+        if self.new_connection_note != note {
+            self.new_connection_note = note;
             self.explain_health(out);
         }
-        self.fresh = match &answer {
+        self.new_connection = match &answer {
             Ok(meaning) => {
-                self.fresh_failures = 0;
+                self.new_connection_failures = 0;
                 Some(meaning.clone()).filter(|meaning| meaning.reason == Reason::MaxClients)
             }
             // With TLS a full server closes the connection without an error.
-            Err(failure) if failure.is_cut() && self.was_full(now) => Some(self.full()),
-            Err(failure) if failure.is_servers() => {
-                self.fresh_failures = self.fresh_failures.saturating_add(1);
-                let enough = self.fresh_failures >= self.config.failures_before_down;
+            Err(failure) if failure.closed_silently() && self.was_full(now) => Some(self.full()),
+            Err(failure) if failure.concerns_server() => {
+                self.new_connection_failures = self.new_connection_failures.saturating_add(1);
+                let enough = self.new_connection_failures >= self.config.failures_before_down;
                 enough.then(|| Meaning {
                     reason: Reason::NewConnectionsFail,
                     stage: Stage::Connect,
                     evidence: format!(
                         "the lasting connection is served, but new ones fail again and again: {}",
-                        failure.words()
+                        failure.describe()
                     )
                     .into(),
                     abilities: None,
                 })
             }
             // The failure says nothing about the server: what was known stays.
-            Err(_) => self.fresh.clone(),
+            Err(_) => self.new_connection.clone(),
         };
-        if self.fresh.is_some() || self.fresh_failures > 0 {
-            let again = self.config.connect_interval.min(FRESH_RETRY_INTERVAL);
-            self.fresh_at = self.fresh_at.min(now + again);
+        if self.new_connection.is_some() || self.new_connection_failures > 0 {
+            let again = self.config.connect_interval.min(NEW_CONNECTION_RETRY_INTERVAL);
+            self.new_connection_at = self.new_connection_at.min(now + again);
         }
-        if let Some(refused) = self.fresh.clone().filter(|_| self.verdict.state() == State::Up) {
+        if let Some(refused) = self.new_connection.clone().filter(|_| self.verdict.state() == State::Up) {
             self.successes = 0;
             self.judge_meaning(now, wall, &refused, out);
         }
@@ -171,7 +171,7 @@ impl Prober {
             return;
         }
         let mut text = self.ping_evidence.to_string();
-        if let Some(note) = &self.fresh_note {
+        if let Some(note) = &self.new_connection_note {
             text.push_str(", ");
             text.push_str(note);
         }

@@ -116,17 +116,17 @@ impl ProcessState {
 
 impl ConnectFailure {
     /// Human-readable description of the failure.
-    pub fn words(&self) -> String {
+    pub fn describe(&self) -> String {
         self.meaning().3
     }
 
     /// True if the peer closed the connection before it sent anything.
-    pub(super) fn is_cut(&self) -> bool {
+    pub(super) fn closed_silently(&self) -> bool {
         matches!(self, Self::Reset | Self::TlsEnded(_))
     }
 
     /// True if the failure says something about the server and cannot be the agent's own mistake.
-    pub(super) fn is_servers(&self) -> bool {
+    pub(super) fn concerns_server(&self) -> bool {
         matches!(
             self,
             Self::Refused
@@ -226,12 +226,12 @@ pub enum Input {
     Closed(String),
     /// The peer sent something that is not RESP.
     Garbage(String),
-    /// State of the process, as requested by [`Effect::Inspect`].
-    Inspected(ProcessState),
+    /// State of the process, as requested by [`Effect::CheckProcess`].
+    ProcessChecked(ProcessState),
     /// The answer on a second connection, as requested by [`Effect::CheckNewConnection`], or why the connection failed.
-    Fresh(Result<Meaning, ConnectFailure>),
-    /// The same for a connection requested by [`Effect::AskSecond`], because the present one is silent.
-    Second(Result<Meaning, ConnectFailure>),
+    NewConnectionChecked(Result<Meaning, ConnectFailure>),
+    /// The same for a connection requested by [`Effect::CheckSecondConnection`], because the present one is silent.
+    SecondConnectionChecked(Result<Meaning, ConnectFailure>),
     /// The name now resolves to other addresses: the connection goes to a former one.
     Moved,
 }
@@ -247,15 +247,15 @@ pub enum Effect {
     Send(Vec<Command>),
     /// Find the process of the server, if it is on this host. INFO reported its number and its uptime in seconds, or
     /// nothing.
-    Locate(Option<(u32, u64)>),
-    /// Check the process at once -> `Inspected`.
-    Inspect,
-    /// Open a second connection beside the present one, authenticate, PING, and close -> `Fresh`.
+    LocateProcess(Option<(u32, u64)>),
+    /// Check the process at once -> `ProcessChecked`.
+    CheckProcess,
+    /// Open a second connection beside the present one, authenticate, PING, and close -> `NewConnectionChecked`.
     CheckNewConnection,
-    /// The same within this time, because the open connection is silent -> `Second`.
-    AskSecond(Duration),
-    /// The connection was mute while the server answered on another one. It is replaced.
-    MuteConnection,
+    /// The same within this time, because the open connection is silent -> `SecondConnectionChecked`.
+    CheckSecondConnection(Duration),
+    /// The connection was silent while the server answered on another one. It is replaced.
+    SilentConnectionReplaced,
     /// A probe round was completed: proof of progress.
     Round,
     /// A reply took this long.

@@ -36,7 +36,7 @@ enum Link {
 
 /// Most immediate reconnections. A dying process may close the probe's connection before its listening socket: a
 /// reconnection is then accepted and reset. It is repeated after 1, 2, 4, 8 and 16 ms before that counts as a failure.
-const QUICK_MAX: u32 = 5;
+const FAST_RETRIES_MAX: u32 = 5;
 
 /// Longest delay of the PING that confirms a reply; a fifth of the interval if that is shorter.
 const CONFIRM_AFTER: Duration = Duration::from_millis(100);
@@ -48,7 +48,7 @@ pub struct Prober {
     link: Link,
     waiting: VecDeque<(Command, Mono)>,
     /// Start of the silence: the last valid reply, or the last failure of another kind.
-    quiet_since: Mono,
+    silent_since: Mono,
     replied_on_link: bool,
     pinged_on_link: bool,
     /// Unrequested answers on this connection.
@@ -63,16 +63,16 @@ pub struct Prober {
     successes: u32,
     failures: u32,
     /// Connections in a row that were closed between the answer to AUTH and that to PING.
-    cut_short: u32,
+    closed_after_auth: u32,
     /// The restriction that INFO and CLUSTER INFO show.
     restriction: Option<Meaning>,
     /// True if the verdict rests on INFO.
     by_info: bool,
     /// Why the last new connection was not served.
-    fresh: Option<Meaning>,
-    fresh_at: Mono,
+    new_connection: Option<Meaning>,
+    new_connection_at: Mono,
     /// New connections in a row that the server did not serve.
-    fresh_failures: u32,
+    new_connection_failures: u32,
     /// What the server refuses, by its own counters.
     refusals: refusals::Refusals,
     /// What an error in answer to INFO or CLUSTER INFO says of the server.
@@ -80,7 +80,7 @@ pub struct Prober {
     /// The last answer to PING that counted as healthy.
     ping_evidence: Cow<'static, str>,
     /// What the last new connection adds to that evidence.
-    fresh_note: Option<String>,
+    new_connection_note: Option<String>,
     /// Why INFO is not known.
     info_gap: Option<String>,
     /// Why CLUSTER INFO is not known.
@@ -91,15 +91,15 @@ pub struct Prober {
     uptime_seconds: Option<u64>,
     /// When INFO was last answered.
     informed_at: Mono,
-    suspicion: overdue::Suspicion,
+    overdue_check: overdue::OverdueCheck,
     /// State of the second connection, which is asked while the present one is silent.
     second: second_connection::Second,
     /// Number of connections that were mute while the server answered on another one.
-    mute_connections: u32,
+    silent_connections: u32,
     /// When the process is checked next while no answer is awaited.
-    patrol_at: Mono,
+    process_check_at: Mono,
     /// Immediate reconnections since a working connection was closed.
-    quick: u32,
+    fast_retries: u32,
     flapping: flapping::Flapping,
     verdict: Verdict,
     /// The last result of `next_deadline`; waking much later means that the agent did not run.
@@ -112,7 +112,7 @@ impl Prober {
         Self {
             link: Link::Closed { retry_at: now },
             waiting: VecDeque::with_capacity(3),
-            quiet_since: now,
+            silent_since: now,
             replied_on_link: false,
             pinged_on_link: false,
             unasked: 0,
@@ -123,26 +123,26 @@ impl Prober {
             info_not_before: now,
             successes: 0,
             failures: 0,
-            cut_short: 0,
+            closed_after_auth: 0,
             restriction: None,
             by_info: false,
-            fresh: None,
-            fresh_at: config.spread.next(now, config.connect_interval),
-            fresh_failures: 0,
+            new_connection: None,
+            new_connection_at: config.spread.next(now, config.connect_interval),
+            new_connection_failures: 0,
             refusals: refusals::Refusals::default(),
             side: None,
             ping_evidence: Cow::Borrowed(""),
-            fresh_note: None,
+            new_connection_note: None,
             info_gap: None,
             cluster_gap: None,
             info: info::Info::default(),
             uptime_seconds: None,
             informed_at: now,
-            suspicion: overdue::Suspicion::default(),
+            overdue_check: overdue::OverdueCheck::default(),
             second: second_connection::Second::default(),
-            mute_connections: 0,
-            patrol_at: overdue::NEVER,
-            quick: QUICK_MAX,
+            silent_connections: 0,
+            process_check_at: overdue::NEVER,
+            fast_retries: FAST_RETRIES_MAX,
             flapping: flapping::Flapping::default(),
             verdict: Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall),
             promised: now,
@@ -173,12 +173,12 @@ impl Prober {
         match self.link {
             Link::Closed { retry_at } => retry_at,
             Link::Connecting { give_up_at } => give_up_at.min(self.ping_at),
-            Link::Open if self.waiting.is_empty() => self.ping_at.min(self.patrol_at),
+            Link::Open if self.waiting.is_empty() => self.ping_at.min(self.process_check_at),
             Link::Open => self
                 .silence_deadline()
                 .min(self.ping_at)
-                .min(self.suspicion.look_at())
-                .min(self.patrol_at),
+                .min(self.overdue_check.check_at())
+                .min(self.process_check_at),
         }
     }
 
@@ -192,17 +192,17 @@ impl Prober {
             Input::ConnectFailed(failure) => self.connect_failed(now, wall, &failure, out),
             Input::Replied(reply) => self.replied(now, wall, &reply, out),
             Input::Closed(how) => self.closed(now, wall, &how, out),
-            Input::Inspected(sight) => self.inspected(now, wall, sight, out),
-            Input::Fresh(answer) => self.new_connection_checked(now, wall, answer, out),
+            Input::ProcessChecked(state) => self.process_checked(now, wall, state, out),
+            Input::NewConnectionChecked(answer) => self.new_connection_checked(now, wall, answer, out),
             Input::Moved if self.link == Link::Open => {
                 // What is known of the former server does not apply to the one at the new address.
                 self.successes = 0;
-                self.quiet_since = now;
+                self.silent_since = now;
                 out.push(Effect::Disconnect);
                 self.connect(now, out);
             }
             Input::Moved => {}
-            Input::Second(answer) => self.second_answered(now, wall, answer, out),
+            Input::SecondConnectionChecked(answer) => self.second_answered(now, wall, answer, out),
             Input::Garbage(what) if self.awaits_side_answer() => {
                 self.info_not_before = now + self.config.info_interval;
                 self.unanswered(
@@ -225,7 +225,7 @@ impl Prober {
     fn forgive_own_pause(&mut self, now: Mono, out: &mut Vec<Effect>) {
         let late = now.since(self.promised);
         if late > self.config.interval * 2 {
-            self.quiet_since = self.quiet_since + late;
+            self.silent_since = self.silent_since + late;
             if let Link::Connecting { give_up_at } = &mut self.link {
                 *give_up_at = *give_up_at + late;
             }

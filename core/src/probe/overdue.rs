@@ -14,52 +14,52 @@ const OVERDUE_MIN: Duration = Duration::from_millis(10);
 /// memory is freed, which takes 30 to 80 ms for each GB (measured).
 const LARGE_BYTES: u64 = 1 << 30;
 /// Interval of the checks for each GB: a quarter of 30 ms, the shortest time measured for freeing one.
-const PATROL_PER_GB: Duration = Duration::from_micros(7_500);
+const CHECK_INTERVAL_PER_GB: Duration = Duration::from_micros(7_500);
 /// Shortest interval of the checks. A check takes some 10 microseconds: 40 a second are 0.04 % of a CPU.
-const PATROL_MIN: Duration = Duration::from_millis(25);
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(25);
 
 /// Interval at which a process of this size is checked between its PINGs; `None` if it is small.
-pub(super) fn patrol(resident: u64) -> Option<Duration> {
+pub(super) fn process_check_interval(resident: u64) -> Option<Duration> {
     let gigabytes = u32::try_from(resident / LARGE_BYTES).unwrap_or(u32::MAX);
-    (gigabytes > 0).then(|| PATROL_PER_GB.saturating_mul(gigabytes).max(PATROL_MIN))
+    (gigabytes > 0).then(|| CHECK_INTERVAL_PER_GB.saturating_mul(gigabytes).max(CHECK_INTERVAL_MIN))
 }
 
 /// A deadline that never comes.
 pub(super) const NEVER: Mono = Mono(u64::MAX);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Suspicion {
+pub(super) struct OverdueCheck {
     /// About the worst recent latency: rises at once, falls by a twentieth with each answer.
     usual: Duration,
     /// When to check the process next.
-    look_at: Mono,
+    check_at: Mono,
     /// Delay until the check after that.
     pause: Duration,
-    sight: Option<ProcessState>,
+    process: Option<ProcessState>,
 }
 
-impl Default for Suspicion {
+impl Default for OverdueCheck {
     fn default() -> Self {
         Self {
             usual: Duration::ZERO,
-            look_at: NEVER,
+            check_at: NEVER,
             pause: Duration::ZERO,
-            sight: None,
+            process: None,
         }
     }
 }
 
-impl Suspicion {
-    pub(super) fn look_at(&self) -> Mono {
-        self.look_at
+impl OverdueCheck {
+    pub(super) fn check_at(&self) -> Mono {
+        self.check_at
     }
 
     /// Records that a PING was sent. If the server is known to hang, the process is not checked: the instance is DOWN
     /// already, and the end of the process ends the connection.
     pub(super) fn sent(&mut self, now: Mono, hung: bool) {
         self.pause = (self.usual * TIMES_USUAL).max(OVERDUE_MIN);
-        self.look_at = if hung { NEVER } else { now + self.pause };
-        self.sight = None;
+        self.check_at = if hung { NEVER } else { now + self.pause };
+        self.process = None;
     }
 
     /// Records that PING was answered.
@@ -67,33 +67,33 @@ impl Suspicion {
         self.usual = latency
             .max(self.usual * 19 / 20)
             .min(hang_after / (2 * TIMES_USUAL));
-        self.forget();
+        self.reset();
     }
 
     /// Stops the checks, because nothing would follow from another one. The last result stays known.
-    pub(super) fn rest(&mut self) {
-        self.look_at = NEVER;
+    pub(super) fn stop(&mut self) {
+        self.check_at = NEVER;
     }
 
     /// Resets after an answer or a new connection.
-    pub(super) fn forget(&mut self) {
-        self.look_at = NEVER;
-        self.sight = None;
+    pub(super) fn reset(&mut self) {
+        self.check_at = NEVER;
+        self.process = None;
     }
 
     /// Records a check of the process. The delay until the next one doubles, up to one interval.
-    pub(super) fn look(&mut self, now: Mono, interval: Duration) {
+    pub(super) fn checked(&mut self, now: Mono, interval: Duration) {
         self.pause = (self.pause * 2).min(interval.max(OVERDUE_MIN));
-        self.look_at = now + self.pause;
+        self.check_at = now + self.pause;
     }
 
-    pub(super) fn seen(&mut self, sight: ProcessState) {
-        self.sight = Some(sight);
+    pub(super) fn seen(&mut self, state: ProcessState) {
+        self.process = Some(state);
     }
 
     /// Human-readable description of the last check.
-    pub(super) fn words(&self) -> &'static str {
-        match self.sight {
+    pub(super) fn describe(&self) -> &'static str {
+        match self.process {
             None => "its process was not looked at",
             Some(ProcessState::NotLocal) => "its process is not on this host or cannot be seen",
             Some(ProcessState::Running) => "its process runs",

@@ -26,19 +26,19 @@ impl Prober {
             }
             Link::Connecting { .. } => self.still_waiting(now, out),
             Link::Open if !self.waiting.is_empty() => {
-                if now >= self.suspicion.look_at() {
-                    self.suspicion.look(now, self.config.interval);
-                    out.push(Effect::Inspect);
-                } else if now >= self.patrol_at {
-                    self.patrol_from(now);
-                    out.push(Effect::Inspect);
+                if now >= self.overdue_check.check_at() {
+                    self.overdue_check.checked(now, self.config.interval);
+                    out.push(Effect::CheckProcess);
+                } else if now >= self.process_check_at {
+                    self.schedule_process_check(now);
+                    out.push(Effect::CheckProcess);
                 }
                 self.still_waiting(now, out);
             }
             Link::Open if now >= self.ping_at => self.send(now, out),
-            Link::Open if now >= self.patrol_at => {
-                self.patrol_from(now);
-                out.push(Effect::Inspect);
+            Link::Open if now >= self.process_check_at => {
+                self.schedule_process_check(now);
+                out.push(Effect::CheckProcess);
             }
             Link::Open => {}
         }
@@ -72,11 +72,11 @@ impl Prober {
             }
             self.info_at = self.next_info(now);
         }
-        if now >= self.fresh_at && self.verdict.state() != State::Unknown {
+        if now >= self.new_connection_at && self.verdict.state() != State::Unknown {
             out.push(Effect::CheckNewConnection);
-            self.fresh_at = self.config.spread.next(now, self.config.connect_interval);
+            self.new_connection_at = self.config.spread.next(now, self.config.connect_interval);
         }
-        self.suspicion
+        self.overdue_check
             .sent(now, self.verdict.reason == Reason::ReplyTimeout);
         self.waiting
             .extend(commands.iter().map(|command| (*command, now)));

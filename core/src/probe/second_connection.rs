@@ -37,28 +37,28 @@ pub(super) struct Second {
     /// Attempts since the verdict.
     attempts: u32,
     /// True if the process is checked first: a stopped one cannot answer.
-    look_first: bool,
+    check_process_first: bool,
 }
 
 #[cfg(test)]
 impl Second {
     /// Whether the result of a check of the process is awaited.
-    pub(super) fn look_first(&self) -> bool {
-        self.look_first
+    pub(super) fn check_process_first(&self) -> bool {
+        self.check_process_first
     }
 }
 
 impl Prober {
     /// True if the silence is already a verdict.
-    pub(super) fn is_known_mute(&self) -> bool {
+    pub(super) fn is_known_silent(&self) -> bool {
         matches!(self.verdict.reason, Reason::ReplyTimeout | Reason::ProcessGone)
     }
 
     /// When the second connection is asked or silence is judged next, while an answer is awaited.
     pub(super) fn silence_deadline(&self) -> Mono {
-        let hang_at = self.quiet_since + self.config.hang_after;
+        let hang_at = self.silent_since + self.config.hang_after;
         match self.second.again_at {
-            Some(at) if self.is_known_mute() => at,
+            Some(at) if self.is_known_silent() => at,
             _ if self.second.asked => hang_at,
             _ => hang_at.before(self.second_limit()),
         }
@@ -71,11 +71,11 @@ impl Prober {
 
     /// Acts on silence at [`silence_deadline`](Self::silence_deadline).
     pub(super) fn silent(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
-        if self.is_known_mute() && self.second.again_at.is_some() {
+        if self.is_known_silent() && self.second.again_at.is_some() {
             self.second.again_at = Some(now + self.pause_of(self.second.attempts, ASK_AGAIN_MAX));
             self.second.attempts = self.second.attempts.saturating_add(1);
-            self.second.look_first = true;
-            out.push(Effect::Inspect);
+            self.second.check_process_first = true;
+            out.push(Effect::CheckProcess);
         } else if !self.second.asked {
             self.ask_second(out);
         } else {
@@ -86,7 +86,7 @@ impl Prober {
     fn ask_second(&mut self, out: &mut Vec<Effect>) {
         self.second.asked = true;
         self.second.failed = None;
-        out.push(Effect::AskSecond(self.second_limit()));
+        out.push(Effect::CheckSecondConnection(self.second_limit()));
     }
 
     /// Pause before the next attempt: twice `hang_after`, doubled with each attempt, at most `max`.
@@ -99,7 +99,7 @@ impl Prober {
 
     /// Judges the silence, after `hang_after` has passed without an answer on either connection.
     fn judge_silence(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
-        let (hang_after, seen) = (self.config.hang_after, self.suspicion.words());
+        let (hang_after, seen) = (self.config.hang_after, self.overdue_check.describe());
         self.successes = 0;
         match self.second.failed.take() {
             // Without an attempt on a second connection, silence is no verdict about the server.
@@ -108,29 +108,29 @@ impl Prober {
             ) => {
                 let text = format!(
                     "no reply for {hang_after:?} on the present connection, and no second one could be tried: {}; {seen}",
-                    failure.words()
+                    failure.describe()
                 );
                 self.judge(now, wall, Reason::AgentFault, Stage::Connect, &text, out);
                 // The next attempt follows after as much silence.
-                self.quiet_since = now;
+                self.silent_since = now;
                 self.second = Second::default();
             }
             failed => {
-                let beside = failed.map_or_else(|| "not answered either".to_owned(), |f| f.words());
+                let beside = failed.map_or_else(|| "not answered either".to_owned(), |f| f.describe());
                 let text = format!(
                     "connected, but no reply for {hang_after:?}; a second connection: {beside}; {seen}"
                 );
                 self.judge(now, wall, Reason::ReplyTimeout, Stage::Command, &text, out);
-                self.known_mute(now);
+                self.mark_known_silent(now);
             }
         }
         out.push(Effect::Round);
     }
 
     /// Records that the server is known to hang, so that it is asked rarely.
-    fn known_mute(&mut self, now: Mono) {
-        self.suspicion.rest();
-        self.patrol_at = NEVER;
+    fn mark_known_silent(&mut self, now: Mono) {
+        self.overdue_check.stop();
+        self.process_check_at = NEVER;
         self.second = Second {
             again_at: Some(now + self.pause_of(0, ASK_AGAIN_MAX)),
             attempts: 1,
@@ -140,16 +140,16 @@ impl Prober {
 
     /// Asks a second connection at once, because the process has ended and another server may serve the port already.
     pub(super) fn ask_for_successor(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        self.known_mute(now);
+        self.mark_known_silent(now);
         self.ask_second(out);
     }
 
     /// Asks the second connection after the check of the process, unless the process cannot answer.
-    pub(super) fn looked_before_asking(&mut self, sight: ProcessState, out: &mut Vec<Effect>) {
-        if !std::mem::take(&mut self.second.look_first) {
+    pub(super) fn ask_after_process_check(&mut self, state: ProcessState, out: &mut Vec<Effect>) {
+        if !std::mem::take(&mut self.second.check_process_first) {
             return;
         }
-        if !matches!(sight, ProcessState::Stopped | ProcessState::Uninterruptible) {
+        if !matches!(state, ProcessState::Stopped | ProcessState::Uninterruptible) {
             self.ask_second(out);
         }
     }
@@ -166,7 +166,7 @@ impl Prober {
         if !self.second.asked || self.link != Link::Open || self.waiting.is_empty() {
             return;
         }
-        let mute_for = self
+        let silent_for = self
             .waiting
             .front()
             .map_or(Duration::ZERO, |(_, sent)| now.since(*sent));
@@ -178,20 +178,20 @@ impl Prober {
                 | ConnectFailure::TlsMismatch(_)
                 | ConnectFailure::NotRedis(_),
             ) => {
-                self.mute_connections = self.mute_connections.saturating_add(1);
-                out.push(Effect::MuteConnection);
+                self.silent_connections = self.silent_connections.saturating_add(1);
+                out.push(Effect::SilentConnectionReplaced);
                 let text = format!(
-                    "the connection was mute for {mute_for:?} while a new one was answered, and was replaced ({} so far)",
-                    self.mute_connections
+                    "the connection was mute for {silent_for:?} while a new one was answered, and was replaced ({} so far)",
+                    self.silent_connections
                 );
                 self.explain(&text, out);
-                self.quiet_since = now;
+                self.silent_since = now;
                 out.push(Effect::Disconnect);
                 self.connect(now, out);
             }
             // Nothing listens any more: a hard fact, on top of a mute connection.
             Err(failure @ (ConnectFailure::Refused | ConnectFailure::SocketMissing))
-                if !self.is_known_mute() =>
+                if !self.is_known_silent() =>
             {
                 out.push(Effect::Disconnect);
                 self.connect_failed(now, wall, &failure, out);
@@ -208,7 +208,7 @@ impl Prober {
     }
 
     /// Discards what a second connection has shown, because it says nothing about the new connection.
-    pub(super) fn second_is_void(&mut self) {
+    pub(super) fn discard_second_answer(&mut self) {
         self.second = Second {
             again_at: self.second.again_at,
             attempts: self.second.attempts,

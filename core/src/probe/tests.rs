@@ -45,7 +45,7 @@ struct Bench {
     connecting: bool,
     last_valid: Mono,
     inspected: usize,
-    fresh: usize,
+    new_connections: usize,
     /// When a second connection was requested, and its time limit.
     asked: Vec<(Mono, Duration)>,
     asking: bool,
@@ -68,7 +68,7 @@ impl Bench {
             connecting: false,
             last_valid: now,
             inspected: 0,
-            fresh: 0,
+            new_connections: 0,
             asked: vec![],
             asking: false,
             mute: 0,
@@ -99,14 +99,14 @@ impl Bench {
                         .last()
                         .is_some_and(|(_, reason, _)| *reason == v.reason) => {}
                 Effect::Verdict(v) => self.verdicts.push((self.now, v.reason, self.last_valid)),
-                Effect::Inspect => self.inspected += 1,
-                Effect::CheckNewConnection => self.fresh += 1,
-                Effect::AskSecond(limit) => {
+                Effect::CheckProcess => self.inspected += 1,
+                Effect::CheckNewConnection => self.new_connections += 1,
+                Effect::CheckSecondConnection(limit) => {
                     self.asked.push((self.now, limit));
                     self.asking = true;
                 }
-                Effect::MuteConnection => self.mute += 1,
-                Effect::Round | Effect::Latency(_) | Effect::Paused(_) | Effect::Locate(_) => {}
+                Effect::SilentConnectionReplaced => self.mute += 1,
+                Effect::Round | Effect::Latency(_) | Effect::Paused(_) | Effect::LocateProcess(_) => {}
             }
             if !self.open {
                 self.pending.clear();
@@ -176,7 +176,7 @@ impl Bench {
             if answer.is_ok() {
                 self.last_valid = self.now;
             }
-            self.input(Input::Second(answer));
+            self.input(Input::SecondConnectionChecked(answer));
         }
     }
 

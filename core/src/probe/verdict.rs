@@ -14,8 +14,8 @@ impl Prober {
     pub(super) fn heard(&mut self, now: Mono, wall: WallMs, meaning: Meaning, out: &mut Vec<Effect>) {
         self.by_info = false;
         let meaning = if meaning.reason == Reason::Ok {
-            let hidden = self.fresh.as_ref().or(self.restriction.as_ref());
-            self.by_info = self.fresh.is_none() && self.restriction.is_some();
+            let hidden = self.new_connection.as_ref().or(self.restriction.as_ref());
+            self.by_info = self.new_connection.is_none() && self.restriction.is_some();
             let hidden = hidden.cloned();
             self.ping_evidence = meaning.evidence.clone();
             hidden.unwrap_or(meaning)

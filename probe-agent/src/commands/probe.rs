@@ -228,10 +228,10 @@ impl Session {
                 }
             }
             Effect::Disconnect => (self.connection, self.second) = (None, None),
-            Effect::AskSecond(limit) => {
+            Effect::CheckSecondConnection(limit) => {
                 let target = self.target.clone();
                 let ask =
-                    async move { Input::Second(redis::check_new_connection(&target, limit).await.answer) };
+                    async move { Input::SecondConnectionChecked(redis::check_new_connection(&target, limit).await.answer) };
                 self.second = Some(Box::pin(ask));
             }
             Effect::Send(commands) => {
@@ -244,18 +244,18 @@ impl Session {
                     inputs.push_back(Input::Closed(how));
                 }
             }
-            Effect::Locate(told) => self.process = Process::locate(&self.place(), told),
-            Effect::Inspect => {
+            Effect::LocateProcess(told) => self.process = Process::locate(&self.place(), told),
+            Effect::CheckProcess => {
                 // Without INFO, the process may still be found by its socket.
                 self.process = self.process.or_else(|| Process::locate(&self.place(), None));
                 self.sight = Some(
                     self.process
                         .map_or(ProcessState::NotLocal, |process| process.inspect()),
                 );
-                inputs.extend(self.sight.map(Input::Inspected));
+                inputs.extend(self.sight.map(Input::ProcessChecked));
             }
             Effect::CheckNewConnection
-            | Effect::MuteConnection
+            | Effect::SilentConnectionReplaced
             | Effect::Round
             | Effect::Latency(_)
             | Effect::Verdict(_)

@@ -57,7 +57,7 @@ pub(super) enum Unconfirmed {
 
 impl From<ConnectFailure> for Unconfirmed {
     fn from(failure: ConnectFailure) -> Self {
-        let why = format!("cannot be spoken to: {}", failure.words());
+        let why = format!("cannot be spoken to: {}", failure.describe());
         match failure {
             ConnectFailure::TimedOut
             | ConnectFailure::TlsSilent

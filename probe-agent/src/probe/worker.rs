@@ -106,11 +106,11 @@ impl Worker {
                         let peer = link.open.as_ref().and_then(|open| open.peer);
                         inputs.extend(has_moved(peer, &client.addresses).then_some(Input::Moved));
                         self.metrics.new_connection_checked(&client.answer);
-                        Input::Fresh(client.answer)
+                        Input::NewConnectionChecked(client.answer)
                     }
                     Event::Second(client) => {
                         inputs.extend(client.certificate_ends.map(Input::Certificate));
-                        Input::Second(client.answer)
+                        Input::SecondConnectionChecked(client.answer)
                     }
                     Event::Found(found) => {
                         self.found(found, &mut beside);
@@ -222,8 +222,8 @@ impl Worker {
         inputs: &mut VecDeque<Input>,
     ) {
         match effect {
-            Effect::Locate(told) => self.locate(told, link, beside),
-            Effect::Inspect => {
+            Effect::LocateProcess(told) => self.locate(told, link, beside),
+            Effect::CheckProcess => {
                 // Search by the socket, because INFO is not answered; the result serves the next inspection. Once until
                 // something is answered.
                 if beside.process.is_none() && !std::mem::replace(&mut beside.searched_mute, true) {
@@ -236,7 +236,7 @@ impl Worker {
                     }
                     Some(sight) => sight,
                 };
-                inputs.push_back(Input::Inspected(sight));
+                inputs.push_back(Input::ProcessChecked(sight));
             }
             // One check at a time: a slow earlier one is worth more than a new one.
             Effect::CheckNewConnection if beside.fresh.is_some() => {}
@@ -246,13 +246,13 @@ impl Worker {
                     redis::check_new_connection(&target, limit).await
                 }));
             }
-            Effect::AskSecond(limit) => {
+            Effect::CheckSecondConnection(limit) => {
                 let target = Arc::clone(&self.config.target);
                 link.second = Some(Box::pin(async move {
                     redis::check_new_connection(&target, limit).await
                 }));
             }
-            Effect::MuteConnection => {
+            Effect::SilentConnectionReplaced => {
                 self.metrics.mute_connections.inc();
             }
             Effect::Connect => {

@@ -10,9 +10,9 @@ fn an_ending_process_is_down_before_its_connection_closes() {
     // The next PING is not answered: the process is checked soon after.
     bench.run(last + 520 * MS, |_| {});
     assert_eq!(bench.inspected, 1);
-    bench.input(Input::Inspected(ProcessState::Running));
-    assert_eq!(bench.reason(), Reason::Ok, "suspicion is internal");
-    bench.input(Input::Inspected(ProcessState::Exiting));
+    bench.input(Input::ProcessChecked(ProcessState::Running));
+    assert_eq!(bench.reason(), Reason::Ok, "overdue_check is internal");
+    bench.input(Input::ProcessChecked(ProcessState::Exiting));
     assert_eq!(bench.reason(), Reason::ProcessGone);
     assert!(bench.prober.verdict().evidence.contains("PF_EXITING"));
     bench.close();
@@ -35,16 +35,16 @@ fn a_large_process_is_looked_at_between_its_pings() {
     // 4 whole GB: one check each 30 ms.
     let looks = bench.inspected - before;
     assert!((30..=36).contains(&looks), "{looks}");
-    bench.input(Input::Inspected(ProcessState::Running));
+    bench.input(Input::ProcessChecked(ProcessState::Running));
     assert_eq!(bench.reason(), Reason::Ok);
     // A process that is not found proves nothing while no answer is awaited, and it is not checked any more.
-    bench.input(Input::Inspected(ProcessState::Gone));
+    bench.input(Input::ProcessChecked(ProcessState::Gone));
     let before = bench.inspected;
     bench.run(bench.now + 1_000 * MS, Bench::answer);
     assert_eq!((bench.reason(), bench.inspected), (Reason::Ok, before));
     bench.run(bench.now + 11_000 * MS, Bench::answer);
     assert!(bench.inspected > before, "INFO tells of it again");
-    bench.input(Input::Inspected(ProcessState::Exiting));
+    bench.input(Input::ProcessChecked(ProcessState::Exiting));
     assert_eq!(bench.reason(), Reason::ProcessGone);
     assert!(bench.prober.verdict().evidence.contains("PF_EXITING"));
     // If the server answers all the same, the answer counts.
@@ -84,7 +84,7 @@ fn a_hung_server_is_looked_at_until_it_is_known_to_hang() {
 
 #[test]
 fn a_hang_names_what_the_kernel_shows() {
-    for (sight, words) in [
+    for (state, words) in [
         (ProcessState::Stopped, "stopped (state T)"),
         (
             ProcessState::Uninterruptible,
@@ -96,11 +96,11 @@ fn a_hang_names_what_the_kernel_shows() {
         let mut bench = Bench::new();
         bench.up();
         bench.run(bench.last_valid + 1000 * MS, |_| {});
-        bench.input(Input::Inspected(sight));
+        bench.input(Input::ProcessChecked(state));
         bench.run(bench.last_valid + 3000 * MS, |_| {});
         assert_eq!(bench.reason(), Reason::ReplyTimeout);
         let evidence = &bench.prober.verdict().evidence;
-        assert!(evidence.contains(words), "{sight:?}: {evidence}");
+        assert!(evidence.contains(words), "{state:?}: {evidence}");
     }
 }
 
@@ -143,27 +143,27 @@ fn what_ping_does_not_show_info_does_and_it_ends_soon() {
 }
 
 #[test]
-fn a_full_server_is_seen_by_a_fresh_connection_only() {
+fn a_full_server_is_seen_by_a_new_connection_only() {
     let mut bench = Bench::new();
     bench.up();
     bench.run(bench.now + 61_000 * MS, |b| {
         b.accept();
         b.answer();
     });
-    assert_eq!(bench.fresh, 1);
+    assert_eq!(bench.new_connections, 1);
     let full = Reply::Error("ERR max number of clients reached".into());
-    bench.input(Input::Fresh(Ok(reply::ping(&full))));
+    bench.input(Input::NewConnectionChecked(Ok(reply::ping(&full))));
     assert_eq!(bench.reason(), Reason::MaxClients);
     bench.run(bench.now + 6_000 * MS, |b| {
         b.accept();
         b.answer();
     });
     assert_eq!(
-        (bench.fresh, bench.reason()),
+        (bench.new_connections, bench.reason()),
         (2, Reason::MaxClients),
         "asked again soon"
     );
-    let pong = || Input::Fresh(Ok(reply::ping(&Reply::Text("PONG".into()))));
+    let pong = || Input::NewConnectionChecked(Ok(reply::ping(&Reply::Text("PONG".into()))));
     bench.input(pong());
     bench.run(bench.now + 2_000 * MS, |b| {
         b.accept();
@@ -173,7 +173,7 @@ fn a_full_server_is_seen_by_a_fresh_connection_only() {
     // A new connection that fails for another reason changes no verdict, but the evidence says so.
     let expired = || ConnectFailure::TlsCertificate("the certificate has expired".into());
     for _ in 0..5 {
-        bench.input(Input::Fresh(Err(expired())));
+        bench.input(Input::NewConnectionChecked(Err(expired())));
     }
     assert_eq!(bench.reason(), Reason::Ok);
     let evidence = |bench: &Bench| bench.prober.verdict().evidence.to_string();
@@ -191,10 +191,10 @@ fn new_connections_that_fail_again_and_again_restrict() {
         b.answer();
     };
     bench.run(bench.now + 61_000 * MS, serve);
-    assert_eq!(bench.fresh, 1);
+    assert_eq!(bench.new_connections, 1);
     for n in 1..=3 {
-        assert_eq!((bench.reason(), bench.fresh), (Reason::Ok, n));
-        bench.input(Input::Fresh(Err(ConnectFailure::TimedOut)));
+        assert_eq!((bench.reason(), bench.new_connections), (Reason::Ok, n));
+        bench.input(Input::NewConnectionChecked(Err(ConnectFailure::TimedOut)));
         bench.run(bench.now + 5_500 * MS, serve);
     }
     assert_eq!(bench.reason(), Reason::NewConnectionsFail);
@@ -210,7 +210,7 @@ fn an_error_to_auth_is_told_by_its_first_word_only() {
     let mut bench = Bench::new();
     bench.up();
     let told = "ERR unknown command 'AUTH', with args beginning with: 'secret'";
-    bench.input(Input::Fresh(Ok(reply::auth(told).unwrap())));
+    bench.input(Input::NewConnectionChecked(Ok(reply::auth(told).unwrap())));
     let evidence = &*bench.prober.verdict().evidence;
     assert!(
         evidence.contains("AUTH answered -ERR") && !evidence.contains("secret"),
@@ -226,10 +226,10 @@ fn a_full_server_that_speaks_tls_is_not_dead() {
     bench.up();
     bench.input(Input::Certificate(WallMs(1)));
     let cut = || ConnectFailure::TlsEnded("the handshake ended: EOF".into());
-    bench.input(Input::Fresh(Err(cut())));
+    bench.input(Input::NewConnectionChecked(Err(cut())));
     assert_eq!(bench.reason(), Reason::MaxClients);
     bench.close();
-    for _ in 0..QUICK_MAX + 6 {
+    for _ in 0..FAST_RETRIES_MAX + 6 {
         bench.connecting = false;
         bench.input(Input::ConnectFailed(cut()));
         bench.now = bench.prober.next_deadline();
@@ -321,7 +321,7 @@ fn a_handshake_that_ends_is_a_mismatch_only_where_tls_was_never_spoken() {
     bench.up();
     bench.input(Input::Certificate(WallMs(1)));
     bench.input(Input::Closed("EOF".into()));
-    for _ in 0..QUICK_MAX + 3 {
+    for _ in 0..FAST_RETRIES_MAX + 3 {
         assert_eq!(bench.reason(), Reason::Ok);
         bench.input(ended());
         bench.now = bench.prober.next_deadline();

@@ -46,7 +46,7 @@ proptest! {
                 Event::Wait(ms) => { let until = bench.now + ms as u32 * MS; bench.run(until, |_| {}); }
                 Event::Second(true) => bench.second(Ok(pong())),
                 Event::Second(false) => bench.second(Err(ConnectFailure::TimedOut)),
-                Event::Inspected(sight) => bench.input(Input::Inspected(sight)),
+                Event::Inspected(state) => bench.input(Input::ProcessChecked(state)),
                 Event::Sleep(ms) => { bench.now = bench.now + ms as u32 * MS; bench.input(Input::Tick); }
             }
             if let Some((at, Reason::ReplyTimeout, last_valid)) = bench.verdicts.last() {

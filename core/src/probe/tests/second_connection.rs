@@ -150,8 +150,8 @@ fn a_hung_server_is_left_in_peace_and_its_outage_stays_one() {
 
     // The process runs: the server is asked, less and less often.
     let running = |b: &mut Bench| {
-        if b.prober.second.look_first() {
-            b.input(Input::Inspected(ProcessState::Running));
+        if b.prober.second.check_process_first() {
+            b.input(Input::ProcessChecked(ProcessState::Running));
             b.second(Err(ConnectFailure::TimedOut));
         }
     };
@@ -162,8 +162,8 @@ fn a_hung_server_is_left_in_peace_and_its_outage_stays_one() {
 
     // The process is stopped and cannot answer, so nothing is put into its queue.
     let stopped = |b: &mut Bench| {
-        if b.prober.second.look_first() {
-            b.input(Input::Inspected(ProcessState::Stopped));
+        if b.prober.second.check_process_first() {
+            b.input(Input::ProcessChecked(ProcessState::Stopped));
         }
     };
     let before = bench.asked.len();
@@ -197,14 +197,14 @@ fn a_full_queue_during_a_hang_is_the_same_outage() {
 fn a_successor_on_the_port_is_found_at_once() {
     let (mut bench, last) = silent();
     bench.run(last + 520 * MS, |_| {});
-    bench.input(Input::Inspected(ProcessState::Gone));
+    bench.input(Input::ProcessChecked(ProcessState::Gone));
     assert_eq!(bench.reason(), Reason::ProcessGone);
     assert_eq!(bench.asked.len(), 1);
     // No server serves the port yet: the outage keeps its reason over `hang_after`, and the port is asked again.
     bench.second(Err(ConnectFailure::TimedOut));
     let look = |b: &mut Bench| {
-        if b.prober.second.look_first() {
-            b.input(Input::Inspected(ProcessState::Gone));
+        if b.prober.second.check_process_first() {
+            b.input(Input::ProcessChecked(ProcessState::Gone));
         }
     };
     bench.run(last + 7_000 * MS, look);
