@@ -8,10 +8,10 @@ use redkeeper_tests::Sandbox;
 fn the_holder_of_a_listening_socket_is_found() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let place = Place::Tcp(listener.local_addr().unwrap());
-    let found = Process::locate(&place, None).unwrap();
+    let found = Process::search(&place).unwrap();
     assert_eq!(found.pid(), std::process::id());
     drop(listener);
-    assert_eq!(Process::locate(&place, None), None);
+    assert_eq!(Process::search(&place), None);
 
     let sandbox = Sandbox::new();
     let path = sandbox.path("a b.sock").display().to_string();

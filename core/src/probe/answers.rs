@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Command, Effect, Prober, FAST_RETRIES_MAX, refusals::Refusals};
+use super::{Command, Effect, FAST_RETRIES_MAX, Prober, refusals::Refusals};
 use crate::{
     redis::{
         info,
@@ -77,7 +77,9 @@ impl Prober {
                         self.informed_at = now;
                         self.informed(out);
                         self.schedule_process_check(now);
-                        out.push(Effect::LocateProcess(self.info.process_id.zip(self.info.uptime_seconds)));
+                        out.push(Effect::LocateProcess(
+                            self.info.process_id.zip(self.info.uptime_seconds),
+                        ));
                     }
                     // Without the permission for INFO, the process can still be found by its socket.
                     Reply::Error(_) | Reply::Other => {

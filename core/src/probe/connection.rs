@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Command, ConnectFailure, Effect, Link, Prober, FAST_RETRIES_MAX, overdue};
+use super::{Command, ConnectFailure, Effect, FAST_RETRIES_MAX, Link, Prober, overdue};
 use crate::{
     probe::schedule,
     status::{Reason, Stage, State},

@@ -62,10 +62,17 @@ impl Prober {
     pub(super) fn schedule_process_check(&mut self, now: Mono) {
         let every = overdue::process_check_interval(self.info.health.resident);
         // Checks fall on multiples of the interval, so that those of several instances share a wake-up.
-        self.process_check_at = every.map_or(overdue::NEVER, |every| schedule::next(now, every, Duration::ZERO));
+        self.process_check_at =
+            every.map_or(overdue::NEVER, |every| schedule::next(now, every, Duration::ZERO));
     }
 
-    pub(super) fn process_checked(&mut self, now: Mono, wall: WallMs, state: ProcessState, out: &mut Vec<Effect>) {
+    pub(super) fn process_checked(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        state: ProcessState,
+        out: &mut Vec<Effect>,
+    ) {
         self.overdue_check.seen(state);
         if self.link != Link::Open {
             return;
@@ -141,7 +148,11 @@ impl Prober {
             let again = self.config.connect_interval.min(NEW_CONNECTION_RETRY_INTERVAL);
             self.new_connection_at = self.new_connection_at.min(now + again);
         }
-        if let Some(refused) = self.new_connection.clone().filter(|_| self.verdict.state() == State::Up) {
+        if let Some(refused) = self
+            .new_connection
+            .clone()
+            .filter(|_| self.verdict.state() == State::Up)
+        {
             self.successes = 0;
             self.judge_meaning(now, wall, &refused, out);
         }

@@ -21,7 +21,11 @@ const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(25);
 /// Interval at which a process of this size is checked between its PINGs; `None` if it is small.
 pub(super) fn process_check_interval(resident: u64) -> Option<Duration> {
     let gigabytes = u32::try_from(resident / LARGE_BYTES).unwrap_or(u32::MAX);
-    (gigabytes > 0).then(|| CHECK_INTERVAL_PER_GB.saturating_mul(gigabytes).max(CHECK_INTERVAL_MIN))
+    (gigabytes > 0).then(|| {
+        CHECK_INTERVAL_PER_GB
+            .saturating_mul(gigabytes)
+            .max(CHECK_INTERVAL_MIN)
+    })
 }
 
 /// A deadline that never comes.

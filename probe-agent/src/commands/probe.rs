@@ -2,9 +2,8 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
-    pin::Pin,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,11 +17,8 @@ use redkeeper_runtime::{clock::Clock, terminal};
 
 use crate::{
     cli::Probe,
-    host::process::{Place, Process},
-    redis::{
-        self, Connection, Credentials, Received, Steps, Target,
-        tls::{self, Tls},
-    },
+    probe::shell::Shell,
+    redis::{Credentials, Target, tls::Tls},
 };
 
 use diagnosis::Diagnosis;
@@ -96,202 +92,112 @@ async fn diagnose(probe: &Probe) -> Diagnosis {
         authenticate: target.credentials.is_some(),
     };
     let clock = Clock::new();
-    let prober = Prober::new(clock.now(), clock.wall(), config);
-    let mut session = Session {
-        target,
-        limit: probe.timeout,
+    let diagnosing = Diagnosing {
+        shell: Shell::for_diagnosis(Arc::new(target.clone()), probe.timeout),
         clock,
-        connection: None,
-        process: None,
-        sight: None,
-        mute: None,
-        second: None,
+        process_state: None,
         sent: VecDeque::new(),
         timings: BTreeMap::new(),
     };
-    session.run(prober).await
+    let prober = Prober::new(clock.now(), clock.wall(), config);
+    let mut found = diagnosing.run(prober).await;
+    if let Some(credentials) = &target.credentials {
+        credentials.explain(&mut found.verdict);
+    }
+    found
 }
 
-struct Session {
-    target: Target,
-    limit: Duration,
+/// A diagnosis in progress: drives the prober up to its first verdict, and takes the times.
+struct Diagnosing {
+    shell: Shell,
     clock: Clock,
-    connection: Option<Connection>,
-    process: Option<Process>,
-    sight: Option<ProcessState>,
-    /// Peer of the last ended connection, if it was without TLS and received nothing.
-    mute: Option<SocketAddr>,
-    /// Check of a second connection in progress, started because the present one is silent.
-    second: Option<Pin<Box<dyn Future<Output = Input> + Send>>>,
+    process_state: Option<ProcessState>,
+    /// Commands without an answer, with the time of sending.
     sent: VecDeque<(Command, Mono)>,
     timings: BTreeMap<&'static str, f64>,
 }
 
-impl Session {
-    async fn run(&mut self, mut prober: Prober) -> Diagnosis {
+impl Diagnosing {
+    async fn run(mut self, mut prober: Prober) -> Diagnosis {
         let start = self.clock.now();
-        let (mut inputs, mut effects) = (VecDeque::from([Input::Tick]), Vec::new());
-        loop {
-            let input = match inputs.pop_front() {
-                Some(input) => input,
-                None if self.is_done(&prober) => break,
-                None => {
-                    let deadline = self.clock.instant(prober.next_deadline());
-                    tokio::select! {
-                        biased;
-                        input = next(&mut self.connection, &mut self.mute) => input,
-                        input = answered(&mut self.second) => input,
-                        () = tokio::time::sleep_until(deadline) => Input::Tick,
-                    }
-                }
-            };
-            let input = match self.mute.take() {
-                Some(peer) => tls::end_of(peer, input, self.limit / 4).await,
-                None => input,
-            };
-            self.note(&input);
+        let mut effects = Vec::new();
+        while !self.is_done(&prober) {
+            let deadline = self.clock.instant(prober.next_deadline());
+            let mut sleep = std::pin::pin!(tokio::time::sleep_until(deadline));
+            let input = self.shell.next(|context| sleep.as_mut().poll(context)).await;
+            self.observe(&input);
             prober.step(self.clock.now(), self.clock.wall(), input, &mut effects);
             // The prober would continue with a new connection; a single diagnosis ends with the findings on this one.
             let down = prober.verdict().state() == State::Down;
-            for effect in effects
-                .drain(..)
-                .filter(|effect| !down || *effect != Effect::Connect)
-            {
-                self.carry_out(effect, &mut inputs).await;
+            for effect in effects.drain(..) {
+                match &effect {
+                    Effect::Connect if down => continue,
+                    Effect::Connect | Effect::Disconnect => {
+                        self.take_steps();
+                        self.sent.clear();
+                    }
+                    Effect::CheckNewConnection => continue,
+                    Effect::Send(commands) => {
+                        let now = self.clock.now();
+                        self.sent.extend(commands.iter().map(|command| (*command, now)));
+                    }
+                    _ => {}
+                }
+                // What is left are verdicts and measurements, which the prober itself keeps.
+                let _left = self.shell.carry_out(effect).await;
             }
         }
+        self.take_steps();
         self.timings
             .insert("total", millis(self.clock.now().since(start)));
-        let mut verdict = prober.verdict().clone();
-        if let Some(credentials) = &self.target.credentials {
-            credentials.explain(&mut verdict);
-        }
+        let process = self.shell.process();
         Diagnosis {
-            verdict,
+            verdict: prober.verdict().clone(),
             info: prober.info().clone(),
-            process: self
-                .process
-                .map(|process| (process.pid(), self.sight.unwrap_or_else(|| process.inspect()))),
-            timings: std::mem::take(&mut self.timings),
+            process: process.map(|process| {
+                let state = self.process_state.unwrap_or_else(|| process.inspect());
+                (process.pid(), state)
+            }),
+            timings: self.timings,
         }
     }
 
     /// True once a verdict was reached and every request was answered or can no longer be answered.
     fn is_done(&self, prober: &Prober) -> bool {
-        let judged = prober.verdict().reason != Reason::NotProbed;
-        judged
-            && (self.sent.is_empty() || self.connection.is_none() || prober.verdict().state() == State::Down)
+        let judged = prober.verdict().reason != Reason::NotProbed && !self.shell.has_input();
+        let answered = self.sent.is_empty() || !self.shell.is_connected();
+        judged && (answered || prober.verdict().state() == State::Down)
     }
 
-    fn note(&mut self, input: &Input) {
-        if let Input::Replied(_) = input
-            && let Some((command, sent)) = self.sent.pop_front()
-        {
-            let name = match command {
-                Command::Auth => "auth",
-                Command::Ping => "ping",
-                Command::Info => "info",
-                Command::ClusterInfo => "cluster_info",
-            };
-            self.timings.insert(name, millis(self.clock.now().since(sent)));
+    fn observe(&mut self, input: &Input) {
+        match input {
+            Input::Replied(_) => {
+                if let Some((command, sent)) = self.sent.pop_front() {
+                    let name = match command {
+                        Command::Auth => "auth",
+                        Command::Ping => "ping",
+                        Command::Info => "info",
+                        Command::ClusterInfo => "cluster_info",
+                    };
+                    self.timings.insert(name, millis(self.clock.now().since(sent)));
+                }
+            }
+            Input::ProcessChecked(state) => self.process_state = Some(*state),
+            Input::Connected | Input::ConnectFailed(_) => self.take_steps(),
+            _ => {}
         }
     }
 
-    fn place(&self) -> Place {
-        let peer = self.connection.as_ref().and_then(|connection| connection.peer);
-        Place::of(&self.target.address, peer)
-    }
-
-    async fn carry_out(&mut self, effect: Effect, inputs: &mut VecDeque<Input>) {
-        match effect {
-            Effect::Connect => {
-                self.sent.clear();
-                let mut steps = Steps::default();
-                let connecting = redis::connect_by_steps(&self.target, self.limit, &mut steps);
-                let connected = tokio::time::timeout(self.limit, connecting).await;
-                for (step, took) in [
-                    ("resolve", steps.resolve),
-                    ("connect", steps.connect),
-                    ("tls", steps.tls),
-                ] {
-                    self.timings.extend(took.map(|took| (step, millis(took))));
-                }
-                match connected {
-                    Ok(Ok(connection)) => {
-                        inputs.push_back(Input::Connected);
-                        inputs.extend(connection.certificate_ends.map(Input::Certificate));
-                        self.connection = Some(connection);
-                    }
-                    Ok(Err(failure)) => inputs.push_back(Input::ConnectFailed(failure)),
-                    // The prober's own deadline has passed too.
-                    Err(_) => inputs.push_back(Input::Tick),
-                }
-            }
-            Effect::Disconnect => (self.connection, self.second) = (None, None),
-            Effect::CheckSecondConnection(limit) => {
-                let target = self.target.clone();
-                let ask =
-                    async move { Input::SecondConnectionChecked(redis::check_new_connection(&target, limit).await.answer) };
-                self.second = Some(Box::pin(ask));
-            }
-            Effect::Send(commands) => {
-                let now = self.clock.now();
-                self.sent.extend(commands.iter().map(|command| (*command, now)));
-                if let Some(connection) = &mut self.connection
-                    && let Err(how) = connection.send(&commands).await
-                {
-                    self.connection = None;
-                    inputs.push_back(Input::Closed(how));
-                }
-            }
-            Effect::LocateProcess(told) => self.process = Process::locate(&self.place(), told),
-            Effect::CheckProcess => {
-                // Without INFO, the process may still be found by its socket.
-                self.process = self.process.or_else(|| Process::locate(&self.place(), None));
-                self.sight = Some(
-                    self.process
-                        .map_or(ProcessState::NotLocal, |process| process.inspect()),
-                );
-                inputs.extend(self.sight.map(Input::ProcessChecked));
-            }
-            Effect::CheckNewConnection
-            | Effect::SilentConnectionReplaced
-            | Effect::Round
-            | Effect::Latency(_)
-            | Effect::Verdict(_)
-            | Effect::Paused(_) => {}
+    /// Records how long the steps of the last attempt to connect took.
+    fn take_steps(&mut self) {
+        let steps = self.shell.take_steps();
+        for (step, took) in [
+            ("resolve", steps.resolve),
+            ("connect", steps.connect),
+            ("tls", steps.tls),
+        ] {
+            self.timings.extend(took.map(|took| (step, millis(took))));
         }
-    }
-}
-
-/// Waits for the result of the second connection; never returns if there is none.
-async fn answered(second: &mut Option<Pin<Box<dyn Future<Output = Input> + Send>>>) -> Input {
-    match second {
-        Some(asking) => {
-            let input = asking.as_mut().await;
-            *second = None;
-            input
-        }
-        None => std::future::pending().await,
-    }
-}
-
-async fn next(connection: &mut Option<Connection>, mute: &mut Option<SocketAddr>) -> Input {
-    match connection {
-        Some(open) => match open.receive().await {
-            Received::Reply(reply) => Input::Replied(reply),
-            Received::Closed(how) => {
-                *mute = open.mute_plain();
-                *connection = None;
-                Input::Closed(how)
-            }
-            Received::Garbage(what) => Input::Garbage(what),
-            Received::Refused(failure) => {
-                *connection = None;
-                Input::ConnectFailed(failure)
-            }
-        },
-        None => std::future::pending().await,
     }
 }
 

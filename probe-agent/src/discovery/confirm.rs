@@ -10,7 +10,7 @@ use redkeeper_core::{
 };
 
 use super::candidate::Known;
-use crate::redis::{self, Received, Target};
+use crate::redis::{self, Received, StepLog, Target};
 
 /// Maximum time for a candidate's answer.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(500);
@@ -72,7 +72,7 @@ impl From<ConnectFailure> for Unconfirmed {
 /// `tcp_port`.
 pub(super) async fn confirm(target: &Target) -> Result<Told, Unconfirmed> {
     let ask = async {
-        let mut connection = redis::connect(target, CONFIRM_TIMEOUT).await?;
+        let mut connection = redis::connect(target, CONFIRM_TIMEOUT, &StepLog::default()).await?;
         let auth = target.credentials.is_some().then_some(Command::Auth);
         let commands: Vec<_> = auth.into_iter().chain([Command::Ping, Command::Info]).collect();
         let is_none = |how: String| Unconfirmed::IsNone(format!("cannot be spoken to: {how}"));

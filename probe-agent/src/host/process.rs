@@ -68,15 +68,8 @@ impl Process {
         self.pid
     }
 
-    /// Finds the process by what INFO reports, or else by the listening socket. `None` if the server is not on this
-    /// host, or is not visible from here.
-    pub fn locate(at: &Place, told: Option<(u32, u64)>) -> Option<Self> {
-        told.and_then(|told| Self::told(at, told))
-            .or_else(|| Self::search(at))
-    }
-
     /// Finds the process by what INFO reports: its pid, and its uptime in seconds.
-    pub fn told(at: &Place, (pid, uptime): (u32, u64)) -> Option<Self> {
+    pub fn reported(at: &Place, (pid, uptime): (u32, u64)) -> Option<Self> {
         at.is_here().then(|| Self::by_info(pid, uptime)).flatten()
     }
 
@@ -149,13 +142,13 @@ impl Process {
                 };
             }
         };
-        stat.sight(self.start)
+        stat.process_state(self.start)
     }
 }
 
 impl Stat {
     /// The state of the process that started at `start`.
-    fn sight(&self, start: u64) -> ProcessState {
+    fn process_state(&self, start: u64) -> ProcessState {
         match self.state {
             _ if self.start != start => ProcessState::Gone,
             'Z' => ProcessState::Zombie,
@@ -333,8 +326,12 @@ mod tests {
             let text =
                 format!("42 (redis-server) {state} 1 2 3 4 5 {flags} 7 8 9 10 11 12 13 14 15 16 17 18 99 0");
             let stat = parse_stat(&text).unwrap();
-            assert_eq!(stat.sight(99), expected, "{state} {flags}");
-            assert_eq!(stat.sight(98), ProcessState::Gone, "its number is another's now");
+            assert_eq!(stat.process_state(99), expected, "{state} {flags}");
+            assert_eq!(
+                stat.process_state(98),
+                ProcessState::Gone,
+                "its number is another's now"
+            );
         }
     }
 
@@ -354,14 +351,11 @@ mod tests {
             .unwrap();
         let age = (uptime - stat(pid).unwrap().start as f64 / 100.0) as u64;
         // The start time agrees, but the process name of this test is not that of a server.
-        assert_eq!(Process::told(&tcp("127.0.0.1:1"), (pid, age)), None);
+        assert_eq!(Process::reported(&tcp("127.0.0.1:1"), (pid, age)), None);
         assert!(is_server("redis-server") && is_server("Valkey") && !is_server("nginx"));
-        assert_eq!(
-            Process::locate(&tcp("127.0.0.1:1"), Some((pid, 1_000_000_000))),
-            None
-        );
-        assert_eq!(Process::locate(&tcp("192.0.2.1:6379"), Some((pid, age))), None);
-        assert_eq!(Process::locate(&Place::Unknown, Some((pid, age))), None);
+        assert_eq!(Process::reported(&tcp("127.0.0.1:1"), (pid, 1_000_000_000)), None);
+        assert_eq!(Process::reported(&tcp("192.0.2.1:6379"), (pid, age)), None);
+        assert_eq!(Process::reported(&Place::Unknown, (pid, age)), None);
     }
 
     #[test]

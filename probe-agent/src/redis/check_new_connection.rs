@@ -8,11 +8,11 @@ use redkeeper_core::{
     time::WallMs,
 };
 
-use super::{Received, Steps, Target, connect_by_steps};
+use super::{Received, StepLog, Target, connect};
 
 /// What a new client experienced.
 #[derive(Debug)]
-pub struct NewClient {
+pub struct ConnectionCheck {
     /// The answer to PING, or to the command before it that failed.
     pub answer: Result<Meaning, ConnectFailure>,
     /// When the server's certificate expires.
@@ -22,10 +22,10 @@ pub struct NewClient {
 }
 
 /// Connects, authenticates, sends PING, and closes.
-pub async fn check_new_connection(target: &Target, limit: Duration) -> NewClient {
-    let (mut certificate_ends, mut steps) = (None, Steps::default());
+pub async fn check_new_connection(target: &Target, limit: Duration) -> ConnectionCheck {
+    let (mut certificate_ends, steps) = (None, StepLog::default());
     let ask = async {
-        let mut connection = connect_by_steps(target, limit, &mut steps).await?;
+        let mut connection = connect(target, limit, &steps).await?;
         certificate_ends = connection.certificate_ends;
         let authenticates = connection.auth.is_some();
         let commands: &[_] = if authenticates {
@@ -57,9 +57,9 @@ pub async fn check_new_connection(target: &Target, limit: Duration) -> NewClient
     let answer = tokio::time::timeout(limit, ask)
         .await
         .unwrap_or(Err(ConnectFailure::TimedOut));
-    NewClient {
+    ConnectionCheck {
         answer,
         certificate_ends,
-        addresses: steps.addresses,
+        addresses: steps.take().addresses,
     }
 }

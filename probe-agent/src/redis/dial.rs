@@ -14,7 +14,7 @@ use nix::{
 use redkeeper_core::probe::ConnectFailure;
 use tokio::net::TcpStream;
 
-use super::Steps;
+use super::StepLog;
 use crate::blocking::BlockingPool;
 
 /// Name look-ups. The system's resolver cannot be cancelled and may take minutes if the name servers are dead.
@@ -24,7 +24,7 @@ const LOOKUPS_MAX: usize = 16;
 pub(super) async fn connect_tcp(
     address: &str,
     limit: Duration,
-    steps: &mut Steps,
+    steps: &StepLog,
 ) -> Result<TcpStream, ConnectFailure> {
     let addresses: Vec<SocketAddr> = match address.parse() {
         Ok(address) => vec![address],
@@ -39,16 +39,16 @@ pub(super) async fn connect_tcp(
                 .map(Iterator::collect)
             };
             let found = LOOKUPS.run(limit / 2, look_up).await;
-            steps.resolve = Some(start.elapsed());
+            steps.record(|steps| steps.resolve = Some(start.elapsed()));
             let found = found.ok_or_else(|| ConnectFailure::Resolve("no answer in time".to_owned()))?;
             let found: Vec<_> = found.map_err(|e: std::io::Error| ConnectFailure::Resolve(e.to_string()))?;
-            steps.addresses.clone_from(&found);
+            steps.record(|steps| steps.addresses.clone_from(&found));
             found
         }
     };
     let start = Instant::now();
     let connected = connect_first(addresses, limit).await;
-    steps.connect = Some(start.elapsed());
+    steps.record(|steps| steps.connect = Some(start.elapsed()));
     connected
 }
 

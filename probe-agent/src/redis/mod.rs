@@ -30,13 +30,15 @@ use crate::{
     redis::tls::Tls,
 };
 
-pub use check_new_connection::{NewClient, check_new_connection};
+pub use check_new_connection::{ConnectionCheck, check_new_connection};
 pub use credentials::Credentials;
 use dial::{connect_tcp, failure};
+pub use steps::{StepLog, Steps};
 
 mod check_new_connection;
 mod credentials;
 mod dial;
+mod steps;
 pub mod tls;
 
 /// How to connect to an instance.
@@ -66,7 +68,7 @@ pub struct Connection {
     /// When the server's certificate expires.
     pub certificate_ends: Option<WallMs>,
     /// Set while nothing was received.
-    mute: Option<Mute>,
+    silent: Option<Silent>,
     /// The address that accepted the connection; `None` for a Unix socket.
     pub peer: Option<SocketAddr>,
     _permit: Permit,
@@ -74,7 +76,7 @@ pub struct Connection {
 
 /// A connection on which nothing was received yet: the reason for its end can be determined.
 #[derive(Clone, Copy, Debug)]
-enum Mute {
+enum Silent {
     /// Without TLS, to this address.
     Plain(SocketAddr),
     /// With TLS and without a client certificate.
@@ -94,46 +96,26 @@ pub enum Received {
     Refused(ConnectFailure),
 }
 
-/// Durations of the steps of connecting; absent for steps that were not reached.
-#[derive(Clone, Debug, Default)]
-pub struct Steps {
-    /// Name look-up.
-    pub resolve: Option<Duration>,
-    /// TCP or Unix socket connect, including a failed one.
-    pub connect: Option<Duration>,
-    /// TLS handshake, including a failed one.
-    pub tls: Option<Duration>,
-    /// Addresses that the name resolved to; empty if no name was looked up.
-    pub addresses: Vec<SocketAddr>,
-}
-
 /// Reads password and certificate files: their file system may hang.
 static FILES: BlockingPool = BlockingPool::new(16);
 
-/// Opens a connection. The caller bounds the time by `limit`; looking up a name may take half of it.
+/// Opens a connection, and records the duration of each step. The caller bounds the time by `limit`; looking up a name
+/// may take half of it.
 ///
 /// # Errors
 /// When the kernel refuses, or something prevents the agent itself from connecting.
-pub async fn connect(target: &Target, limit: Duration) -> Result<Connection, ConnectFailure> {
-    connect_by_steps(target, limit, &mut Steps::default()).await
-}
-
-/// As [`connect`], and records the duration of each step.
-///
-/// # Errors
-/// As [`connect`].
-pub async fn connect_by_steps(
+pub async fn connect(
     target: &Target,
     limit: Duration,
-    steps: &mut Steps,
+    steps: &StepLog,
 ) -> Result<Connection, ConnectFailure> {
     let permit = Permit::take().map_err(ConnectFailure::Own)?;
-    let (mut mute, mut certificate_ends, mut peer) = (None, None, None);
+    let (mut silent, mut certificate_ends, mut peer) = (None, None, None);
     // Connect before reading files: that nothing listens must be known at once, however long the files take.
     let stream: Box<dyn Stream> = if target.address.starts_with('/') {
         let start = Instant::now();
         let connected = UnixStream::connect(&target.address).await;
-        steps.connect = Some(start.elapsed());
+        steps.record(|steps| steps.connect = Some(start.elapsed()));
         Box::new(connected.map_err(|e| failure(&e))?)
     } else {
         let stream = connect_tcp(&target.address, limit, steps).await?;
@@ -141,17 +123,17 @@ pub async fn connect_by_steps(
         peer = stream.peer_addr().ok();
         match &target.tls {
             Some(tls) => {
-                mute = tls.client.is_none().then_some(Mute::Anonymous);
+                silent = tls.client.is_none().then_some(Silent::Anonymous);
                 let start = Instant::now();
                 let config = read_files(limit, tls.clone(), Tls::load).await?;
                 let shaken = tls::handshake(config, tls, &target.address, stream, limit).await;
-                steps.tls = Some(start.elapsed());
+                steps.record(|steps| steps.tls = Some(start.elapsed()));
                 let stream = shaken?;
                 certificate_ends = tls::certificate_ends(&stream);
                 Box::new(stream)
             }
             None => {
-                mute = peer.map(Mute::Plain);
+                silent = peer.map(Silent::Plain);
                 Box::new(stream)
             }
         }
@@ -178,7 +160,7 @@ pub async fn connect_by_steps(
         stream,
         decoder: Decoder::default(),
         auth,
-        mute,
+        silent,
         peer,
         certificate_ends,
         _permit: permit,
@@ -238,7 +220,7 @@ impl Connection {
                 Ok(()) if came.filled().is_empty() => {
                     return Poll::Ready(self.ended("closed by the peer".to_owned()));
                 }
-                Ok(()) => self.mute = None,
+                Ok(()) => self.silent = None,
                 Err(e) => return Poll::Ready(self.ended(e.to_string())),
             }
             if let Some(received) = self.first(came.filled()) {
@@ -262,8 +244,8 @@ impl Connection {
     }
 
     fn ended(&self, how: String) -> Received {
-        match self.mute {
-            Some(Mute::Anonymous) => Received::Refused(ConnectFailure::TlsCertificate(format!(
+        match self.silent {
+            Some(Silent::Anonymous) => Received::Refused(ConnectFailure::TlsCertificate(format!(
                 "{how} right after the handshake; the server may ask for a client certificate"
             ))),
             _ => Received::Closed(how),
@@ -271,9 +253,9 @@ impl Connection {
     }
 
     /// Peer address, if the connection is without TLS and never received data.
-    pub fn mute_plain(&self) -> Option<SocketAddr> {
-        match self.mute {
-            Some(Mute::Plain(peer)) => Some(peer),
+    pub fn silent_peer(&self) -> Option<SocketAddr> {
+        match self.silent {
+            Some(Silent::Plain(peer)) => Some(peer),
             _ => None,
         }
     }
@@ -290,7 +272,7 @@ mod tests {
             stream: Box::new(ours),
             decoder: Decoder::default(),
             auth: None,
-            mute: None,
+            silent: None,
             peer: None,
             certificate_ends: None,
             _permit: Permit::take().unwrap(),

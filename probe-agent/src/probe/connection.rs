@@ -1,33 +1,49 @@
-//! The connection of a worker to its instance, either being opened or open. Its events become inputs of the prober.
+//! The connection of a probe to its instance, either being opened or open. Its events become inputs of the prober.
 
 use std::{
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use redkeeper_core::probe::{ConnectFailure, Input};
 
-use crate::redis::{Connection, NewClient, Received};
+use crate::redis::{self, Connection, ConnectionCheck, Received, StepLog, Target};
 
-/// A check with a second connection, in progress.
-pub(super) type Fresh = Pin<Box<dyn Future<Output = NewClient> + Send>>;
+/// A check with another connection, in progress.
+pub(super) type Check = Pin<Box<dyn Future<Output = ConnectionCheck> + Send>>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ConnectFailure>> + Send>>;
 
 /// The connection. At most one of `connecting` and `open` is set.
 #[derive(Default)]
 pub(super) struct Link {
-    pub(super) connecting: Option<Connecting>,
+    connecting: Option<Connecting>,
+    /// The open connection.
     pub(super) open: Option<Connection>,
     /// Peer of the last ended connection, if it was without TLS and received nothing.
-    pub(super) ended_mute: Option<SocketAddr>,
-    /// True once the server's process was searched for on this connection.
-    pub(super) searched: bool,
+    pub(super) ended_silent: Option<SocketAddr>,
     /// A check with a second connection in progress, because this one is silent.
-    pub(super) second: Option<Fresh>,
+    pub(super) second: Option<Check>,
 }
 
 impl Link {
+    /// Starts to open a connection. `steps` gets the duration of each step.
+    pub(super) fn connect(target: Arc<Target>, limit: Duration, steps: Arc<StepLog>) -> Self {
+        Self {
+            connecting: Some(Box::pin(
+                async move { redis::connect(&target, limit, &steps).await },
+            )),
+            ..Self::default()
+        }
+    }
+
+    /// The address that accepted the connection.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.open.as_ref().and_then(|open| open.peer)
+    }
+
     /// Polls for the next event on the connection.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Input> {
         if let Some(result) = poll_once(&mut self.connecting, context) {
@@ -45,7 +61,7 @@ impl Link {
         Poll::Ready(match ready!(connection.poll_receive(context)) {
             Received::Reply(reply) => Input::Replied(reply),
             Received::Closed(how) => {
-                self.ended_mute = connection.mute_plain();
+                self.ended_silent = connection.silent_peer();
                 self.open = None;
                 Input::Closed(how)
             }
