@@ -2,7 +2,7 @@
 //! `/proc`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -12,7 +12,7 @@ use glob::Pattern;
 use redkeeper_core::redis::server_conf::{Endpoint, ServerConf};
 
 use super::candidate::{Candidate, SENTINEL};
-use crate::host::process::listeners;
+use crate::host::sockets::{self, NamespaceOf};
 
 /// Offset of the port on which a cluster node listens for its peers.
 const BUS_OFFSET: u16 = 10_000;
@@ -61,14 +61,14 @@ pub(super) fn candidates(names: &[String]) -> Vec<Candidate> {
 /// The network namespace of the agent.
 struct Namespace {
     link: Option<PathBuf>,
-    sockets: BTreeSet<u64>,
+    sockets: HashSet<u64>,
 }
 
 impl Namespace {
     fn own() -> Self {
         Self {
             link: fs::read_link("/proc/self/ns/net").ok(),
-            sockets: listening("self"),
+            sockets: listening(NamespaceOf::Own),
         }
     }
 
@@ -78,21 +78,17 @@ impl Namespace {
         match fs::read_link(format!("/proc/{pid}/ns/net")) {
             Ok(link) => self.link.as_ref() != Some(&link),
             Err(_) => {
-                let there = listening(&pid.to_string());
+                let there = listening(NamespaceOf::Pid(pid));
                 !there.is_empty() && there.is_disjoint(&self.sockets)
             }
         }
     }
 }
 
-/// Inodes of the listening sockets in the network namespace of a process.
-fn listening(process: &str) -> BTreeSet<u64> {
-    let mut inodes = BTreeSet::new();
-    for table in ["tcp", "tcp6"] {
-        let text = fs::read_to_string(format!("/proc/{process}/net/{table}")).unwrap_or_default();
-        inodes.extend(listeners(&text).map(|(inode, _)| inode));
-    }
-    inodes
+/// Inodes of the listening sockets in a network namespace.
+fn listening(of: NamespaceOf) -> HashSet<u64> {
+    let listeners = sockets::listeners(of).into_iter();
+    listeners.map(|listener| listener.inode).collect()
 }
 
 /// Returns what a process listens on: from its sockets if they are visible, else from its title.
@@ -101,7 +97,7 @@ fn of_process(pid: u32, source: &str, title: &str, elsewhere: bool) -> Vec<Candi
         lives: true,
         ..Candidate::new(address, source)
     };
-    let Some(inodes) = sockets(pid) else {
+    let Some(inodes) = sockets::of_process(pid) else {
         let Some(address) = by_title(title) else {
             let why = "its sockets cannot be seen without the right to, and its title tells no address";
             return vec![Candidate::nowhere(source).left(why)];
@@ -118,9 +114,9 @@ fn of_process(pid: u32, source: &str, title: &str, elsewhere: bool) -> Vec<Candi
         return vec![alive(address, source)];
     };
     let mut ports = BTreeMap::<u16, BTreeSet<IpAddr>>::new();
-    for table in ["tcp", "tcp6"] {
-        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-        for (_, address) in listeners(&text).filter(|(inode, _)| inodes.contains(inode)) {
+    for listener in sockets::listeners(NamespaceOf::Pid(pid)) {
+        if inodes.contains(&listener.inode) {
+            let address = listener.address;
             ports.entry(address.port()).or_default().insert(address.ip());
         }
     }
@@ -233,20 +229,6 @@ fn forwarder(source: &str, title: &str) -> Candidate {
          under [[instances]] to watch it through the forwarder"
     );
     Candidate::new(format!("127.0.0.1:{host}"), source).left(why)
-}
-
-/// Inodes of a process's sockets; `None` if they are not visible.
-fn sockets(pid: u32) -> Option<BTreeSet<u64>> {
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let inode = |entry: fs::DirEntry| {
-        let link = fs::read_link(entry.path()).ok()?;
-        link.to_str()?
-            .strip_prefix("socket:[")?
-            .strip_suffix(']')?
-            .parse()
-            .ok()
-    };
-    Some(descriptors.flatten().filter_map(inode).collect())
 }
 
 /// The address in a process title: `redis-server *:6379 [cluster]`, or `... unixsocket:/path`, or, if the server does

@@ -1,16 +1,11 @@
 //! Determines the user whose server listens at an address. The password for a discovered server is sent only if that
 //! user is trusted: any local user can start a process with the name of a server.
 
-use std::{
-    fs, io,
-    net::{IpAddr, SocketAddr},
-    os::unix::fs::MetadataExt,
-    sync::Arc,
-};
+use std::{fs, io, net::SocketAddr, os::unix::fs::MetadataExt, sync::Arc};
 
 use nix::unistd::{Uid, User};
 
-use crate::host::process::listeners_and_owners;
+use crate::host::sockets::{self, Listener, NamespaceOf};
 
 /// Users to whose servers passwords may be sent, by name or number; `*` stands for all.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,37 +70,31 @@ fn owners(address: &str) -> io::Result<Vec<u32>> {
     let Ok(address) = address.parse::<SocketAddr>() else {
         return Ok(Vec::new());
     };
-    let mut owners = Vec::new();
-    for table in ["tcp", "tcp6"] {
-        // Without IPv6 there is no second table.
-        let text = fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
-        owners.extend(owners_in(&text, address));
-    }
-    Ok(owners)
+    Ok(owners_of(&sockets::listeners(NamespaceOf::Own), address))
 }
 
-fn owners_in(table: &str, address: SocketAddr) -> Vec<u32> {
-    let ip = address.ip().to_canonical();
-    let takes = |listens: IpAddr| listens == ip || listens.is_unspecified();
-    let rows = listeners_and_owners(table);
-    rows.filter(|(_, at, _)| at.port() == address.port() && takes(at.ip()))
-        .map(|(_, _, uid)| uid)
-        .collect()
+fn owners_of(listeners: &[Listener], address: SocketAddr) -> Vec<u32> {
+    let accepting = listeners.iter().filter(|listener| listener.accepts(address));
+    accepting.map(|listener| listener.uid).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TABLE: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-        0: 0100007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000   999        0 11 1 0 100 0 0 10 0\n\
-        1: 00000000:18EC 00000000:0000 0A 00000000:00000000 00:00000000 00000000 65534        0 12 1 0 100 0 0 10 0\n\
-        2: 0200007F:18EB 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 13 1 0 100 0 0 10 0\n\
-        3: 0100007F:18EB 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 14 1 0 100 0 0 10 0\n";
-
     #[test]
     fn only_those_count_that_may_take_the_connection() {
-        let of = |address: &str| owners_in(TABLE, address.parse().unwrap());
+        let listener = |address: &str, uid| Listener {
+            inode: 1,
+            address: address.parse().unwrap(),
+            uid,
+        };
+        let listeners = [
+            listener("127.0.0.1:6379", 999),
+            listener("0.0.0.0:6380", 65534),
+            listener("127.0.0.2:6379", 1000),
+        ];
+        let of = |address: &str| owners_of(&listeners, address.parse().unwrap());
         assert_eq!(of("127.0.0.1:6379"), [999]);
         assert_eq!(of("127.0.0.2:6379"), [1000]);
         assert_eq!(of("127.0.0.9:6380"), [65534]);

@@ -10,6 +10,8 @@ use std::{
 
 use redkeeper_core::probe::ProcessState;
 
+use crate::host::sockets::{self, NamespaceOf};
+
 /// `PF_EXITING` in the flags of `/proc/PID/stat`: the end of the process has begun. It is visible 0.2 to 3 ms after a
 /// SIGKILL, whatever the size of its memory (measured).
 const PF_EXITING: u32 = 0x4;
@@ -78,8 +80,12 @@ impl Process {
     pub fn search(at: &Place) -> Option<Self> {
         match at {
             _ if !at.is_here() => None,
-            Place::Tcp(address) => Self::holder(&tcp_inodes(*address)),
-            Place::Unix(path) => Self::holder(&unix_inodes(path)),
+            Place::Tcp(address) => {
+                let listening = sockets::listeners(NamespaceOf::Own).into_iter();
+                let accepting = listening.filter(|listener| listener.accepts(*address));
+                Self::holder(&accepting.map(|listener| listener.inode).collect())
+            }
+            Place::Unix(path) => Self::holder(&sockets::unix_inodes(path)),
             Place::Unknown => None,
         }
     }
@@ -100,25 +106,7 @@ impl Process {
     }
 
     fn holder(inodes: &HashSet<u64>) -> Option<Self> {
-        if inodes.is_empty() {
-            return None;
-        }
-        let holds = |pid: u32| {
-            let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-            descriptors.flatten().find_map(|entry| {
-                let link = fs::read_link(entry.path()).ok()?;
-                let inode = link
-                    .to_str()?
-                    .strip_prefix("socket:[")?
-                    .strip_suffix(']')?
-                    .parse()
-                    .ok()?;
-                inodes.contains(&inode).then_some(pid)
-            })
-        };
-        let numbers = fs::read_dir("/proc").ok()?.flatten();
-        let mut pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let pid = pids.find_map(holds)?;
+        let pid = sockets::holder(inodes)?;
         Some(Self {
             pid,
             start: stat(pid)?.start,
@@ -167,70 +155,6 @@ const SERVERS: [&str; 6] = ["redis", "valkey", "keydb", "dragonfly", "kvrocks", 
 fn is_server(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     SERVERS.iter().any(|server| name.contains(server))
-}
-
-/// Inodes of the listening sockets that serve an address.
-fn tcp_inodes(address: SocketAddr) -> HashSet<u64> {
-    let ip = address.ip().to_canonical();
-    let serves = |other: &SocketAddr| {
-        other.port() == address.port() && (other.ip().is_unspecified() || other.ip() == ip)
-    };
-    let mut inodes = HashSet::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let text = fs::read_to_string(table).unwrap_or_default();
-        let serving = listeners(&text).filter(|(_, other)| serves(other));
-        inodes.extend(serving.map(|(inode, _)| inode));
-    }
-    inodes
-}
-
-/// Inodes of the sockets at a path: `Num RefCount Protocol Flags Type St Inode Path`.
-fn unix_inodes(path: &str) -> HashSet<u64> {
-    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let at_path = |line: &str| {
-        let (fields, found) = line.split_once(" /")?;
-        let inode = fields.split_ascii_whitespace().nth(6)?.parse().ok()?;
-        (Some(found) == path.strip_prefix('/')).then_some(inode)
-    };
-    text.lines().filter_map(at_path).collect()
-}
-
-/// Inodes and addresses of the listening sockets in a table of `/proc/net`.
-pub fn listeners(table: &str) -> impl Iterator<Item = (u64, SocketAddr)> {
-    listeners_and_owners(table).map(|(inode, address, _)| (inode, address))
-}
-
-/// As [`listeners`], with the owner's user id.
-pub fn listeners_and_owners(table: &str) -> impl Iterator<Item = (u64, SocketAddr, u32)> {
-    table.lines().skip(1).filter_map(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let local = fields.nth(1)?;
-        let (_remote, state) = (fields.next()?, fields.next()?);
-        let owner = fields.nth(3)?.parse().ok()?;
-        let inode = fields.nth(1)?.parse().ok()?;
-        (state == "0A").then_some((inode, socket_address(local)?, owner))
-    })
-}
-
-/// Parses `0100007F:18EB`: words of 32 bits in the byte order of the machine, then the port.
-fn socket_address(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let word = |n: usize| {
-        let digits = address.get(8 * n..8 * n + 8)?;
-        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
-    };
-    let ip = match address.len() {
-        8 => IpAddr::from(word(0)?),
-        32 => {
-            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
-            let mut bytes = [0; 16];
-            bytes.copy_from_slice(words.as_flattened());
-            Ipv6Addr::from(bytes).to_canonical()
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
 }
 
 /// Where a server is reached.
