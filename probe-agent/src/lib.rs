@@ -34,3 +34,5 @@ pub mod reload;
 pub mod report;
 #[cfg(feature = "test-hooks")]
 pub mod test_hooks;
+#[cfg(test)]
+mod tests_log;

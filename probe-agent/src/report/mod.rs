@@ -302,3 +302,6 @@ fn intervals(welcome: &v1::Welcome) -> Result<(Duration, Duration), Ended> {
     }
     Ok((heartbeat, silent_after))
 }
+
+#[cfg(test)]
+mod tests;
