@@ -246,3 +246,6 @@ fn spawn(supervisor: &Supervisor, worker: &Worker, prober: Prober) -> Task {
     let name = worker.config.identity.id.to_string();
     supervisor.spawn(WORKER, name, worker.clone().run(prober))
 }
+
+#[cfg(test)]
+mod tests;
