@@ -328,3 +328,6 @@ fn ids(instances: &[InstanceConfig]) -> BTreeSet<InstanceId> {
         .map(|instance| instance.identity.id.clone())
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

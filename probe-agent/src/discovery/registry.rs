@@ -180,3 +180,6 @@ impl DiscoveredInstances {
         state_file::memory(self.ids())
     }
 }
+
+#[cfg(test)]
+mod tests;

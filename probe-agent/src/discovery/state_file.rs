@@ -59,3 +59,6 @@ pub(crate) fn write(file: &Path, memory: &str) -> io::Result<()> {
     fs::write(&new, memory)?;
     fs::rename(new, file)
 }
+
+#[cfg(test)]
+mod tests;
