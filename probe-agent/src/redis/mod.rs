@@ -262,40 +262,4 @@ impl Connection {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn answers_end_and_garbage_are_told_apart() {
-        let (ours, mut theirs) = tokio::io::duplex(1024);
-        let mut connection = Connection {
-            stream: Box::new(ours),
-            decoder: Decoder::default(),
-            auth: None,
-            silent: None,
-            peer: None,
-            certificate_ends: None,
-            _permit: Permit::take().unwrap(),
-        };
-        theirs
-            .write_all(b"+PONG\r\n-LOADING x\r\n$3\r\nab")
-            .await
-            .unwrap();
-        assert_eq!(
-            connection.receive().await,
-            Received::Reply(Reply::Text("PONG".into()))
-        );
-        assert_eq!(
-            connection.receive().await,
-            Received::Reply(Reply::Error("LOADING x".into()))
-        );
-        theirs.write_all(b"c\r\nHTTP/1.1 400\r\n").await.unwrap();
-        assert_eq!(
-            connection.receive().await,
-            Received::Reply(Reply::Text("abc".into()))
-        );
-        assert!(matches!(connection.receive().await, Received::Garbage(_)));
-        drop(theirs);
-        assert!(matches!(connection.receive().await, Received::Closed(_)));
-    }
-}
+mod tests;
