@@ -57,6 +57,8 @@ pub struct Reloader {
     refused: Option<(Instant, BTreeSet<InstanceId>)>,
     /// Cancelled once the first discovery scan is done or not needed.
     looked: CancellationToken,
+    /// What is discovered is not in the state file yet.
+    unsaved: bool,
 }
 
 impl Reloader {
@@ -82,6 +84,7 @@ impl Reloader {
             left_out: 0,
             refused: None,
             looked: CancellationToken::new(),
+            unsaved: false,
         }
     }
 
@@ -127,13 +130,19 @@ impl Reloader {
         let Some(found) = found else { return false };
         let taken = ids(&self.present.instances);
         let changed = self.discovered.update(&discovery, &found, &taken, Instant::now());
-        if changed && let Some(file) = discovery.state_file {
+        self.unsaved |= changed;
+        if self.unsaved
+            && let Some(file) = discovery.state_file
+        {
             let memory = self.discovered.memory();
             let write =
                 move || state_file::write(&file, &memory).map_err(|e| format!("{}: {e}", file.display()));
             let late = || Err(format!("not written within {FILE_TIMEOUT:?}"));
-            if let Err(e) = FILES.run(FILE_TIMEOUT, write).await.unwrap_or_else(late) {
-                tracing::warn!("what is discovered will be forgotten with this agent: {e}");
+            let written = FILES.run(FILE_TIMEOUT, write).await.unwrap_or_else(late);
+            // Written again after the next scan otherwise; told for each change only.
+            self.unsaved = written.is_err();
+            if let (Err(e), true) = (written, changed) {
+                tracing::warn!("what is discovered is not saved, and would be forgotten at a restart: {e}");
             }
         }
         changed

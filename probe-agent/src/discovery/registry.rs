@@ -38,27 +38,31 @@ impl DiscoveredInstances {
     ) -> bool {
         let before = self.configs();
         let by_process = !discovery.settings.process_names.is_empty();
+        let mut by_address: BTreeMap<&str, Vec<&Candidate>> = BTreeMap::new();
+        for candidate in found {
+            by_address.entry(&candidate.address).or_default().push(candidate);
+        }
         self.entries.retain(|id, entry| {
             let address = &*entry.config.identity.address;
             // The id was configured for another server since: this instance is registered anew, with a longer id.
             if taken.contains(id) {
                 return false;
             }
-            let same = || found.iter().filter(|candidate| candidate.address == address);
+            let same = by_address.get(address).map_or(&[][..], Vec::as_slice);
             // Its server is monitored under another address, so it would be listed twice; or it should not be
             // monitored.
-            let elsewhere = |c: &Candidate| {
+            let elsewhere = |c: &&Candidate| {
                 matches!(
                     c.left,
                     Some(Left::Configured(_) | Left::Same(_) | Left::Unwanted(_))
                 )
             };
-            if same().any(elsewhere) {
+            if same.iter().any(elsewhere) {
                 return false;
             }
             // A candidate that is found but does not answer, such as a hung server, has not vanished. If processes are
             // inspected, being named in a file alone does not count.
-            let there = same().any(|c| c.left.is_none() || c.lives || !by_process);
+            let there = same.iter().any(|c| c.left.is_none() || c.lives || !by_process);
             entry.config.probe.vanished = !there;
             if there {
                 entry.seen = now;

@@ -1,6 +1,11 @@
 //! The state file keeps discovered instances across restarts of the agent: their addresses and ids, as JSON.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    path::Path,
+};
 
 use redkeeper_core::ids::InstanceId;
 use serde::{Deserialize, Serialize};
@@ -50,13 +55,15 @@ pub(super) fn memory(ids: BTreeMap<String, InstanceId>) -> String {
     serde_json::to_string(&memory).unwrap_or_default()
 }
 
-/// Writes the state file atomically: it is complete at any time.
+/// Writes the state file atomically: it is complete at any time, also after a power failure.
 ///
 /// # Errors
 /// When the folder is missing or not writable.
 pub(crate) fn write(file: &Path, memory: &str) -> io::Result<()> {
     let new = file.with_extension("new");
-    fs::write(&new, memory)?;
+    let mut written = fs::File::create(&new)?;
+    written.write_all(memory.as_bytes())?;
+    written.sync_all()?;
     fs::rename(new, file)
 }
 

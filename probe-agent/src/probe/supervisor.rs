@@ -85,19 +85,15 @@ impl ProbeSupervisor {
         let mut ticks = ticks(period);
         let (mut looked, mut paused) = (clock.now(), None);
         loop {
-            tokio::select! {
+            let reloaded = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
                     self.handles.iter().for_each(|post| post.task.abort());
                     return;
                 }
-                Some(instances) = self.reloads.recv() => {
-                    self.apply(instances);
-                    period = self.period();
-                    ticks = self::ticks(period);
-                }
-                _ = ticks.tick() => {}
-            }
+                Some(instances) = self.reloads.recv() => Some(instances),
+                _ = ticks.tick() => None,
+            };
             let now = clock.now();
             if now.since(looked) > period * 5 / 2 {
                 paused = Some(now);
@@ -106,6 +102,12 @@ impl ProbeSupervisor {
                 tracing::warn!(?late, "the agent was asleep; deadlines extended");
             }
             looked = now;
+            // After the check for a pause, which needs the period that was in force.
+            if let Some(instances) = reloaded {
+                self.apply(instances);
+                period = self.period();
+                ticks = self::ticks(period);
+            }
             for post in &mut self.handles {
                 let last = post.worker.progress.last().unwrap_or_default().max(post.since);
                 let why = if post.task.is_finished() {

@@ -41,8 +41,8 @@ const ACK_TIMEOUT_FACTOR: u32 = 2;
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum pause before reconnecting that a collector may ask for.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
-/// A stream that a collector refuses earlier than this counts as another failed attempt: otherwise an agent that is
-/// refused after each `Welcome` would reconnect at once each time.
+/// A stream that ends earlier than this counts as another failed attempt: otherwise an agent whose streams end soon after
+/// each `Welcome` would reconnect at once each time.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// First and longest pause between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -113,7 +113,7 @@ impl Uplink {
                 self.boot.renew(&boot);
             }
             let lasted = opened.map(|at| self.clock.now().since(at));
-            if lasted.is_some_and(|time| time >= STABLE_AFTER || !ended.is_refusal()) {
+            if lasted.is_some_and(|time| time >= STABLE_AFTER) {
                 (attempt, last_told) = (0, None);
             }
             let text = ended.to_string();
@@ -121,11 +121,15 @@ impl Uplink {
                 tracing::warn!(collector = self.collector, "stream ended: {text}");
                 last_told = Some(text);
             }
-            let delay = match &ended {
-                Ended::Drained(_, delay) => *delay,
+            let longest = match ended.is_refusal() {
                 // After a refusal, the collector does not wait for the agent, so the pause may grow to its maximum.
-                _ if ended.is_refusal() => retry(RETRY.1).delay(attempt, fastrand::f64()),
-                _ => retry(silent_after / RETRY_SHARE).delay(attempt, fastrand::f64()),
+                true => RETRY.1,
+                false => silent_after / RETRY_SHARE,
+            };
+            let pause = retry(longest).delay(attempt, fastrand::f64());
+            let delay = match &ended {
+                Ended::Drained(_, asked) => pause.max(*asked),
+                _ => pause,
             };
             attempt = attempt.saturating_add(1);
             tokio::select! { biased; () = stop.cancelled() => (), () = tokio::time::sleep(delay) => () }

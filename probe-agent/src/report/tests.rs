@@ -265,6 +265,14 @@ impl Call {
         self.answer(Answer::Drain(drain)).await;
     }
 
+    /// Acknowledges what comes for this time.
+    async fn keep(&mut self, agent: &Agent, time: Duration) {
+        while agent.clock.now().since(self.at) < time {
+            self.next().await;
+            self.ack(self.sequence).await;
+        }
+    }
+
     /// Ends the stream with an error.
     async fn fail(self, code: tonic::Code) {
         let status = Status::new(code, "so it is");

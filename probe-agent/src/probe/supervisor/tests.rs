@@ -317,6 +317,18 @@ async fn a_pause_of_the_agent_counts_against_no_worker() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reload_to_a_shorter_interval_is_no_pause_of_the_agent() {
+    let mut slow = instance("a");
+    slow.probe.interval = Duration::from_secs(1);
+    let mut rig = Rig::without_timers(vec![slow]);
+    rig.supervise();
+    sleep(Duration::from_millis(2_700)).await;
+    rig.reload(vec![instance("a")]).await;
+    settle().await;
+    assert_eq!(rig.common.metrics.pauses.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_request_to_stop_ends_all_workers() {
     let mut rig = Rig::start(&["a", "b"]);
     let running = rig.supervise();

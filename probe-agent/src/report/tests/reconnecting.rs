@@ -34,7 +34,8 @@ async fn an_address_where_nothing_listens_is_dialed_at_least_three_times_within_
 
     // The collector starts, and what it says of itself counts from then on: pauses are never longer than 5 s.
     collector.becomes(Path::Open);
-    let call = collector.opened(HEARTBEAT, SILENT * 10).await;
+    let mut call = collector.opened(HEARTBEAT, SILENT * 10).await;
+    call.keep(&agent, STABLE_AFTER + HEARTBEAT).await;
     collector.becomes(Path::Refused);
     drop(call);
     let before = collector.dialed().len();
@@ -147,14 +148,43 @@ async fn a_refusal_soon_after_the_welcome_counts_like_one_before_it() {
 
     // After a stream that lasted, the next attempt follows at once.
     let mut call = collector.opened(HEARTBEAT, SILENT).await;
-    while agent.clock.now().since(call.at) < STABLE_AFTER + HEARTBEAT {
-        call.next().await;
-        call.ack(call.sequence).await;
-    }
+    call.keep(&agent, STABLE_AFTER + HEARTBEAT).await;
     let ended = agent.clock.now();
     call.fail(Code::AlreadyExists).await;
     let (next, _) = collector.call().await;
     assert_pauses(&[next.at.since(ended)], &REFUSED_MS[..1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_end_soon_after_each_welcome_are_opened_with_growing_pauses() {
+    for code in [Code::OutOfRange, Code::Unauthenticated, Code::Unavailable] {
+        let (log, agent) = (Log::start(), Agent::with_instances(1));
+        let mut collector = agent.uplink();
+        let mut attempts = Vec::new();
+        for _ in 0..8 {
+            let call = collector.opened(HEARTBEAT, SILENT).await;
+            attempts.push(call.at);
+            call.fail(code).await;
+        }
+        // The end of the last one.
+        tokio::time::sleep(ROUNDING).await;
+        ends_at_once(&agent, collector.task).await;
+        assert_pauses(&pauses(&attempts), &UNREACHED_MS);
+        assert_eq!(log.lines_with("stream ended").len(), 1, "{code:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collector_that_drains_again_and_again_without_a_pause_is_left_with_growing_pauses() {
+    let agent = Agent::with_instances(1);
+    let mut collector = agent.uplink();
+    let mut attempts = Vec::new();
+    for _ in 0..8 {
+        let call = collector.opened(HEARTBEAT, SILENT).await;
+        attempts.push(call.at);
+        call.drain(Duration::ZERO).await;
+    }
+    assert_pauses(&pauses(&attempts), &UNREACHED_MS);
 }
 
 #[tokio::test(start_paused = true)]
