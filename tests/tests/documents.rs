@@ -93,7 +93,13 @@ fn paths_in_documents_exist() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();
-    files.extend(["ARCHITECTURE.md", "CONTRIBUTING.md"].map(|name| root.join(name)));
+    let others = [
+        "ARCHITECTURE.md",
+        "probe-agent/ARCHITECTURE.md",
+        "collector/ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+    ];
+    files.extend(others.map(|name| root.join(name)));
     let (mut checked, mut missing) = (0, Vec::new());
     for file in &files {
         let text = read(file);
