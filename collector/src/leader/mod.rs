@@ -302,6 +302,10 @@ async fn pending<F: Future + Unpin>(operation: &mut Option<F>) -> F::Output {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_campaign;
+#[cfg(test)]
+mod tests_faults;
 
 async fn run<S: Store>(publishing: &mut Option<LeaderTerm<S>>) -> Input {
     match publishing {

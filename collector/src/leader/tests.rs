@@ -18,15 +18,15 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A collector without gRPC.
-struct Rig {
-    leadership: leadership::Reader,
+pub(super) struct Rig {
+    pub(super) leadership: leadership::Reader,
     metrics: Metrics,
     stop: CancellationToken,
     running: Task,
 }
 
 impl Rig {
-    fn start(ensemble: &Memory, id: &str) -> Self {
+    pub(super) fn start<S: Store + Clone>(store: &S, id: &str) -> Self {
         let clock = Clock::simulated();
         let (view_publisher, view) = view::channel();
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
@@ -42,7 +42,7 @@ impl Rig {
             CancellationToken::new(),
         );
         let coordinator = Coordinator {
-            store: ensemble.clone(),
+            store: store.clone(),
             layout: Layout::new("/redkeeper"),
             id: CollectorId::new(id).unwrap(),
             address: format!("{id}:7400"),
@@ -67,12 +67,12 @@ impl Rig {
         }
     }
 
-    async fn until(&mut self, what: &str, reached: impl FnMut(&Leadership) -> bool) {
+    pub(super) async fn until(&mut self, what: &str, reached: impl FnMut(&Leadership) -> bool) {
         let waiting = timeout(LIMIT, self.leadership.wait_for(reached));
         assert!(matches!(waiting.await, Ok(Ok(_))), "not reached: {what}");
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.stop.cancel();
         let exit = timeout(LIMIT, self.running.join()).await;
         assert!(exit.is_ok(), "does not stop");

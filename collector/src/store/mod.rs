@@ -9,6 +9,8 @@ pub mod layout;
 pub mod memory;
 pub mod records;
 pub mod servers;
+#[cfg(test)]
+pub(crate) mod tests_faults;
 pub mod zookeeper;
 
 /// A znode.
