@@ -328,3 +328,6 @@ impl<S: Store> LeaderTerm<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
