@@ -153,3 +153,6 @@ impl Ingest {
         Ok((first.sequence, greeting))
     }
 }
+
+#[cfg(test)]
+mod tests;

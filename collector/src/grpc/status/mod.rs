@@ -253,3 +253,6 @@ impl StatusService for Queries {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;
