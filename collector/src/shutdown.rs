@@ -74,3 +74,125 @@ impl Shutdown {
         clean
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// What happened, each with the milliseconds after the request to stop.
+    #[derive(Clone)]
+    struct Diary(Arc<Mutex<Vec<(&'static str, u128)>>>, Instant);
+
+    impl Diary {
+        fn new() -> Self {
+            Self(Arc::default(), Instant::now())
+        }
+
+        fn note(&self, what: &'static str) {
+            let at = self.1.elapsed().as_millis();
+            self.0.lock().unwrap().push((what, at));
+        }
+
+        fn read(&self) -> Vec<(&'static str, u128)> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+
+    /// Starts a task that ends `millis` after its token; without a number, never.
+    fn start(
+        supervisor: &Supervisor,
+        diary: &Diary,
+        kind: &'static str,
+        token: &CancellationToken,
+        millis: Option<u64>,
+    ) {
+        let (diary, token) = (diary.clone(), token.clone());
+        let _owned_by_supervisor = supervisor.spawn(kind, "", async move {
+            token.cancelled().await;
+            diary.note(kind);
+            match millis {
+                Some(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
+                None => std::future::pending().await,
+            }
+        });
+    }
+
+    /// Starts the parts of a collector. Those in `stuck` never end.
+    async fn stopped(grace: u64, stuck: &[&str]) -> (bool, Vec<(&'static str, u128)>, u128) {
+        let supervisor = Supervisor::new(CancellationToken::new());
+        let (stop, shutdown) = (
+            supervisor.stop().clone(),
+            Shutdown::new(Duration::from_secs(grace)),
+        );
+        let diary = Diary::new();
+        for (kind, token, millis) in [
+            (STREAM, &stop, 100),
+            (SNAPSHOT, &stop, 200),
+            ("coordinator", &shutdown.leader, 1_000),
+            ("grpc", &shutdown.grpc, 30),
+            ("aggregator", &shutdown.aggregator, 0),
+        ] {
+            let millis = (!stuck.contains(&kind)).then_some(millis);
+            start(&supervisor, &diary, kind, token, millis);
+        }
+        // Ends when the process does.
+        start(&supervisor, &diary, "signals", &CancellationToken::new(), None);
+        tokio::task::yield_now().await;
+        stop.cancel();
+        let clean = shutdown.run(&supervisor).await;
+        let took = diary.1.elapsed().as_millis();
+        supervisor
+            .kinds_ended(&["aggregator"], Duration::from_secs(1))
+            .await;
+        (clean, diary.read(), took)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_step_begins_when_the_one_before_has_ended() {
+        let (clean, steps, took) = stopped(10, &[]).await;
+        let expected = [
+            (STREAM, 0),
+            (SNAPSHOT, 0),
+            ("coordinator", 200),
+            ("grpc", 1_200),
+            ("aggregator", 1_230),
+        ];
+        assert_eq!(steps, expected);
+        assert_eq!((clean, took), (true, 1_230));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_end_delays_the_next_step_by_its_limit_only() {
+        let (clean, steps, took) = stopped(30, &[SNAPSHOT, "coordinator"]).await;
+        let expected = [("coordinator", 2_000), ("grpc", 7_000), ("aggregator", 30_000)];
+        assert_eq!(steps[2..], expected);
+        assert_eq!((clean, took), (false, 30_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_grace_keeps_the_order_and_time_for_the_clients() {
+        let (clean, steps, took) = stopped(4, &[STREAM, "coordinator", "grpc"]).await;
+        let expected = [("coordinator", 1_000), ("grpc", 2_500), ("aggregator", 4_000)];
+        assert_eq!(steps[2..], expected);
+        assert_eq!((clean, took), (false, 4_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_that_is_late_does_not_stop_what_comes_after_it() {
+        let (clean, steps, _) = stopped(10, &[STREAM]).await;
+        assert_eq!(
+            steps[2..],
+            [("coordinator", 2_000), ("grpc", 3_000), ("aggregator", 10_000)]
+        );
+        assert!(!clean, "a stream is left");
+    }
+
+    #[test]
+    fn clients_have_a_quarter_of_the_grace_and_at_most_two_seconds() {
+        let close = |seconds| Shutdown::new(Duration::from_secs(seconds)).close_grace();
+        assert_eq!(close(2), Duration::from_millis(500));
+        assert_eq!(close(60), Duration::from_secs(2));
+    }
+}

@@ -13,3 +13,6 @@ pub mod peer;
 mod responses;
 pub mod server;
 pub mod status;
+
+#[cfg(test)]
+mod tests_server;
