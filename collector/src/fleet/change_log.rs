@@ -18,7 +18,7 @@ pub struct Change {
     pub status: Arc<Status>,
     /// Message that caused the change; for a removal, the last one.
     pub origin: Origin,
-    /// Status before the change; `None` if the instance is new. ViewHandle with the change that brought it.
+    /// Status before the change; `None` if the instance is new. Shared with the change that brought it.
     pub previous: Option<Arc<Status>>,
     /// True if the instance is no longer known.
     pub removed: bool,

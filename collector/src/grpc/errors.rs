@@ -2,8 +2,13 @@
 
 use std::collections::HashMap;
 
+use redkeeper_core::status::cut;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+/// Longest text of a failure, which may repeat what the caller sent. It is sent in two headers, percent-encoded with up to
+/// three bytes for one and in base64; clients take 8 to 16 KiB of headers.
+const TEXT_BYTES_MAX: usize = 1024;
 
 /// Failure of a call, as its caller sees it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -63,6 +68,7 @@ impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let (code, reason) = failure.code();
         let details = ErrorDetails::with_error_info(reason, "redkeeper", HashMap::new());
-        Self::with_error_details(code, failure.to_string(), details)
+        let text = cut(&failure.to_string(), TEXT_BYTES_MAX);
+        Self::with_error_details(code, text, details)
     }
 }

@@ -301,3 +301,21 @@ async fn a_collector_that_drains_serves_nothing() {
         assert_eq!(rig.health(service).await, ServingStatus::NotServing, "{service}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_caller_sent_is_repeated_in_part_only() {
+    let rig = Rig::start();
+    let mut tool = StatusServiceClient::new(rig.connect().await);
+    // Percent-encoded, each character becomes six.
+    for text in ["i".repeat(8_000), "\u{e4}".repeat(8_000)] {
+        let request = v1::GetInstanceRequest { id: text.clone() };
+        let status = tool.get_instance(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{status:?}");
+        let request = v1::ListInstancesRequest {
+            page_token: text,
+            ..v1::ListInstancesRequest::default()
+        };
+        let status = tool.list_instances(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    }
+}

@@ -112,12 +112,7 @@ const OWNER_UNKNOWN: i64 = -1;
 
 /// Lists all candidates, with the sessions that own them. One that went away meanwhile is left out.
 pub(crate) async fn list<T: Session>(session: &T, layout: &Layout) -> Result<Input, StoreError> {
-    let names = match session.children(&layout.election()).await {
-        Err(StoreError::Missing) => {
-            return Err(StoreError::Lost(format!("{} is gone", layout.election())));
-        }
-        other => other?,
-    };
+    let names = layout.candidates(session).await?;
     let paths: Vec<_> = names.iter().map(|name| layout.candidate(name)).collect();
     let nodes = session.get(&paths).await?;
     let mut candidates = Vec::with_capacity(names.len());

@@ -461,3 +461,25 @@ async fn a_hand_over_deletes_the_own_znodes_but_not_those_of_a_successor() {
     assert_eq!(room.publisher().await, None);
     assert_eq!(room.list().await, Ok(Input::Listed(Vec::new())));
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_the_parent_of_the_candidates_the_session_ends() {
+    let room = Room::new().await;
+    room.delete(&room.layout.election()).await;
+    let coordinator = coordinator(&room);
+    let (mut election, mut effects, mut asked) = (Election::default(), Vec::new(), 0);
+    election.step(Input::Connected, &mut effects);
+    while let Some(effect) = effects.pop() {
+        asked += 1;
+        assert!(asked <= 100, "asks for ever: {effect:?}");
+        if effect == Effect::Drop {
+            return;
+        }
+        let (input, _) = coordinator.operation(&room.session, &election, effect).await;
+        if input == Input::Lost {
+            return;
+        }
+        election.step(input, &mut effects);
+    }
+    panic!("the election waits for nothing");
+}

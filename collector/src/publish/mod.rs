@@ -182,7 +182,8 @@ impl<S: Store> LeaderTerm<S> {
     /// at any await: what is under way is kept in `self`.
     pub async fn run(&mut self) -> Input {
         loop {
-            if self.paused && self.commits.is_empty() {
+            // A paused term reads and writes nothing, but counts what waits to be written.
+            if self.paused && self.commits.is_empty() && !matches!(self.stage, Stage::Writing(_)) {
                 return std::future::pending().await;
             }
             let was_live = self.live;
@@ -284,7 +285,7 @@ impl<S: Store> LeaderTerm<S> {
     }
 
     /// Updates the metric at once, so that it is true whenever it is read.
-    fn note_pending(&self) {
+    pub(super) fn note_pending(&self) {
         let pending = i64::try_from(self.pending()).unwrap_or(i64::MAX);
         self.setup.metrics.pending.set(pending);
     }

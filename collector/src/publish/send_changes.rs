@@ -22,26 +22,12 @@ use crate::{
 impl<S: Store> LeaderTerm<S> {
     /// One step of writing: applies changes, sends what the window allows, and waits for the first event.
     pub(super) async fn write(&mut self) -> Result<(), CommitError> {
+        self.apply_changes();
+        self.note_pending();
         let Stage::Writing(publisher) = &mut self.stage else {
             return Ok(());
         };
         let (view, now) = (self.setup.view.get(), self.setup.clock.now());
-        match self.cursor.all(&view) {
-            Ok(changes) => {
-                for change in changes {
-                    let id = &change.status.identity.id;
-                    if change.removed {
-                        publisher.remove(now, id)
-                    } else if let Some(record) = publishable(&change.status, change.origin) {
-                        publisher.put(now, record)
-                    } else {
-                        publisher.mark(now, id)
-                    }
-                }
-            }
-            // Too far behind: everything is compared. Instances that were removed meanwhile are found as orphans.
-            Err(Lagged) => view.instances.keys().for_each(|id| publisher.mark(now, id)),
-        }
         let mut sent = false;
         if self.paused || self.needs_resolution {
             self.audit = None;
@@ -76,7 +62,7 @@ impl<S: Store> LeaderTerm<S> {
             changed = self.cursor.changed() => if changed.is_err() {
                 return Err(StoreError::Lost("the aggregator has stopped".to_owned()).into());
             },
-            adopted = pending(&mut self.adopting) => {
+            adopted = pending(&mut self.adopting), if may_write => {
                 self.adopting = None;
                 adopted?;
             }
@@ -91,6 +77,30 @@ impl<S: Store> LeaderTerm<S> {
             () = tokio::time::sleep_until(self.audit_at), if may_audit && self.audit.is_none() => self.start_audit(),
         }
         Ok(())
+    }
+
+    /// Marks what has changed in the view as to be written.
+    fn apply_changes(&mut self) {
+        let Stage::Writing(publisher) = &mut self.stage else {
+            return;
+        };
+        let (view, now) = (self.setup.view.get(), self.setup.clock.now());
+        match self.cursor.all(&view) {
+            Ok(changes) => {
+                for change in changes {
+                    let id = &change.status.identity.id;
+                    if change.removed {
+                        publisher.remove(now, id)
+                    } else if let Some(record) = publishable(&change.status, change.origin) {
+                        publisher.put(now, record)
+                    } else {
+                        publisher.mark(now, id)
+                    }
+                }
+            }
+            // Too far behind: everything is compared. Instances that were removed meanwhile are found as orphans.
+            Err(Lagged) => view.instances.keys().for_each(|id| publisher.mark(now, id)),
+        }
     }
 
     fn committed(&mut self, work: Work, result: Result<(), CommitError>) -> Result<(), CommitError> {

@@ -394,6 +394,9 @@ async fn nothing_is_sent_while_on_hold_and_the_newest_state_after_it() {
     rig.put("db:1", Reason::ConnectionRefused);
     rig.run_for(Duration::from_secs(10)).await;
     assert_eq!(rig.store.take_calls(), []);
+    // What waits is counted, and since when.
+    assert_eq!(rig.metrics.pending.get(), 1);
+    assert!(rig.term.oldest_pending().is_some());
     rig.term.resume();
     rig.until_reason("db:1", Some("CONNECTION_REFUSED")).await;
     assert_eq!(rig.field("db:1", "rev").await, Some(2.into()));

@@ -117,6 +117,17 @@ impl Layout {
         Ok(path.rsplit('/').next().unwrap_or_default().to_owned())
     }
 
+    /// Names of all candidates.
+    ///
+    /// # Errors
+    /// Those of the store. If the parent of the candidates is gone, the session is to be ended: the next one creates it.
+    pub async fn candidates<T: Session>(&self, session: &T) -> Result<Vec<String>, StoreError> {
+        match session.children(&self.election()).await {
+            Err(StoreError::Missing) => Err(StoreError::Lost(format!("{} is gone", self.election()))),
+            other => other,
+        }
+    }
+
     /// Looks for a candidate node of this process that belongs to this session.
     ///
     /// # Errors
@@ -124,12 +135,8 @@ impl Layout {
     pub async fn find_own<T: Session>(&self, session: &T) -> Result<Option<String>, StoreError> {
         session.sync(&self.election()).await?;
         let prefix = format!("_c_{}-n-", self.token);
-        let names: Vec<_> = session
-            .children(&self.election())
-            .await?
-            .into_iter()
-            .filter(|n| n.starts_with(&prefix))
-            .collect();
+        let mut names = self.candidates(session).await?;
+        names.retain(|name| name.starts_with(&prefix));
         let paths: Vec<_> = names.iter().map(|name| self.candidate(name)).collect();
         let nodes = session.get(&paths).await?;
         let own =

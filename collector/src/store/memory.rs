@@ -59,7 +59,7 @@ impl Memory {
         }
     }
 
-    /// LiveCounters sessions, oldest first.
+    /// Live sessions, oldest first.
     pub fn sessions(&self) -> Vec<i64> {
         self.tree().sessions.keys().copied().collect()
     }
