@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
     probe::{
         self,
-        supervisor::{Common, ProbeSupervisor},
+        supervisor::{ProbeSupervisor, SharedContext},
         timer::{TIMERS, Timers},
     },
     reload::{Load, Reloader},
@@ -106,19 +106,19 @@ async fn start(
     clock: Clock,
     metrics: &Metrics,
 ) -> std::io::Result<()> {
-    let common = Common {
+    let shared = SharedContext {
         supervisor: supervisor.clone(),
         table: Arc::clone(table),
         timers: Timers::new(clock),
         clock,
         metrics: metrics.clone(),
     };
-    let timers = common.timers.clone().run(supervisor.stop().clone());
+    let timers = shared.timers.clone().run(supervisor.stop().clone());
     let _owned_by_supervisor = supervisor.spawn_critical(TIMERS, "", timers);
     let (reloads, receiver) = mpsc::channel(1);
     let reloader = Reloader::new(config.clone(), load, reloads, metrics.clone(), Arc::clone(table)).await;
     let first_look = reloader.first_look();
-    let probes = ProbeSupervisor::start(common, reloader.all(), receiver);
+    let probes = ProbeSupervisor::start(shared, reloader.all(), receiver);
     let _owned_by_supervisor = supervisor.spawn_critical("probe-supervisor", "", probes.run());
     let _owned_by_supervisor =
         supervisor.spawn_critical("reload", "", reloader.run(supervisor.stop().clone())?);

@@ -71,7 +71,7 @@ impl Reloader {
         table: Arc<InstanceTable>,
     ) -> Self {
         let discovered = match &present.discovery {
-            Some(discovery) => recall(discovery.clone()).await,
+            Some(discovery) => load_discovered(discovery.clone()).await,
             None => DiscoveredInstances::default(),
         };
         Self {
@@ -134,7 +134,7 @@ impl Reloader {
         if self.unsaved
             && let Some(file) = discovery.state_file
         {
-            let memory = self.discovered.memory();
+            let memory = self.discovered.serialize();
             let write =
                 move || state_file::write(&file, &memory).map_err(|e| format!("{}: {e}", file.display()));
             let late = || Err(format!("not written within {FILE_TIMEOUT:?}"));
@@ -310,14 +310,14 @@ impl Reloader {
 }
 
 /// Loads the state file if that is possible in time, because configured instances wait for it.
-async fn recall(discovery: DiscoveryConfig) -> DiscoveredInstances {
+async fn load_discovered(discovery: DiscoveryConfig) -> DiscoveredInstances {
     let Some(file) = discovery.state_file.clone() else {
         return DiscoveredInstances::default();
     };
     let name = file.display().to_string();
     let read = move || {
         let mut discovered = DiscoveredInstances::default();
-        let read = discovered.recall(&discovery, &file, Instant::now());
+        let read = discovered.load(&discovery, &file, Instant::now());
         read.map(|()| discovered).map_err(|e| e.to_string())
     };
     let late = || Err(format!("not read within {RECALL_TIMEOUT:?}"));

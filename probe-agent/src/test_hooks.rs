@@ -8,7 +8,7 @@ fn directory() -> Option<PathBuf> {
 }
 
 /// Panics, waits for ever, or blocks the thread for ever if the test asks for it; once for each file.
-pub async fn obey(id: &str) {
+pub async fn apply(id: &str) {
     let Some(directory) = directory() else { return };
     if std::fs::remove_file(directory.join(format!("panic-{id}"))).is_ok() {
         panic!("asked for by a test");

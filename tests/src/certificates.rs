@@ -20,24 +20,7 @@ fn openssl(folder: &Path, args: &[&str]) {
 /// # Panics
 /// When openssl fails.
 pub fn authority(folder: &Path, name: &str) {
-    let (key, certificate, subject) = (
-        format!("{name}.key"),
-        format!("{name}.crt"),
-        format!("/CN={name}"),
-    );
-    let new = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-    ];
-    let rest = ["-subj", &subject, "-keyout", &key, "-out", &certificate];
-    openssl(folder, &[&new[..], &rest].concat());
+    signed_by_itself(folder, name, &format!("/CN={name}"), &[]);
 }
 
 /// Makes a self-signed `NAME.crt`, `NAME.key`, as `openssl req -x509` does, with these names.
@@ -45,30 +28,8 @@ pub fn authority(folder: &Path, name: &str) {
 /// # Panics
 /// When openssl fails.
 pub fn self_signed(folder: &Path, name: &str, names: &str) {
-    let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
-    let new = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ];
     let names = format!("subjectAltName={names}");
-    let rest = [
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        &names,
-        "-keyout",
-        &key,
-        "-out",
-        &certificate,
-    ];
-    openssl(folder, &[&new[..], &rest].concat());
+    signed_by_itself(folder, name, "/CN=localhost", &["-addext", &names]);
 }
 
 /// Makes `NAME.crt`, `NAME.key` without any extension: of X.509 version 1, with the name localhost in CN only.
@@ -93,9 +54,21 @@ pub fn certificate(folder: &Path, name: &str, authority: &str, days: i32) {
     sign(folder, name, authority, days, &["-extfile", &extensions]);
 }
 
+/// Makes a key, and a certificate that it signs itself.
+fn signed_by_itself(folder: &Path, name: &str, subject: &str, more: &[&str]) {
+    let certificate = format!("{name}.crt");
+    let x509 = ["-x509", "-days", "2", "-out", &certificate];
+    with_new_key(folder, name, subject, &[&x509[..], more].concat());
+}
+
 /// Makes a key, and a request to sign it.
 fn request(folder: &Path, name: &str, subject: &str) {
-    let (key, request) = (format!("{name}.key"), format!("{name}.csr"));
+    with_new_key(folder, name, subject, &["-out", &format!("{name}.csr")]);
+}
+
+/// Makes a key, and for this subject what `more` asks for.
+fn with_new_key(folder: &Path, name: &str, subject: &str, more: &[&str]) {
+    let key = format!("{name}.key");
     let new = [
         "req",
         "-newkey",
@@ -103,9 +76,12 @@ fn request(folder: &Path, name: &str, subject: &str) {
         "-pkeyopt",
         "ec_paramgen_curve:prime256v1",
         "-nodes",
+        "-subj",
+        subject,
+        "-keyout",
+        &key,
     ];
-    let rest = ["-subj", subject, "-keyout", &key, "-out", &request];
-    openssl(folder, &[&new[..], &rest].concat());
+    openssl(folder, &[&new[..], more].concat());
 }
 
 /// Signs a request.

@@ -7,10 +7,16 @@ use std::{
     time::Duration,
 };
 
-use redkeeper_proto::v1::{self, status_service_client::StatusServiceClient};
-use tonic::transport::{Channel, Endpoint};
+use redkeeper_proto::v1::{
+    self, agent_service_client::AgentServiceClient, status_service_client::StatusServiceClient,
+};
+use tokio_stream::StreamExt;
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint},
+};
 
-use crate::{ports::Port, process::Process};
+use crate::{fake_agent, ports::Port, process::Process, wait::eventually};
 
 /// A running collector.
 #[derive(Debug)]
@@ -81,6 +87,66 @@ impl Collector {
     /// Value of the first metric line that starts with `line_start`.
     pub fn metric(&self, line_start: &str) -> Option<f64> {
         metric(self.admin.number, line_start)
+    }
+
+    /// Waits until its metrics tell that it leads.
+    pub async fn leads(&self) {
+        let what = format!("{} leads", self.id);
+        let leader = || async { self.metric("redkeeper_leader") };
+        eventually(&what, leader, |n| *n == Some(1.0)).await;
+    }
+
+    /// Sends it these reports of an agent that does not exist, as [`fake_agent::snapshot`] builds them. The stream stays
+    /// open as long as the returned answers live.
+    ///
+    /// # Panics
+    /// When it refuses the stream.
+    pub async fn hear(
+        &self,
+        agent: &str,
+        reports: &[v1::InstanceReport],
+    ) -> Streaming<v1::ReportStatusResponse> {
+        let messages = fake_agent::snapshot(agent, reports);
+        let stream = tokio_stream::iter(messages).chain(tokio_stream::pending());
+        let mut client = AgentServiceClient::new(self.channel().await.expect("a connection"));
+        let answers = client.report_status(stream).await.expect("an open stream");
+        answers.into_inner()
+    }
+}
+
+/// What a process uses at one time.
+#[derive(Debug)]
+pub struct Usage {
+    descriptors: usize,
+    resident: usize,
+}
+
+impl Usage {
+    /// What a process uses now.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn of(process: &Process) -> Self {
+        Self {
+            descriptors: process.descriptors(),
+            resident: process.resident(),
+        }
+    }
+
+    /// Waits until the process has at most as many descriptors as then, and checks that its memory has grown by less
+    /// than this many bytes since; the message says that `what` made it grow.
+    ///
+    /// # Panics
+    /// When it still has more descriptors after [`LIMIT`](crate::wait::LIMIT), or its memory has grown more.
+    pub async fn check(&self, process: &Process, bytes: usize, what: &str) {
+        eventually(
+            "descriptors back",
+            || async { process.descriptors() },
+            |n| *n <= self.descriptors,
+        )
+        .await;
+        let grown = process.resident().saturating_sub(self.resident);
+        assert!(grown < bytes, "{what} grew memory by {grown} bytes");
     }
 }
 

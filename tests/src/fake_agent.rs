@@ -1,6 +1,8 @@
 //! Builds messages of an agent that does not exist, with the content that a test needs.
 
-use redkeeper_proto::v1::{self, InstanceReport, ReportStatusRequest, report_status_request::Message};
+use redkeeper_proto::v1::{
+    self, InstanceReport, ReportStatusRequest, Snapshot, report_status_request::Message,
+};
 
 /// Builds one message.
 pub fn message(sequence: u64, message: Message) -> ReportStatusRequest {
@@ -17,6 +19,16 @@ pub fn hello(agent: &str, boot: u8) -> Message {
         boot_id: format!("{boot:032x}"),
         ..Default::default()
     })
+}
+
+/// Builds the messages of a stream that tells these reports: a Hello of boot 1 and a snapshot in parts of 64.
+pub fn snapshot(agent: &str, reports: &[InstanceReport]) -> Vec<ReportStatusRequest> {
+    let parts = reports.chunks(64).map(|part| Snapshot {
+        instances: part.to_vec(),
+        last: part.last() == reports.last(),
+    });
+    let messages = [hello(agent, 1)].into_iter().chain(parts.map(Message::Snapshot));
+    (1..).zip(messages).map(|(n, m)| message(n, m)).collect()
 }
 
 /// Builds the report on the instance with this number, which is also its handle.

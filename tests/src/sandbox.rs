@@ -49,6 +49,17 @@ fn sweep(folder: &Path) {
     }
 }
 
+/// Waits until a daemon says on its admin port that it is alive.
+async fn is_alive(daemon: &str, admin: u16) {
+    let what = format!("{daemon} is alive");
+    eventually(
+        &what,
+        || async { http_get(admin, "/livez").is_ok_and(|page| page == "ok\n") },
+        |alive| *alive,
+    )
+    .await;
+}
+
 /// Folder of this workspace's binaries, which `./test` builds before the tests run.
 fn binaries() -> PathBuf {
     let mut path = std::env::current_exe().expect("own path");
@@ -277,13 +288,7 @@ impl Sandbox {
             admin,
             config,
         };
-        let what = format!("collector {id} is alive");
-        eventually(
-            &what,
-            || async { http_get(collector.admin.number, "/livez").is_ok_and(|page| page == "ok\n") },
-            |alive| *alive,
-        )
-        .await;
+        is_alive(&format!("collector {id}"), collector.admin.number).await;
         collector
     }
 
@@ -304,6 +309,17 @@ impl Sandbox {
         let collectors: Vec<_> = collectors.iter().map(|c| c.grpc.number).collect();
         self.agent_every(Duration::from_millis(100), id, instances, &collectors)
             .await
+    }
+
+    /// Starts a Redis, the collector `a` and the agent `db01` between them, and waits until the collector tells that
+    /// the Redis is UP. The text is the id of the instance. `zookeeper` is `None` for a standalone collector.
+    pub async fn reported_redis(&self, zookeeper: Option<&ZooKeeper>) -> (Redis, Collector, Agent, String) {
+        let redis = self.redis().await;
+        let collector = self.collector("a", zookeeper).await;
+        let agent = self.agent("db01", &[redis.port.number], &[&collector]).await;
+        let id = format!("db01:{}", redis.port.number);
+        eventually("UP", || collector.state(&id), |s| s == "UP/OK").await;
+        (redis, collector, agent, id)
     }
 
     /// Starts an agent that probes at this interval and reports to these gRPC ports.
@@ -352,13 +368,7 @@ impl Sandbox {
             config,
             hooks,
         };
-        let what = format!("agent {id} is alive");
-        eventually(
-            &what,
-            || async { http_get(agent.admin.number, "/livez").is_ok_and(|page| page == "ok\n") },
-            |alive| *alive,
-        )
-        .await;
+        is_alive(&format!("agent {id}"), agent.admin.number).await;
         agent
     }
 

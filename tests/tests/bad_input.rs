@@ -4,6 +4,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    path::Path,
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use redkeeper_proto::v1::{
 };
 use redkeeper_tests::{
     Sandbox,
-    daemons::{self, Collector},
+    daemons::{self, Collector, Usage},
     eventually,
     fake_agent::{hello, message},
     ports,
@@ -50,22 +51,12 @@ async fn a_thousand_streams_leave_nothing_behind_in_the_collector() {
     for n in 0..100 {
         round(n).await;
     }
-    let (tasks, descriptors, resident) = (count().await, a.process.descriptors(), a.process.resident());
+    let (tasks, usage) = (count().await, Usage::of(&a.process));
     for n in 100..1_100 {
         round(n).await;
     }
     eventually("tasks back", count, |n| *n <= tasks).await;
-    eventually(
-        "descriptors back",
-        || async { a.process.descriptors() },
-        |n| *n <= descriptors,
-    )
-    .await;
-    let grown = a.process.resident().saturating_sub(resident);
-    assert!(
-        grown < 2 * 1024 * 1024,
-        "1,000 streams grew memory by {grown} bytes"
-    );
+    usage.check(&a.process, 2 * 1024 * 1024, "1,000 streams").await;
 }
 
 /// Sends messages on one stream and returns how it ended.
@@ -91,11 +82,7 @@ async fn send(collector: &Collector, messages: Vec<ReportStatusRequest>) -> Stat
 #[tokio::test]
 async fn garbage_and_broken_agents_are_refused_and_counted() {
     let sandbox = Sandbox::new();
-    let redis = sandbox.redis().await;
-    let a = sandbox.collector("a", None).await;
-    let _agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
-    let id = format!("db01:{}", redis.port.number);
-    eventually("UP", || a.state(&id), |s| s == "UP/OK").await;
+    let (_redis, a, _agent, id) = sandbox.reported_redis(None).await;
     let revision = a.instance(&id).await.unwrap().revision;
 
     for garbage in [
@@ -206,33 +193,28 @@ async fn garbage_and_broken_agents_are_refused_and_counted() {
     );
 }
 
+/// Starts a daemon with this configuration, checks that it ends with this exit code, and returns what it says.
+fn refused(sandbox: &Sandbox, binary: &str, config: &Path, code: i32) -> String {
+    let mut command = sandbox.command(binary);
+    let output = command.arg("--config").arg(config).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{err}");
+    err
+}
+
 #[tokio::test]
 async fn a_wrong_configuration_is_refused_whole() {
     let sandbox = Sandbox::new();
     let text = "id = 'db01'\nbogus = 1\n[probe]\ninterval = 7\n[[instances]]\naddress = 'nowhere'\npassword_file = '/no/such'\n";
     let config = sandbox.write("agent.toml", text);
-    let output = sandbox
-        .command("redkeeper-agent")
-        .arg("--config")
-        .arg(&config)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(78));
-    let err = String::from_utf8_lossy(&output.stderr);
+    let err = refused(&sandbox, "redkeeper-agent", &config, 78);
     let at = config.display();
     assert!(err.contains(&format!("{at}:2:1: bogus: unknown key")), "{err}");
     assert!(err.contains(&format!("{at}:4:1: probe.interval: ")), "{err}");
 
     let text = "id = 'db01'\n[[instances]]\naddress = 'nowhere'\n[[instances]]\naddress = '127.0.0.1:1'\npassword_file = '/no/such'\n";
     std::fs::write(&config, text).unwrap();
-    let output = sandbox
-        .command("redkeeper-agent")
-        .arg("--config")
-        .arg(&config)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(78));
-    let err = String::from_utf8_lossy(&output.stderr);
+    let err = refused(&sandbox, "redkeeper-agent", &config, 78);
     assert!(
         err.contains(":3:1: instances.0.address: \"nowhere\" has no port; write it as HOST:PORT"),
         "{err}"
@@ -243,14 +225,7 @@ async fn a_wrong_configuration_is_refused_whole() {
     );
 
     let config = sandbox.write("collector.toml", "id = 'a'\n[zookeper]\nservers = 'x'\n");
-    let output = sandbox
-        .command("redkeeper-collector")
-        .arg("--config")
-        .arg(&config)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(78));
-    let err = String::from_utf8_lossy(&output.stderr);
+    let err = refused(&sandbox, "redkeeper-collector", &config, 78);
     assert!(
         err.contains(":2:2: zookeper: unknown key; did you mean `zookeeper`?"),
         "{err}"
@@ -260,7 +235,7 @@ async fn a_wrong_configuration_is_refused_whole() {
 #[tokio::test]
 async fn the_example_files_are_valid() {
     let sandbox = Sandbox::new();
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config");
     for (binary, file) in [("redkeeper-agent", "agent"), ("redkeeper-collector", "collector")] {
         let file = folder.join(format!("{file}.example.toml"));
         let output = sandbox
@@ -283,14 +258,7 @@ async fn a_taken_port_is_a_clear_error_and_nothing_runs() {
     let _listener = std::net::TcpListener::bind(("127.0.0.1", taken.number)).unwrap();
     let text = format!("id = 'db01'\nadmin_listen = '127.0.0.1:{}'\n", taken.number);
     let config = sandbox.write("agent.toml", &text);
-    let output = sandbox
-        .command("redkeeper-agent")
-        .arg("--config")
-        .arg(&config)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let err = String::from_utf8_lossy(&output.stderr);
+    let err = refused(&sandbox, "redkeeper-agent", &config, 1);
     assert!(
         err.contains("cannot listen on") && err.contains("admin_listen"),
         "{err}"

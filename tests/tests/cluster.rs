@@ -49,8 +49,7 @@ async fn pair(sandbox: &Sandbox, zookeeper: &ZooKeeper, session_timeout: &str) -
         zookeeper.port.number
     );
     let a = sandbox.collector_with("a", &text).await;
-    let leads = || async { a.metric("redkeeper_leader") };
-    eventually("a leads", leads, |n| *n == Some(1.0)).await;
+    a.leads().await;
     let b = sandbox.collector_with("b", &text).await;
     let both = |answer: &Option<GetClusterStatusResponse>| {
         answer.as_ref().is_some_and(|answer| answer.members.len() == 2)

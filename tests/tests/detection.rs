@@ -8,7 +8,13 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use redkeeper_tests::{Sandbox, eventually, history, servers::Flavour, txnlog};
+use redkeeper_tests::{
+    Sandbox,
+    daemons::{Agent, Collector},
+    eventually, history,
+    servers::{Flavour, Redis},
+    txnlog,
+};
 
 const UP: &str = "UP/OK";
 /// Every reason of DOWN that a server which lives could be given.
@@ -86,21 +92,23 @@ async fn a_large_redis_is_down_before_its_connection_closes() {
     eventually("refused", || a.state(&id), |s| s == "DOWN/CONNECTION_REFUSED").await;
 }
 
+/// A Redis, the collector `a`, and an agent between them that probes each half second. The text is the id of the
+/// instance.
+async fn probed_each_half_second(sandbox: &Sandbox) -> (Redis, Collector, Agent, String) {
+    let redis = sandbox.redis().await;
+    let a = sandbox.collector("a", None).await;
+    let (interval, port) = (Duration::from_millis(500), redis.port.number);
+    let agent = sandbox
+        .agent_every(interval, "db01", &[port], &[a.grpc.number])
+        .await;
+    (redis, a, agent, format!("db01:{port}"))
+}
+
 /// Coarse bounds, so that a busy machine does not break them; `./bench detect` and `./bench hang` measure.
 #[tokio::test]
 async fn death_is_seen_at_once_and_a_hang_in_its_time() {
     let sandbox = Sandbox::new();
-    let mut redis = sandbox.redis().await;
-    let a = sandbox.collector("a", None).await;
-    let _agent = sandbox
-        .agent_every(
-            Duration::from_millis(500),
-            "db01",
-            &[redis.port.number],
-            &[a.grpc.number],
-        )
-        .await;
-    let id = format!("db01:{}", redis.port.number);
+    let (mut redis, a, _agent, id) = probed_each_half_second(&sandbox).await;
     eventually("UP", || a.state(&id), |s| s == UP).await;
     for _ in 0..5 {
         let start = Instant::now();
@@ -126,17 +134,7 @@ async fn death_is_seen_at_once_and_a_hang_in_its_time() {
 #[tokio::test]
 async fn a_hundred_restarts_within_an_interval_are_all_seen() {
     let sandbox = Sandbox::new();
-    let mut redis = sandbox.redis().await;
-    let a = sandbox.collector("a", None).await;
-    let _agent = sandbox
-        .agent_every(
-            Duration::from_millis(500),
-            "db01",
-            &[redis.port.number],
-            &[a.grpc.number],
-        )
-        .await;
-    let id = format!("db01:{}", redis.port.number);
+    let (mut redis, a, _agent, id) = probed_each_half_second(&sandbox).await;
     let run_id = || async { a.instance(&id).await.and_then(|i| i.verdict).map(|v| v.run_id) };
     for _ in 0..100 {
         sandbox.restart(&mut redis).await;
@@ -218,12 +216,9 @@ async fn an_agent_that_slept_for_twenty_seconds_accuses_nobody() {
 async fn a_flapping_instance_is_written_once_a_second_and_ends_true() {
     let sandbox = Sandbox::new();
     let zookeeper = sandbox.zookeeper().await;
-    let mut redis = sandbox.redis().await;
-    let a = sandbox.collector("a", Some(&zookeeper)).await;
-    let _agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
+    let (mut redis, a, _agent, id) = sandbox.reported_redis(Some(&zookeeper)).await;
     let reader = zookeeper.client().await;
-    let id = format!("db01:{}", redis.port.number);
-    eventually("UP", || zookeeper.state(&reader, &id), |s| s == UP).await;
+    eventually("UP in ZooKeeper", || zookeeper.state(&reader, &id), |s| s == UP).await;
     let start = Instant::now();
     let mut changes = 0;
     // It dies and comes back as fast as it can.

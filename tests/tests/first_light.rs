@@ -143,12 +143,9 @@ async fn crash_restart_and_hang_reach_zookeeper_and_both_collectors() {
 async fn a_dead_agent_is_unknown_never_down() {
     let sandbox = Sandbox::new();
     let zookeeper = sandbox.zookeeper().await;
-    let redis = sandbox.redis().await;
-    let a = sandbox.collector("a", Some(&zookeeper)).await;
-    let mut agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
+    let (_redis, _a, mut agent, id) = sandbox.reported_redis(Some(&zookeeper)).await;
     let reader = zookeeper.client().await;
-    let id = format!("db01:{}", redis.port.number);
-    eventually("UP", || zookeeper.state(&reader, &id), |s| s == UP).await;
+    eventually("UP in ZooKeeper", || zookeeper.state(&reader, &id), |s| s == UP).await;
 
     let mut deaf = Intervals::default();
     deaf.begin(check::wall_clock());
@@ -181,12 +178,9 @@ async fn a_dead_agent_is_unknown_never_down() {
 async fn equal_statuses_cause_no_write() {
     let sandbox = Sandbox::new();
     let zookeeper = sandbox.zookeeper().await;
-    let redis = sandbox.redis().await;
-    let a = sandbox.collector("a", Some(&zookeeper)).await;
-    let mut agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
+    let (_redis, a, mut agent, id) = sandbox.reported_redis(Some(&zookeeper)).await;
     let reader = zookeeper.client().await;
-    let id = format!("db01:{}", redis.port.number);
-    eventually("UP", || zookeeper.state(&reader, &id), |s| s == UP).await;
+    eventually("UP in ZooKeeper", || zookeeper.state(&reader, &id), |s| s == UP).await;
     let live = || zookeeper.json(&reader, "/redkeeper/publisher");
     eventually("live", live, |p| p.as_ref().is_some_and(|p| p["phase"] == "live")).await;
     let status_writes = || {
@@ -222,11 +216,7 @@ async fn equal_statuses_cause_no_write() {
 #[tokio::test]
 async fn standalone_needs_no_zookeeper_and_the_command_asks_it() {
     let sandbox = Sandbox::new();
-    let redis = sandbox.redis().await;
-    let a = sandbox.collector("a", None).await;
-    let _agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
-    let id = format!("db01:{}", redis.port.number);
-    eventually("UP", || a.state(&id), |s| s == UP).await;
+    let (_redis, a, _agent, id) = sandbox.reported_redis(None).await;
 
     let ask = |args: &[&str]| {
         let mut command = sandbox.command("redkeeper");

@@ -26,11 +26,7 @@ fn lint(page: &str) -> (bool, String) {
 #[tokio::test]
 async fn promtool_and_prometheus_find_type_and_help_of_everything() {
     let sandbox = Sandbox::new();
-    let redis = sandbox.redis().await;
-    let a = sandbox.collector("a", None).await;
-    let agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
-    let id = format!("db01:{}", redis.port.number);
-    eventually("UP", || a.state(&id), |s| s == "UP/OK").await;
+    let (_redis, a, agent, _) = sandbox.reported_redis(None).await;
     for port in [a.admin.number, a.http.number, agent.admin.number] {
         let page = http_get(port, "/metrics").unwrap();
         assert!(page.contains("redkeeper_tasks_alive{"), "{page}");

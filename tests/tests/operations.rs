@@ -141,8 +141,7 @@ async fn a_second_signal_ends_a_collector_that_takes_long_to_stop() {
     let sandbox = Sandbox::new();
     let zookeeper = sandbox.zookeeper().await;
     let mut a = sandbox.collector("a", Some(&zookeeper)).await;
-    let leads = || async { a.metric("redkeeper_leader") };
-    eventually("a leads", leads, |n| *n == Some(1.0)).await;
+    a.leads().await;
     // The hand-over waits for an answer that does not come.
     zookeeper.process.signal(Signal::SIGSTOP);
     a.process.signal(Signal::SIGTERM);
@@ -167,8 +166,7 @@ async fn a_collector_that_stops_says_so_drains_and_hands_over_in_order() {
     let sandbox = Sandbox::new();
     let zookeeper = sandbox.zookeeper().await;
     let mut a = sandbox.collector("a", Some(&zookeeper)).await;
-    let leads = || async { a.metric("redkeeper_leader") };
-    eventually("a leads", leads, |n| *n == Some(1.0)).await;
+    a.leads().await;
     let channel = a.channel().await.unwrap();
     let mut streams = Vec::new();
     for n in 0..20 {
@@ -248,15 +246,7 @@ async fn a_log_that_nobody_reads_holds_nothing_up() {
 
     let instances = (1..=1_000).map(|n| report("db01", n, v1::Reason::Ok));
     let instances: Vec<_> = instances.collect();
-    let parts = instances.chunks(64).map(|part| Snapshot {
-        instances: part.to_vec(),
-        last: part.last() == instances.last(),
-    });
-    let messages = [hello("db01", 1)].into_iter().chain(parts.map(Message::Snapshot));
-    let messages: Vec<_> = (1..).zip(messages).map(|(n, m)| message(n, m)).collect();
-    let stream = tokio_stream::iter(messages).chain(tokio_stream::pending());
-    let mut client = AgentServiceClient::new(a.channel().await.unwrap());
-    let _answers = client.report_status(stream).await.unwrap();
+    let _answers = a.hear("db01", &instances).await;
 
     let up = || async { a.metric("redkeeper_instances{state=\"UP\",reason=\"OK\"}") };
     eventually("all are UP", up, |n| *n == Some(1_000.0)).await;

@@ -27,8 +27,7 @@ async fn refused_writes_are_one_line_and_a_warning_and_hold_up_no_other() {
     );
     let a = sandbox.collector_with("a", &text).await;
     // From then on ZooKeeper has a transaction log.
-    let leads = || async { a.metric("redkeeper_leader") };
-    eventually("a leads", leads, |n| *n == Some(1.0)).await;
+    a.leads().await;
     let reports = |reason: v1::Reason| (1..=COUNT).map(|n| report("db01", n, reason)).collect::<Vec<_>>();
     let snapshot = Message::Snapshot(Snapshot {
         instances: reports(v1::Reason::Ok),

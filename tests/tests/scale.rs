@@ -115,11 +115,7 @@ async fn an_instance_stopped_and_continued_at_five_hertz_is_written_once_a_secon
 #[tokio::test]
 async fn an_agent_that_is_starved_accuses_nobody() {
     let sandbox = Sandbox::new();
-    let redis = sandbox.redis().await;
-    let a = sandbox.collector("a", None).await;
-    let agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
-    let id = format!("db01:{}", redis.port.number);
-    eventually("UP", || a.state(&id), |s| s == "UP/OK").await;
+    let (_redis, a, agent, id) = sandbox.reported_redis(None).await;
     for n in 0..24 {
         agent.process.signal(Signal::SIGSTOP);
         tokio::time::sleep(Duration::from_millis(100 + 20 * n)).await;

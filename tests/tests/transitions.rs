@@ -40,11 +40,7 @@ async fn transitions(a: &Collector, id: &str) -> Vec<v1::Transition> {
 async fn a_restart_of_the_agent_is_no_transition_and_moves_no_time() {
     let sandbox = Sandbox::new();
     let zookeeper = sandbox.zookeeper().await;
-    let redis = sandbox.redis().await;
-    let a = sandbox.collector("a", Some(&zookeeper)).await;
-    let mut agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
-    let id = format!("db01:{}", redis.port.number);
-    eventually("UP", || a.state(&id), |s| s == "UP/OK").await;
+    let (_redis, a, mut agent, id) = sandbox.reported_redis(Some(&zookeeper)).await;
     let first = a.instance(&id).await.unwrap().verdict.unwrap();
     let seen = transitions(&a, &id).await.len();
     let boot = agents(&a).await[0].boot_id.clone();

@@ -59,11 +59,7 @@ async fn up(collector: &Collector, id: &str) {
 #[tokio::test]
 async fn a_watcher_sees_every_change_once_and_can_resume() {
     let sandbox = Sandbox::new();
-    let mut redis = sandbox.redis().await;
-    let mut a = sandbox.collector("a", None).await;
-    let _agent = sandbox.agent("db01", &[redis.port.number], &[&a]).await;
-    let id = format!("db01:{}", redis.port.number);
-    up(&a, &id).await;
+    let (mut redis, mut a, _agent, id) = sandbox.reported_redis(None).await;
 
     let mut client = a.client().await;
     let mut first = watch(&mut client, "").await.unwrap();

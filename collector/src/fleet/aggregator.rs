@@ -8,7 +8,7 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 use redkeeper_core::{
-    fleet::{AgentInfo, Effect, Fleet, Input, Place, message_order::Arrival},
+    fleet::{AgentInfo, Effect, Fleet, Input, SlotKey, message_order::Arrival},
     ids::{InstanceId, Revision},
     time::{Mono, WallMs},
 };
@@ -288,7 +288,7 @@ impl Aggregator {
     }
 
     /// Updates the view's entry of an agent. Most messages move its live numbers only.
-    fn agent(&mut self, place: Place) {
+    fn agent(&mut self, place: SlotKey) {
         let Some(agent) = self.fleet.agents().at(place) else {
             return;
         };

@@ -12,7 +12,10 @@ use crate::{
     fleet::{aggregator::Aggregator, command::COMMANDS_MAX, view},
     leader::leadership::Leadership,
     publish::AUDIT_INTERVAL,
-    store::{Kind, Write, memory::Memory},
+    store::{
+        Kind, Write,
+        memory::{Memory, MemorySession},
+    },
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -98,16 +101,21 @@ async fn that_it_leads_is_told_at_once_and_that_it_no_longer_does() {
     a.end().await;
 }
 
+/// Writes the epoch into an empty store, and returns the session that did.
+async fn with_epoch(ensemble: &Memory, epoch: &str) -> (MemorySession, Layout) {
+    let hand = ensemble.connect().await.unwrap();
+    let layout = Layout::new("/redkeeper");
+    layout.ensure(&hand).await.unwrap();
+    let write = Write::Set(layout.epoch(), epoch.as_bytes().to_vec(), None);
+    hand.commit((&layout.epoch(), 0), vec![write]).await.unwrap();
+    (hand, layout)
+}
+
 /// Everything is deleted while only a follower lives, which had seen the fourth term.
 #[tokio::test(start_paused = true)]
 async fn a_wiped_zookeeper_does_not_begin_again_with_the_first_term() {
     let ensemble = Memory::default();
-    let hand = ensemble.connect().await.unwrap();
-    let layout = Layout::new("/redkeeper");
-    layout.ensure(&hand).await.unwrap();
-    let epoch = br#"{"epoch":4,"holder":"gone"}"#;
-    let write = Write::Set(layout.epoch(), epoch.to_vec(), None);
-    hand.commit((&layout.epoch(), 0), vec![write]).await.unwrap();
+    let (hand, layout) = with_epoch(&ensemble, r#"{"epoch":4,"holder":"gone"}"#).await;
     // A leader that lives: `a` follows.
     let candidate = layout.candidate("_c_x-n-");
     hand.create(&candidate, b"", Kind::EphemeralSequential)
@@ -131,12 +139,8 @@ async fn a_wiped_zookeeper_does_not_begin_again_with_the_first_term() {
 #[tokio::test(start_paused = true)]
 async fn an_epoch_written_by_a_vandal_is_no_end_of_all_terms() {
     let ensemble = Memory::default();
-    let hand = ensemble.connect().await.unwrap();
-    let layout = Layout::new("/redkeeper");
-    layout.ensure(&hand).await.unwrap();
     let epoch = format!("{{\"epoch\":{},\"holder\":\"vandal\"}}", u64::MAX);
-    let write = Write::Set(layout.epoch(), epoch.into_bytes(), None);
-    hand.commit((&layout.epoch(), 0), vec![write]).await.unwrap();
+    let (_hand, _) = with_epoch(&ensemble, &epoch).await;
     let mut a = Rig::start(&ensemble, "a");
     for term in 1..=2 {
         a.until("a leads", |d| d.phase == "leader" && d.epoch == term)

@@ -108,7 +108,15 @@ impl Rig {
         Self::over(&[]).await
     }
 
-    /// The same, over these statuses of an earlier leader.
+    /// A live term with `db:1`, which is OK.
+    async fn live() -> Self {
+        let mut rig = Self::new().await;
+        rig.put("db:1", Reason::Ok);
+        rig.until_live().await;
+        rig
+    }
+
+    /// A term that has just been claimed, over these statuses of an earlier leader.
     async fn over(held: &[(&str, Vec<u8>)]) -> Self {
         let (store, layout) = (FaultyStore::default(), Layout::new("/redkeeper"));
         let hand = store.memory.connect().await.unwrap();
@@ -165,6 +173,13 @@ impl Rig {
             time: WallMs(0),
         });
         self.publisher.replace(self.view.clone());
+    }
+
+    /// The fleet learns that `db:1` is OK, and the commit of it ends this long after now.
+    fn put_slowly(&mut self, time: Duration) {
+        let slow = Fault::After(Box::pin(tokio::time::sleep(time)));
+        self.store.plan_fault(Call::Commit, slow);
+        self.put("db:1", Reason::Ok);
     }
 
     /// The fleet forgets an instance.
@@ -351,9 +366,7 @@ async fn only_differences_from_the_earlier_leader_are_written() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_is_written_with_its_bucket_and_a_removal_deletes_the_znode() {
-    let mut rig = Rig::new().await;
-    rig.put("db:1", Reason::Ok);
-    rig.until_live().await;
+    let mut rig = Rig::live().await;
     let generation = rig.bucket("db:1", "gen").await;
     rig.put("db:1", Reason::ConnectionRefused);
     rig.until_reason("db:1", Some("CONNECTION_REFUSED")).await;
@@ -370,9 +383,7 @@ async fn a_change_is_written_with_its_bucket_and_a_removal_deletes_the_znode() {
 /// The log of the view does not reach back to the last change that was read.
 #[tokio::test(start_paused = true)]
 async fn a_term_that_missed_changes_compares_everything() {
-    let mut rig = Rig::new().await;
-    rig.put("db:1", Reason::Ok);
-    rig.until_live().await;
+    let mut rig = Rig::live().await;
     rig.view.log = ChangeLog::default();
     rig.view.put(&status("db:1", Reason::Loading), ORIGIN);
     rig.view.put(&status("db:2", Reason::Ok), ORIGIN);
@@ -383,9 +394,7 @@ async fn a_term_that_missed_changes_compares_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_sent_while_on_hold_and_the_newest_state_after_it() {
-    let mut rig = Rig::new().await;
-    rig.put("db:1", Reason::Ok);
-    rig.until_live().await;
+    let mut rig = Rig::live().await;
     assert!(rig.term.pause());
     assert!(!rig.term.pause(), "it is on hold already");
     rig.store.take_calls();
@@ -406,9 +415,7 @@ async fn nothing_is_sent_while_on_hold_and_the_newest_state_after_it() {
 async fn on_hold_the_answer_to_what_is_in_flight_counts_and_nothing_more_is_sent() {
     let mut rig = Rig::new().await;
     rig.until_live().await;
-    let slow = Fault::After(Box::pin(tokio::time::sleep(Duration::from_secs(1))));
-    rig.store.plan_fault(Call::Commit, slow);
-    rig.put("db:1", Reason::Ok);
+    rig.put_slowly(Duration::from_secs(1));
     rig.run_for(Duration::from_millis(100)).await;
     rig.term.pause();
     rig.store.take_multis();
@@ -422,9 +429,7 @@ async fn on_hold_the_answer_to_what_is_in_flight_counts_and_nothing_more_is_sent
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_fence_ends_the_term() {
-    let mut rig = Rig::new().await;
-    rig.put("db:1", Reason::Ok);
-    rig.until_live().await;
+    let mut rig = Rig::live().await;
     rig.depose().await;
     rig.put("db:1", Reason::ConnectionRefused);
     assert_eq!(rig.told().await, Input::Fenced);
@@ -456,9 +461,7 @@ async fn the_end_of_the_aggregator_ends_the_session() {
 async fn before_a_hand_over_batches_in_flight_are_waited_for() {
     let mut rig = Rig::new().await;
     rig.until_live().await;
-    let slow = Fault::After(Box::pin(tokio::time::sleep(Duration::from_secs(1))));
-    rig.store.plan_fault(Call::Commit, slow);
-    rig.put("db:1", Reason::Ok);
+    rig.put_slowly(Duration::from_secs(1));
     rig.run_for(Duration::from_millis(100)).await;
     assert_eq!(rig.reason("db:1").await, None);
     let start = Instant::now();

@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use super::AgentState;
 use crate::ids::AgentId;
 
-/// Slot of an agent. A slot is reused for another agent once its agent is forgotten; the generation `turn`
+/// Slot of an agent. A slot is reused for another agent once its agent is forgotten; the `generation`
 /// distinguishes them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub struct Place {
+pub struct SlotKey {
     index: u32,
-    turn: u32,
+    generation: u32,
 }
 
-impl Place {
+impl SlotKey {
     /// Index of the slot, below the largest number of agents that were known at one time.
     pub fn index(self) -> usize {
         self.index as usize
@@ -25,8 +25,8 @@ impl Place {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Agents {
     states: Vec<(u32, Option<AgentState>)>,
-    names: BTreeMap<AgentId, Place>,
-    free: Vec<Place>,
+    names: BTreeMap<AgentId, SlotKey>,
+    free: Vec<SlotKey>,
 }
 
 impl Agents {
@@ -41,19 +41,19 @@ impl Agents {
     }
 
     /// Slot of an agent.
-    pub fn place(&self, name: &AgentId) -> Option<Place> {
+    pub fn key(&self, name: &AgentId) -> Option<SlotKey> {
         self.names.get(name).copied()
     }
 
     /// The agent with this name.
     pub fn get(&self, name: &AgentId) -> Option<&AgentState> {
-        self.at(self.place(name)?)
+        self.at(self.key(name)?)
     }
 
     /// The agent in this slot.
-    pub fn at(&self, place: Place) -> Option<&AgentState> {
-        let (turn, state) = self.states.get(place.index())?;
-        state.as_ref().filter(|_| *turn == place.turn)
+    pub fn at(&self, place: SlotKey) -> Option<&AgentState> {
+        let (generation, state) = self.states.get(place.index())?;
+        state.as_ref().filter(|_| *generation == place.generation)
     }
 
     /// Iterates over all agents.
@@ -66,12 +66,12 @@ impl Agents {
     }
 
     pub(super) fn get_mut(&mut self, name: &AgentId) -> Option<&mut AgentState> {
-        self.at_mut(self.place(name)?)
+        self.at_mut(self.key(name)?)
     }
 
-    pub(super) fn at_mut(&mut self, place: Place) -> Option<&mut AgentState> {
-        let (turn, state) = self.states.get_mut(place.index())?;
-        state.as_mut().filter(|_| *turn == place.turn)
+    pub(super) fn at_mut(&mut self, place: SlotKey) -> Option<&mut AgentState> {
+        let (generation, state) = self.states.get_mut(place.index())?;
+        state.as_mut().filter(|_| *generation == place.generation)
     }
 
     /// The agent with this name, created by `make` if it is not known.
@@ -79,15 +79,15 @@ impl Agents {
         &mut self,
         name: &AgentId,
         state: impl FnOnce() -> AgentState,
-    ) -> (Place, &mut AgentState) {
-        let place = match self.place(name) {
+    ) -> (SlotKey, &mut AgentState) {
+        let place = match self.key(name) {
             Some(place) => place,
             None => {
                 let place = self.free.pop().unwrap_or_else(|| {
                     self.states.push((0, None));
                     // `AGENTS_MAX` is far below 4 billion.
                     let index = u32::try_from(self.states.len() - 1).unwrap_or(u32::MAX);
-                    Place { index, turn: 0 }
+                    SlotKey { index, generation: 0 }
                 });
                 self.names.insert(name.clone(), place);
                 place
@@ -98,9 +98,9 @@ impl Agents {
 
     pub(super) fn remove(&mut self, name: &AgentId) {
         if let Some(place) = self.names.remove(name) {
-            let turn = place.turn.wrapping_add(1);
-            self.states[place.index()] = (turn, None);
-            self.free.push(Place { turn, ..place });
+            let generation = place.generation.wrapping_add(1);
+            self.states[place.index()] = (generation, None);
+            self.free.push(SlotKey { generation, ..place });
         }
     }
 }
@@ -123,11 +123,11 @@ mod tests {
         assert_eq!((add(&mut agents, &a), agents.len()), (first, 2));
         agents.remove(&a);
         assert_eq!((agents.get(&a), agents.at(first)), (None, None));
-        assert_eq!(agents.place(&b), Some(second));
+        assert_eq!(agents.key(&b), Some(second));
         let again = add(&mut agents, &c);
         assert_eq!(again.index(), first.index());
         assert_eq!(agents.at(again).map(|agent| &agent.name), Some(&c));
-        assert_eq!(agents.at(first), None, "it is another's turn");
+        assert_eq!(agents.at(first), None, "the slot is another agent's");
         assert_eq!(agents.iter().count(), 2);
     }
 }

@@ -46,9 +46,9 @@ pub struct Member {
 const _: () = assert!(std::mem::size_of::<Member>() <= 32);
 
 impl Member {
-    /// Whether the progress that the agent proved is fresh at `beat`, its last heartbeat.
-    pub(super) fn is_fresh(&self, beat: Mono) -> bool {
-        self.progress + self.freshness_limit.get() > beat
+    /// Whether the progress that the agent proved is fresh at its last heartbeat.
+    pub(super) fn is_fresh(&self, last_heartbeat: Mono) -> bool {
+        self.progress + self.freshness_limit.get() > last_heartbeat
     }
 }
 

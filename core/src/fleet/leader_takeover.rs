@@ -27,7 +27,7 @@ impl AgentState {
     /// Grants a grace period, as if the agent had been heard now.
     fn grant(&mut self, now: Mono) {
         self.version += u64::from(self.silent);
-        (self.heard, self.beat, self.silent) = (now, now, false);
+        (self.heard, self.heartbeat_at, self.silent) = (now, now, false);
     }
 }
 

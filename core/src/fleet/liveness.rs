@@ -13,7 +13,7 @@ use crate::{
 impl AgentState {
     /// When the agent becomes silent if nothing more is heard. Messages without heartbeats prove no progress of probes.
     fn due(&self, silent_after: Duration) -> Mono {
-        (self.heard + silent_after).min(self.beat + silent_after * 2)
+        (self.heard + silent_after).min(self.heartbeat_at + silent_after * 2)
     }
 
     /// Schedules a check of the agent, if none is scheduled.
@@ -49,7 +49,7 @@ impl Fleet {
         agent.silent = true;
         agent.version += 1;
         let ids: Vec<_> = agent.members.iter().map(|member| member.id.clone()).collect();
-        let place = self.agents.place(name);
+        let place = self.agents.key(name);
         if ids.is_empty() {
             self.agents.remove(name);
             out.extend(place.map(Effect::Forgotten));
@@ -63,7 +63,7 @@ impl Fleet {
     }
 
     pub(super) fn uncontest(&mut self, id: &InstanceId, out: &mut Vec<Effect>) {
-        if let Some(stream) = self.contested.remove(id) {
+        if let Some(stream) = self.conflicts.remove(id) {
             out.push(Effect::Resend(stream));
         }
     }
@@ -77,7 +77,7 @@ impl Fleet {
         let present = &instance.status.verdict;
         let mut agent = self.agents.get_mut(&instance.status.agent);
         let silent = agent.as_ref().is_none_or(|agent| agent.silent);
-        let beat = agent.as_ref().map(|agent| agent.beat);
+        let beat = agent.as_ref().map(|agent| agent.heartbeat_at);
         let mut member = agent.as_mut().and_then(|agent| agent.members.get_mut(id));
         let limit = member.as_ref().map(|member| member.freshness_limit.get());
         let fresh = member

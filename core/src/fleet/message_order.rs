@@ -38,23 +38,23 @@ impl Origin {
 /// Ordinal of a boot of an agent, in the order in which boots were heard. Streams carry it because comparing numbers is
 /// cheaper than comparing the text of a boot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Life(u32);
+pub struct BootOrdinal(u32);
 
 /// Order of the messages of one agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Order {
+pub struct MessageOrder {
     boot: BootId,
-    life: Life,
+    ordinal: BootOrdinal,
     highest: Seq,
     retired: VecDeque<BootId>,
 }
 
-impl Order {
+impl MessageOrder {
     /// Starts with the first boot that is heard.
     pub fn new(boot: BootId) -> Self {
         Self {
             boot,
-            life: Life::default(),
+            ordinal: BootOrdinal::default(),
             highest: Seq(0),
             retired: VecDeque::new(),
         }
@@ -77,9 +77,9 @@ impl Order {
 
     /// Applies a Hello. A boot not seen before supersedes and retires the current one. Returns the ordinal of `boot`,
     /// or `None` if it is retired.
-    pub fn hello(&mut self, boot: &BootId) -> Option<Life> {
+    pub fn hello(&mut self, boot: &BootId) -> Option<BootOrdinal> {
         if *boot == self.boot {
-            return Some(self.life);
+            return Some(self.ordinal);
         }
         if self.retired.contains(boot) {
             return None;
@@ -91,8 +91,8 @@ impl Order {
             .push_back(std::mem::replace(&mut self.boot, boot.clone()));
         self.highest = Seq(0);
         // Cannot overflow in practice: one boot per second takes 136 years.
-        self.life.0 = self.life.0.saturating_add(1);
-        Some(self.life)
+        self.ordinal.0 = self.ordinal.0.saturating_add(1);
+        Some(self.ordinal)
     }
 
     /// Origin of a message of the current boot.
@@ -104,8 +104,8 @@ impl Order {
     }
 
     /// Applies the sequence of a message of the boot with this ordinal.
-    pub fn arrive(&mut self, life: Life, seq: Seq) -> Arrival {
-        if life != self.life {
+    pub fn accept(&mut self, ordinal: BootOrdinal, seq: Seq) -> Arrival {
+        if ordinal != self.ordinal {
             return Arrival::Superseded;
         }
         if seq <= self.highest {
@@ -128,10 +128,10 @@ mod tests {
     proptest! {
         #[test]
         fn each_sequence_is_news_at_most_once(seqs in proptest::collection::vec(1u64..50, 0..200)) {
-            let mut order = Order::new(boot(1));
+            let mut order = MessageOrder::new(boot(1));
             let mut news = std::collections::BTreeSet::new();
             for seq in seqs {
-                if order.arrive(Life::default(), Seq(seq)) == Arrival::New {
+                if order.accept(BootOrdinal::default(), Seq(seq)) == Arrival::New {
                     prop_assert!(news.insert(seq));
                 }
             }
@@ -139,21 +139,21 @@ mod tests {
 
         #[test]
         fn a_retired_boot_never_returns(hellos in proptest::collection::vec(0u8..20, 1..60)) {
-            let mut order = Order::new(boot(0));
+            let mut order = MessageOrder::new(boot(0));
             let (mut dead, mut lives) = (std::collections::BTreeSet::new(), std::collections::BTreeMap::new());
             let mut current = 0u8;
             for hello in hellos {
                 let accepted = order.hello(&boot(hello));
                 prop_assert_eq!(accepted.is_some(), !dead.contains(&hello));
-                if let Some(life) = accepted {
-                    prop_assert_eq!(*lives.entry(hello).or_insert(life), life);
+                if let Some(ordinal) = accepted {
+                    prop_assert_eq!(*lives.entry(hello).or_insert(ordinal), ordinal);
                     if hello != current {
                         dead.insert(current);
                         current = hello;
                     }
                 }
                 for gone in dead.iter().filter_map(|gone| lives.get(gone)) {
-                    prop_assert_eq!(order.arrive(*gone, Seq(1_000)), Arrival::Superseded);
+                    prop_assert_eq!(order.accept(*gone, Seq(1_000)), Arrival::Superseded);
                 }
             }
         }

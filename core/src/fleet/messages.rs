@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Place;
+use super::SlotKey;
 use crate::{
     fleet::message_order::{Arrival, Origin},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
@@ -112,15 +112,15 @@ pub enum Effect {
     /// This instance is no longer known.
     Removed(InstanceId),
     /// Something about the agent in this slot changed, such as its progress.
-    Agent(Place),
+    Agent(SlotKey),
     /// The agent that was in this slot is no longer known.
-    Forgotten(Place),
+    Forgotten(SlotKey),
     /// How the message counted.
     Arrived(Arrival),
     /// The stream must be ended: its boot is superseded.
     Superseded(u64),
     /// The stream must be ended: the agent in this slot, which is alive, has its id.
-    InUse(u64, Place),
+    InUse(u64, SlotKey),
     /// The stream must be ended: a bound is reached.
     Full(u64, &'static str),
     /// Two agents report the same instance; the first keeps it.

@@ -14,14 +14,14 @@ use std::{
 };
 
 use crate::{
-    fleet::message_order::{Life, Order, Origin},
+    fleet::message_order::{BootOrdinal, MessageOrder, Origin},
     id_map::IdMap,
     ids::{AgentId, InstanceId},
     status::{Reason, Status, Verdict},
     time::{Mono, WallMs},
 };
 
-pub use agent_slab::{Agents, Place};
+pub use agent_slab::{Agents, SlotKey};
 pub use clocks::{ClockOffset, OFFSET_MIN};
 pub use instances_of_agent::{FreshnessLimit, Member, Members};
 pub use messages::{AgentInfo, Effect, Input, Message, Report, Rival};
@@ -59,13 +59,13 @@ pub struct AgentState {
     /// message.
     pub version: u64,
     /// Order of its messages; `None` if it is known from ZooKeeper only.
-    pub order: Option<Order>,
+    pub order: Option<MessageOrder>,
     /// Its version and host, for display.
     pub greeting: Option<AgentInfo>,
     /// When it was last heard, or adopted.
     pub heard: Mono,
     /// When its last heartbeat, or Hello, was heard. The progress of probes is judged against it.
-    beat: Mono,
+    heartbeat_at: Mono,
     /// True if it has an entry in the deadlines.
     watched: bool,
     /// True if nothing was heard for `silent_after`, or no heartbeat for twice as long.
@@ -108,12 +108,12 @@ pub struct Fleet {
     silent_after: Duration,
     agents: Agents,
     /// The agent and the boot of each open stream.
-    streams: BTreeMap<u64, (Place, Life)>,
+    streams: BTreeMap<u64, (SlotKey, BootOrdinal)>,
     instances: IdMap<InstanceState>,
     /// When to check each agent again. An entry may be early, because the deadline has moved since, but is never late.
     deadlines: BTreeSet<(Mono, AgentId)>,
     /// Streams whose report of an instance lost against the owner of the instance.
-    contested: BTreeMap<InstanceId, u64>,
+    conflicts: BTreeMap<InstanceId, u64>,
     stepped: Mono,
 }
 
@@ -126,7 +126,7 @@ impl Fleet {
             streams: BTreeMap::new(),
             instances: IdMap::default(),
             deadlines: BTreeSet::new(),
-            contested: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
             stepped: now,
         }
     }
@@ -188,7 +188,7 @@ impl Fleet {
         }
         for agent in self.agents.iter_mut() {
             agent.heard = (agent.heard + late).min(now);
-            agent.beat = (agent.beat + late).min(now);
+            agent.heartbeat_at = (agent.heartbeat_at + late).min(now);
             for member in agent.members.iter_mut() {
                 member.progress = (member.progress + late).min(now);
             }
@@ -205,7 +205,7 @@ impl AgentState {
             order: None,
             greeting: None,
             heard: now,
-            beat: now,
+            heartbeat_at: now,
             watched: false,
             silent: false,
             connected: WallMs::default(),

@@ -73,8 +73,8 @@ impl Fleet {
                     .get(owner)
                     .is_some_and(|a| !a.silent && a.order.is_some())
             {
-                if self.contested.len() < CONFLICTS_MAX {
-                    self.contested.insert(id.clone(), stream);
+                if self.conflicts.len() < CONFLICTS_MAX {
+                    self.conflicts.insert(id.clone(), stream);
                 }
                 out.push(Effect::Conflict(id, name.clone()));
                 return;
@@ -178,7 +178,7 @@ impl Fleet {
 
     /// Removes an instance from its former owner; a silent agent without instances is then forgotten.
     fn taken_from(&mut self, owner: &AgentId, id: &InstanceId, out: &mut Vec<Effect>) -> Option<Member> {
-        let place = self.agents.place(owner)?;
+        let place = self.agents.key(owner)?;
         let agent = self.agents.at_mut(place)?;
         let member = agent.members.remove(id);
         if agent.silent && agent.members.is_empty() {

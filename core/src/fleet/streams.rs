@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{AgentInfo, AgentState, Effect, Fleet, Member, Message, Rival, is_collector_verdict};
 use crate::{
-    fleet::message_order::{Arrival, Order},
+    fleet::message_order::{Arrival, MessageOrder},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
     limits::AGENTS_MAX,
     status::Reason,
@@ -20,7 +20,7 @@ impl Fleet {
         greeting: AgentInfo,
         out: &mut Vec<Effect>,
     ) {
-        if self.agents.place(&greeting.agent).is_none() && self.agents.len() >= AGENTS_MAX {
+        if self.agents.key(&greeting.agent).is_none() && self.agents.len() >= AGENTS_MAX {
             out.push(Effect::Full(stream, "too many agents"));
             return;
         }
@@ -44,8 +44,8 @@ impl Fleet {
         }
         let order = agent
             .order
-            .get_or_insert_with(|| Order::new(greeting.boot.clone()));
-        let Some(life) = order.hello(&greeting.boot) else {
+            .get_or_insert_with(|| MessageOrder::new(greeting.boot.clone()));
+        let Some(ordinal) = order.hello(&greeting.boot) else {
             out.push(Effect::Superseded(stream));
             return;
         };
@@ -64,9 +64,9 @@ impl Fleet {
         agent.stream = Some(stream);
         agent.connected = wall;
         agent.snapshot = None;
-        agent.beat = now;
+        agent.heartbeat_at = now;
         agent.heard(now, silent_after, &mut self.deadlines);
-        self.streams.insert(stream, (place, life));
+        self.streams.insert(stream, (place, ordinal));
         out.push(Effect::Agent(place));
     }
 
@@ -89,9 +89,9 @@ impl Fleet {
     ) {
         let silent_after = self.silent_after;
         // The agent may have been forgotten meanwhile.
-        let arrived = self.streams.get(&stream).and_then(|(place, life)| {
+        let arrived = self.streams.get(&stream).and_then(|(place, ordinal)| {
             let agent = self.agents.at_mut(*place)?;
-            let arrival = agent.order.as_mut()?.arrive(*life, seq);
+            let arrival = agent.order.as_mut()?.accept(*ordinal, seq);
             Some((*place, agent, arrival))
         });
         let Some((place, agent, arrival)) = arrived else {
@@ -169,7 +169,7 @@ impl AgentState {
 
     /// Applies the ages of a heartbeat; returns the instances whose status no longer agrees with their progress.
     fn heartbeat(&mut self, now: Mono, ages: &[(Handle, Duration)]) -> Vec<InstanceId> {
-        self.beat = now;
+        self.heartbeat_at = now;
         for (handle, age) in ages {
             if let Some(member) = self.members.by_handle(*handle) {
                 member.progress = member.progress.max(now.before(*age));

@@ -35,6 +35,26 @@ pub(super) fn report(n: u32, reason: Reason) -> Report {
     }
 }
 
+/// What an agent says of itself with boot `n`.
+pub(super) fn greeting(agent: AgentId, n: u64) -> AgentInfo {
+    AgentInfo {
+        agent,
+        boot: boot(n),
+        version: String::new(),
+        host: String::new(),
+        address: String::new(),
+        clock: WallMs(0),
+    }
+}
+
+/// The origin of a report that came with this sequence of boot `n`.
+pub(super) fn origin(n: u64, seq: u64) -> Origin {
+    Origin {
+        boot: boot(n).tag(),
+        seq: Seq(seq),
+    }
+}
+
 pub(super) struct World {
     pub(super) fleet: Fleet,
     pub(super) now: Mono,
@@ -51,25 +71,46 @@ impl World {
         }
     }
 
+    /// An agent with boot 1, which has reported these instances as OK over stream 1, in a snapshot with this sequence.
+    pub(super) fn with_snapshot(seq: u64, instances: &[u32]) -> Self {
+        let mut w = Self::new();
+        w.hello(1, 1);
+        let reports = instances.iter().map(|n| report(*n, Reason::Ok));
+        w.message(1, seq, Message::Snapshot(reports.collect(), true));
+        w
+    }
+
     pub(super) fn step(&mut self, input: Input) {
         self.fleet.step(self.now, WallMs(7), input, &mut self.out);
     }
 
     pub(super) fn hello(&mut self, stream: u64, n: u64) {
-        let greeting = AgentInfo {
-            agent: agent(),
-            boot: boot(n),
-            version: String::new(),
-            host: String::new(),
-            address: String::new(),
-            clock: WallMs(0),
-        };
-        self.step(Input::Hello(stream, greeting));
+        self.step(Input::Hello(stream, greeting(agent(), n)));
     }
 
     /// Sends a message of boot `n`, whose stream has the same number.
     pub(super) fn message(&mut self, n: u64, seq: u64, message: Message) {
         self.step(Input::Message(n, Seq(seq), message));
+    }
+
+    /// The agent is restarted: stream 1 ends, and boot 2 reports instance 1 over stream 2.
+    fn restart(&mut self, reason: Reason) {
+        self.step(Input::Bye(1));
+        self.hello(2, 2);
+        self.message(2, 1, Message::Snapshot(vec![report(1, reason)], true));
+    }
+
+    /// Another agent reports instance 1 over stream 2. Returns its name.
+    fn second_reporter(&mut self, reason: Reason) -> AgentId {
+        let other = AgentId::new("db02").unwrap();
+        self.step(Input::Hello(2, greeting(other.clone(), 5)));
+        self.message(2, 1, Message::Snapshot(vec![report(1, reason)], true));
+        other
+    }
+
+    /// Adopts what the former leader published of an instance, with the origin of what it had heard.
+    pub(super) fn adopt(&mut self, n: u32, reason: Reason, origin: Origin) {
+        self.step(Input::Adopt(vec![(published(n, reason), origin)], true));
     }
 
     /// Lets time pass as the shell does: a step at each deadline.
@@ -89,10 +130,8 @@ impl World {
 
 #[test]
 fn silence_is_unknown_exactly_in_time_and_a_report_revives() {
-    let mut w = World::new();
-    w.hello(1, 1);
     let mut seq = 1;
-    w.message(1, seq, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    let mut w = World::with_snapshot(seq, &[1]);
     for _ in 0..5 {
         w.pass(Duration::from_secs(1));
         seq += 1;
@@ -124,13 +163,7 @@ fn silence_is_unknown_exactly_in_time_and_a_report_revives() {
 
 #[test]
 fn an_agent_that_talks_without_progress_is_stalled() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(
-        1,
-        1,
-        Message::Snapshot(vec![report(1, Reason::Ok), report(2, Reason::Ok)], true),
-    );
+    let mut w = World::with_snapshot(1, &[1, 2]);
     for beat in 1..=5u32 {
         w.pass(Duration::from_millis(500));
         let stuck = Duration::from_millis(500) * beat;
@@ -146,13 +179,7 @@ fn an_agent_that_talks_without_progress_is_stalled() {
 
 #[test]
 fn what_the_snapshot_leaves_out_is_gone() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(
-        1,
-        1,
-        Message::Snapshot(vec![report(1, Reason::Ok), report(2, Reason::Ok)], true),
-    );
+    let mut w = World::with_snapshot(1, &[1, 2]);
     w.hello(1, 1);
     w.out.clear();
     w.message(1, 5, Message::Snapshot(vec![report(1, Reason::Ok)], true));
@@ -162,16 +189,8 @@ fn what_the_snapshot_leaves_out_is_gone() {
 
 #[test]
 fn a_new_boot_retires_the_old_one_for_good() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 9, Message::Snapshot(vec![report(1, Reason::Ok)], true));
-    w.step(Input::Bye(1));
-    w.hello(2, 2);
-    w.step(Input::Message(
-        2,
-        Seq(1),
-        Message::Snapshot(vec![report(1, Reason::ConnectionRefused)], true),
-    ));
+    let mut w = World::with_snapshot(9, &[1]);
+    w.restart(Reason::ConnectionRefused);
     assert_eq!(w.reason(1), Reason::ConnectionRefused);
     w.out.clear();
     w.hello(3, 1);
@@ -181,26 +200,15 @@ fn a_new_boot_retires_the_old_one_for_good() {
 
 #[test]
 fn a_restarted_agent_does_not_erase_what_is_known() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 9, Message::Snapshot(vec![report(1, Reason::Ok)], true));
-    w.step(Input::Bye(1));
-    w.hello(2, 2);
-    w.step(Input::Message(
-        2,
-        Seq(1),
-        Message::Snapshot(vec![report(1, Reason::NotProbed)], true),
-    ));
+    let mut w = World::with_snapshot(9, &[1]);
+    w.restart(Reason::NotProbed);
     assert_eq!(w.reason(1), Reason::Ok);
 }
 
 #[test]
 fn adopted_statuses_have_a_full_grace_period() {
     let mut w = World::new();
-    w.step(Input::Adopt(
-        vec![(published(1, Reason::Ok), Origin::default())],
-        true,
-    ));
+    w.adopt(1, Reason::Ok, Origin::default());
     w.pass(SILENT - Duration::from_millis(1));
     assert_eq!(w.reason(1), Reason::Ok);
     w.pass(Duration::from_millis(1));
@@ -254,53 +262,34 @@ fn no_pause_silences_anybody_however_short_silence_is() {
     }
 }
 
-/// Adopts what the former leader published, with the boot and sequence in which it had heard it.
-fn adopt(w: &mut World, reason: Reason, n: u64, seq: u64) {
-    let origin = Origin {
-        boot: boot(n).tag(),
-        seq: Seq(seq),
-    };
-    w.step(Input::Adopt(vec![(published(1, reason), origin)], true));
-}
-
 #[test]
 fn a_take_over_does_not_publish_what_is_older_than_what_is_published() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 5, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    let mut w = World::with_snapshot(5, &[1]);
     // Older, or of a retired boot: no news.
-    adopt(&mut w, Reason::Loading, 1, 4);
+    w.adopt(1, Reason::Loading, origin(1, 4));
     assert_eq!(w.reason(1), Reason::Ok);
     // The former leader had heard more, although this one hears the agent too.
-    adopt(&mut w, Reason::Loading, 1, 6);
+    w.adopt(1, Reason::Loading, origin(1, 6));
     assert_eq!(w.reason(1), Reason::Loading);
     // The older message arrives late.
     w.message(1, 5, Message::Changes(vec![report(1, Reason::Ok)]));
     assert_eq!(w.reason(1), Reason::Loading);
     w.message(1, 7, Message::Changes(vec![report(1, Reason::Ok)]));
     assert_eq!(w.reason(1), Reason::Ok);
-    w.step(Input::Bye(1));
-    w.hello(2, 2);
-    w.step(Input::Message(
-        2,
-        Seq(1),
-        Message::Snapshot(vec![report(1, Reason::ConnectionRefused)], true),
-    ));
-    adopt(&mut w, Reason::Ok, 1, 9);
+    w.restart(Reason::ConnectionRefused);
+    w.adopt(1, Reason::Ok, origin(1, 9));
     assert_eq!(w.reason(1), Reason::ConnectionRefused, "a retired boot is older");
     // A boot that was never heard here: news only while the agent is not connected.
-    adopt(&mut w, Reason::Ok, 3, 1);
+    w.adopt(1, Reason::Ok, origin(3, 1));
     assert_eq!(w.reason(1), Reason::ConnectionRefused);
     w.step(Input::Bye(2));
-    adopt(&mut w, Reason::Ok, 3, 1);
+    w.adopt(1, Reason::Ok, origin(3, 1));
     assert_eq!(w.reason(1), Reason::Ok);
 }
 
 #[test]
 fn an_old_verdict_is_not_fresh_because_the_agent_restarted() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    let mut w = World::with_snapshot(1, &[1]);
     w.pass(SILENT * 2);
     for n in 2..6 {
         w.hello(n, n);
@@ -316,37 +305,16 @@ fn an_old_verdict_is_not_fresh_because_the_agent_restarted() {
 
 #[test]
 fn what_an_agent_no_longer_has_is_not_adopted_again() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
-    w.step(Input::Adopt(
-        vec![(published(2, Reason::Ok), Origin::default())],
-        true,
-    ));
+    let mut w = World::with_snapshot(1, &[1]);
+    w.adopt(2, Reason::Ok, Origin::default());
     assert!(w.fleet.instance(&id(2)).is_none());
 }
 
 #[test]
 fn an_agent_that_is_silent_and_has_nothing_left_is_forgotten() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    let mut w = World::with_snapshot(1, &[1]);
     w.pass(SILENT);
-    let other = AgentId::new("db02").unwrap();
-    let greeting = AgentInfo {
-        agent: other.clone(),
-        boot: boot(5),
-        version: String::new(),
-        host: String::new(),
-        address: String::new(),
-        clock: WallMs(0),
-    };
-    w.step(Input::Hello(2, greeting));
-    w.step(Input::Message(
-        2,
-        Seq(1),
-        Message::Snapshot(vec![report(1, Reason::Ok)], true),
-    ));
+    let other = w.second_reporter(Reason::Ok);
     assert_eq!(w.fleet.instance(&id(1)).unwrap().status.agent, other);
     assert!(w.fleet.agents().get(&agent()).is_none());
     assert!(w.out.iter().any(|effect| matches!(effect, Effect::Forgotten(_))));
@@ -358,9 +326,7 @@ fn an_agent_that_is_silent_and_has_nothing_left_is_forgotten() {
 
 #[test]
 fn our_own_sleep_silences_nobody() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    let mut w = World::with_snapshot(1, &[1]);
     w.now = w.now + Duration::from_secs(60);
     w.step(Input::Tick);
     assert_eq!(w.reason(1), Reason::Ok);
@@ -369,26 +335,8 @@ fn our_own_sleep_silences_nobody() {
 
 #[test]
 fn a_second_reporter_does_not_take_a_live_instance() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
-    let other = AgentId::new("db02").unwrap();
-    w.step(Input::Hello(
-        2,
-        AgentInfo {
-            agent: other.clone(),
-            boot: boot(5),
-            version: String::new(),
-            host: String::new(),
-            address: String::new(),
-            clock: WallMs(0),
-        },
-    ));
-    w.step(Input::Message(
-        2,
-        Seq(1),
-        Message::Snapshot(vec![report(1, Reason::ConnectionRefused)], true),
-    ));
+    let mut w = World::with_snapshot(1, &[1]);
+    let other = w.second_reporter(Reason::ConnectionRefused);
     assert_eq!(w.reason(1), Reason::Ok);
     assert!(w.out.contains(&Effect::Conflict(id(1), other)));
     w.message(1, 2, Message::Gone(vec![Handle(1)]));
@@ -425,9 +373,7 @@ proptest! {
     /// Without a report of an agent, nothing is ever DOWN; nothing is silent or stalled before its time.
     #[test]
     fn silence_is_never_down(gaps in proptest::collection::vec(0u64..6_000, 1..40)) {
-        let mut w = World::new();
-        w.hello(1, 1);
-        w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+        let mut w = World::with_snapshot(1, &[1]);
         for (n, gap) in gaps.into_iter().enumerate() {
             w.pass(Duration::from_millis(gap));
             let verdict = w.fleet.instance(&id(1)).unwrap().status.verdict.clone();
@@ -442,9 +388,7 @@ proptest! {
 
 #[test]
 fn an_agent_that_is_back_without_progress_is_not_silent_but_stalled() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    let mut w = World::with_snapshot(1, &[1]);
     w.pass(SILENT);
     assert_eq!(w.reason(1), Reason::AgentSilent);
     let stuck = Report {
@@ -464,9 +408,7 @@ fn an_agent_that_is_back_without_progress_is_not_silent_but_stalled() {
 
 #[test]
 fn an_agent_that_sends_no_heartbeats_is_silent() {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
+    let mut w = World::with_snapshot(1, &[1]);
     for seq in 2..=6 {
         w.pass(Duration::from_secs(1));
         w.message(1, seq, Message::Changes(vec![report(2, Reason::Ok)]));

@@ -14,10 +14,7 @@ fn beat(w: &mut World, stream: u64, seq: u64) {
 
 /// An agent that reports over stream 1 with boot 1.
 fn holder() -> World {
-    let mut w = World::new();
-    w.hello(1, 1);
-    w.message(1, 1, Message::Snapshot(vec![report(1, Reason::Ok)], true));
-    w
+    World::with_snapshot(1, &[1])
 }
 
 /// Whether the effects say that this stream was refused.

@@ -1,10 +1,10 @@
 //! Tests of the time since which a state lasts, over restarts and with clocks that are off.
 
 use super::{
-    tests::{World, agent, boot, id, published, report},
+    tests::{World, agent, greeting, id, origin, report},
     *,
 };
-use crate::ids::{Handle, Seq};
+use crate::ids::Handle;
 
 fn told(since: u64, bound: bool, run_id: &str, restarts: u32) -> Report {
     let mut report = report(1, Reason::Ok);
@@ -62,17 +62,13 @@ fn what_is_published_is_remembered() {
     let mut w = World::new();
     w.hello(1, 2);
     w.message(1, 1, Message::Snapshot(vec![told(500, true, "r1", 0)], true));
-    let origin = Origin {
-        boot: boot(1).tag(),
-        seq: Seq(7),
-    };
-    w.step(Input::Adopt(vec![(published(1, Reason::Ok), origin)], true));
+    w.adopt(1, Reason::Ok, origin(1, 7));
     assert_eq!(remembered(&w).0, 1);
     w.message(1, 2, Message::Changes(vec![told(500, true, "r1", 0)]));
     assert_eq!(remembered(&w).0, 1);
     // Another state is not an earlier beginning of this one.
     w.message(1, 3, Message::Changes(vec![report(1, Reason::Loading)]));
-    w.step(Input::Adopt(vec![(published(1, Reason::Ok), origin)], true));
+    w.adopt(1, Reason::Ok, origin(1, 7));
     assert_eq!(w.reason(1), Reason::Loading);
 }
 
@@ -82,12 +78,8 @@ fn times_of_an_agent_whose_clock_is_off_are_corrected() {
     let hour = 3_600_000;
     let mut w = World::new();
     let greeting = AgentInfo {
-        agent: agent(),
-        boot: boot(1),
-        version: String::new(),
-        host: String::new(),
-        address: String::new(),
         clock: WallMs(hour + 7),
+        ..greeting(agent(), 1)
     };
     w.step(Input::Hello(1, greeting));
     w.message(

@@ -77,6 +77,13 @@ impl Bench {
         }
     }
 
+    /// A server that is UP.
+    fn served() -> Self {
+        let mut bench = Self::new();
+        bench.up();
+        bench
+    }
+
     fn input(&mut self, input: Input) {
         self.prober
             .step(self.now, WallMs(self.now.0 / 1000), input, &mut self.out);
@@ -151,6 +158,12 @@ impl Bench {
         }
     }
 
+    /// Accepts and answers what is there to accept and to answer.
+    fn serve(&mut self) {
+        self.accept();
+        self.answer();
+    }
+
     fn close(&mut self) {
         if self.open {
             self.open = false;
@@ -182,10 +195,7 @@ impl Bench {
 
     fn up(&mut self) {
         let until = self.now + 2000 * MS;
-        self.run(until, |b| {
-            b.accept();
-            b.answer();
-        });
+        self.run(until, Self::serve);
         assert_eq!(self.prober.verdict().state(), State::Up);
     }
 
@@ -215,8 +225,7 @@ fn up_needs_two_replies_and_knows_run_id() {
 
 #[test]
 fn death_is_believed_at_once() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.close();
     assert!(bench.connecting, "reconnects at once");
     bench.refuse();
@@ -225,8 +234,7 @@ fn death_is_believed_at_once() {
 
 #[test]
 fn a_reconnection_that_a_dying_server_accepts_is_repeated_at_once() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.close();
     bench.accept();
     bench.close();
@@ -239,8 +247,7 @@ fn a_reconnection_that_a_dying_server_accepts_is_repeated_at_once() {
 
 #[test]
 fn a_restart_between_two_probes_stays_up_and_is_counted() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.close();
     bench.accept();
     bench.pending.clear();
@@ -259,8 +266,7 @@ fn a_restart_between_two_probes_stays_up_and_is_counted() {
 
 #[test]
 fn silence_is_down_exactly_at_hang_after() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     let last = bench.last_valid;
     bench.run(last + 2999 * MS, Bench::accept);
     assert_eq!(bench.reason(), Reason::Ok);
@@ -273,8 +279,7 @@ fn silence_is_down_exactly_at_hang_after() {
 
 #[test]
 fn our_own_sleep_is_not_held_against_the_server() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     // One PING is out, then the agent sleeps for 20 s and its timer fires before the reply is read.
     bench.now = bench.prober.next_deadline();
     bench.input(Input::Tick);
@@ -325,8 +330,7 @@ fn a_server_that_speaks_first_and_hangs_up_is_not_dead() {
 
 #[test]
 fn a_proxy_that_takes_the_password_for_a_dead_server_is_down() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.prober.config.authenticate = true;
     for _ in 0..4 {
         bench.close();
@@ -343,8 +347,7 @@ fn a_proxy_that_takes_the_password_for_a_dead_server_is_down() {
 
 #[test]
 fn a_full_server_behind_a_password_is_not_hammered_and_is_told() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.prober.config.authenticate = true;
     bench.close();
     bench.accept();
@@ -358,8 +361,7 @@ fn a_full_server_behind_a_password_is_not_hammered_and_is_told() {
 
 #[test]
 fn a_peer_that_hangs_up_after_each_answer_is_not_hammered() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.close();
     assert!(bench.connecting);
     bench.accept();
@@ -370,8 +372,7 @@ fn a_peer_that_hangs_up_after_each_answer_is_not_hammered() {
 
 #[test]
 fn a_peer_that_talks_by_itself_is_left() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     for _ in 0..UNASKED_MAX {
         bench.input(Input::Replied(Reply::Text("PONG".into())));
         assert!(bench.open);
@@ -383,8 +384,7 @@ fn a_peer_that_talks_by_itself_is_left() {
 
 #[test]
 fn a_state_that_changes_again_and_again_is_flapping_for_ten_minutes() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     let turn = |bench: &mut Bench, n: u32| {
         if n.is_multiple_of(2) {
             bench.close();
@@ -398,13 +398,9 @@ fn a_state_that_changes_again_and_again_is_flapping_for_ten_minutes() {
         turn(&mut bench, n);
     }
     assert!(bench.prober.verdict().flapping);
-    let serve = |b: &mut Bench| {
-        b.accept();
-        b.answer();
-    };
-    bench.run(bench.now + 580_000 * MS, serve);
+    bench.run(bench.now + 580_000 * MS, Bench::serve);
     assert!(bench.prober.verdict().flapping);
-    bench.run(bench.now + 21_000 * MS, serve);
+    bench.run(bench.now + 21_000 * MS, Bench::serve);
     assert!(!bench.prober.verdict().flapping);
     (0..7).for_each(|n| turn(&mut bench, n));
     assert!(bench.prober.verdict().flapping);
@@ -434,8 +430,7 @@ fn what_is_no_redis_never_becomes_down() {
 
 #[test]
 fn slow_connections_are_no_hang() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.close();
     for _ in 0..2 {
         bench.now = bench.prober.next_deadline().max(bench.now + 1000 * MS);

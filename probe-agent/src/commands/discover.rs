@@ -48,7 +48,7 @@ pub fn main(loaded: Result<Config, ConfigError>, explain: bool) -> ExitCode {
             .map(|(address, id)| (address, id.to_string()));
         terminal::answer(&table(&found, &ids.collect()))
     } else {
-        let taken = found.iter().filter(|candidate| candidate.left.is_none());
+        let taken = found.iter().filter(|candidate| candidate.rejection.is_none());
         let text: String = taken
             .map(|candidate| format!("{}\n", candidate.address))
             .collect();
@@ -77,8 +77,8 @@ fn table(found: &[Candidate], ids: &BTreeMap<String, String>) -> String {
             "" => "-",
             address => address,
         };
-        let id = ids.get(address).filter(|_| candidate.left.is_none());
-        let (taken, id, why) = match (&candidate.left, id) {
+        let id = ids.get(address).filter(|_| candidate.rejection.is_none());
+        let (taken, id, why) = match (&candidate.rejection, id) {
             (None, Some(id)) => ("yes", id.as_str(), String::new()),
             (None, None) => (
                 "no",

@@ -15,18 +15,18 @@ pub struct Candidate {
     /// How it was found, human-readable.
     pub source: String,
     /// It was found by its process, which is therefore alive.
-    pub lives: bool,
+    pub process_alive: bool,
     /// It speaks TLS only.
     pub tls: bool,
     /// The server has reported its `run_id`, and no other candidate has the same one.
-    pub told: bool,
+    pub identified: bool,
     /// Why it is rejected; `None` if it is accepted.
-    pub left: Option<Left>,
+    pub rejection: Option<Rejection>,
 }
 
 /// Why a candidate is rejected.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Left {
+pub enum Rejection {
     /// Its server is already monitored under a configured address.
     Configured(String),
     /// Its server is monitored at another discovered address.
@@ -39,7 +39,7 @@ pub enum Left {
     Because(String),
 }
 
-impl fmt::Display for Left {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configured(address) if address.is_empty() => write!(f, "is configured by name"),
@@ -57,20 +57,20 @@ impl Candidate {
         Self {
             address: address.into(),
             source: source.into(),
-            lives: false,
+            process_alive: false,
             tls: false,
-            told: false,
-            left: None,
+            identified: false,
+            rejection: None,
         }
     }
 
-    pub(super) fn nowhere(source: impl Into<String>) -> Self {
+    pub(super) fn without_address(source: impl Into<String>) -> Self {
         Self::new("", source)
     }
 
-    pub(super) fn left(self, why: impl Into<String>) -> Self {
+    pub(super) fn rejected(self, why: impl Into<String>) -> Self {
         Self {
-            left: Some(Left::Because(why.into())),
+            rejection: Some(Rejection::Because(why.into())),
             ..self
         }
     }

@@ -23,7 +23,9 @@ pub(super) fn candidates(patterns: &[String]) -> Vec<Candidate> {
         let paths = match glob::glob(pattern) {
             Ok(paths) => paths,
             Err(e) => {
-                found.push(Candidate::nowhere(pattern).left(format!("is not a valid pattern: {e}")));
+                found.push(
+                    Candidate::without_address(pattern).rejected(format!("is not a valid pattern: {e}")),
+                );
                 continue;
             }
         };
@@ -38,7 +40,10 @@ pub(super) fn candidates(patterns: &[String]) -> Vec<Candidate> {
                 Err(e) => {
                     let source = format!("folder {}", e.path().display());
                     if read.insert(e.path().to_owned()) {
-                        found.push(Candidate::nowhere(source).left(format!("cannot be read: {}", e.error())));
+                        found.push(
+                            Candidate::without_address(source)
+                                .rejected(format!("cannot be read: {}", e.error())),
+                        );
                     }
                 }
             }
@@ -52,21 +57,20 @@ fn by_file(path: &Path) -> Candidate {
     let mut conf = ServerConf::default();
     let mut includes = 0;
     if let Err(e) = read_conf(path, &mut conf, &mut includes) {
-        return Candidate::nowhere(source).left(format!("cannot be read: {e}"));
+        return Candidate::without_address(source).rejected(format!("cannot be read: {e}"));
     }
     if includes > INCLUDES_MAX {
         // The last directive wins, so what could be read may be overridden.
-        return Candidate::nowhere(source).left(format!(
+        return Candidate::without_address(source).rejected(format!(
             "includes {includes} files, of which {INCLUDES_MAX} are followed: name its address under [[instances]]"
         ));
     }
     if conf.sentinel {
-        return Candidate::nowhere(source).left(SENTINEL);
+        return Candidate::without_address(source).rejected(SENTINEL);
     }
     match conf.endpoint() {
-        None => {
-            Candidate::nowhere(source).left("listens nowhere (port 0, and neither tls-port nor unixsocket)")
-        }
+        None => Candidate::without_address(source)
+            .rejected("listens nowhere (port 0, and neither tls-port nor unixsocket)"),
         Some(Endpoint::Tls(address)) => Candidate {
             tls: true,
             ..Candidate::new(address, source)

@@ -19,7 +19,7 @@ pub(super) const CONFIRMED_AT_ONCE: usize = 16;
 
 /// What a server reports of itself.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct ServerIdentity {
     pub(super) run_id: String,
     pub(super) port: String,
     pub(super) role: Option<Role>,
@@ -70,20 +70,20 @@ impl From<ConnectFailure> for Unconfirmed {
 
 /// Connects and sends commands. Any RESP answer proves a server; INFO, if allowed, identifies it by `run_id` and
 /// `tcp_port`.
-pub(super) async fn confirm(target: &Target) -> Result<Told, Unconfirmed> {
+pub(super) async fn confirm(target: &Target) -> Result<ServerIdentity, Unconfirmed> {
     let ask = async {
         let mut connection = redis::connect(target, CONFIRM_TIMEOUT, &StepLog::default()).await?;
         let auth = target.credentials.is_some().then_some(Command::Auth);
         let commands: Vec<_> = auth.into_iter().chain([Command::Ping, Command::Info]).collect();
         let is_none = |how: String| Unconfirmed::IsNone(format!("cannot be spoken to: {how}"));
         connection.send(&commands).await.map_err(is_none)?;
-        let mut told = Told::default();
+        let mut told = ServerIdentity::default();
         for (n, command) in commands.iter().enumerate() {
             match connection.receive().await {
                 Received::Reply(Reply::Text(text)) if *command == Command::Info => {
                     let info = info::parse(&text);
                     let port = info::fields(&text).find(|(key, _)| *key == "tcp_port");
-                    told = Told {
+                    told = ServerIdentity {
                         run_id: info.run_id,
                         port: port.map_or("", |(_, port)| port).to_owned(),
                         role: info.role,

@@ -14,7 +14,7 @@ use redkeeper_core::status::Role;
 use crate::{blocking::BlockingPool, config::DiscoverySettings, redis::Target};
 
 use candidate::SENTINEL;
-pub use candidate::{Candidate, Known, Left};
+pub use candidate::{Candidate, Known, Rejection};
 use confirm::{CONFIRMED_AT_ONCE, Unconfirmed, confirm, run_ids};
 
 mod candidate;
@@ -55,24 +55,28 @@ pub async fn find(
     let configured: BTreeSet<_> = known.iter().map(|known| known.target.address.clone()).collect();
     let mut addresses = BTreeSet::new();
     let mut asked = Vec::new();
-    for (n, candidate) in found.iter_mut().enumerate().filter(|(_, c)| c.left.is_none()) {
-        candidate.left = if configured.contains(&candidate.address) {
-            Some(Left::Configured(String::new()))
+    for (n, candidate) in found
+        .iter_mut()
+        .enumerate()
+        .filter(|(_, c)| c.rejection.is_none())
+    {
+        candidate.rejection = if configured.contains(&candidate.address) {
+            Some(Rejection::Configured(String::new()))
         } else if !addresses.insert(candidate.address.clone()) {
-            Some(Left::Twice)
+            Some(Rejection::Twice)
         } else if ignore.iter().any(|pattern| pattern.matches(&candidate.address)) {
-            Some(Left::Unwanted("discovery.ignore says so"))
+            Some(Rejection::Unwanted("discovery.ignore says so"))
         } else {
             match target(&candidate.address) {
                 Ok(target) if candidate.tls && target.tls.is_none() => {
                     let why = "speaks TLS only: say whom to trust under [[access]] or [[instances]]";
-                    Some(Left::Because(why.to_owned()))
+                    Some(Rejection::Because(why.to_owned()))
                 }
                 Ok(target) => {
                     asked.push(async move { (n, confirm(&target).await) });
                     None
                 }
-                Err(why) => Some(Left::Because(why)),
+                Err(why) => Some(Rejection::Because(why)),
             }
         };
     }
@@ -91,20 +95,20 @@ pub async fn find(
     let mut servers = BTreeMap::<String, String>::new();
     for (n, answer) in answers {
         let candidate = &mut found[n];
-        candidate.left = match answer {
+        candidate.rejection = match answer {
             // Its process is alive: it is an instance, and its status will say what is wrong with it.
-            Err(Unconfirmed::NoAnswer(_)) if candidate.lives => None,
-            Err(Unconfirmed::NoAnswer(why) | Unconfirmed::IsNone(why)) => Some(Left::Because(why)),
-            Ok(told) if told.role == Some(Role::Sentinel) => Some(Left::Unwanted(SENTINEL)),
+            Err(Unconfirmed::NoAnswer(_)) if candidate.process_alive => None,
+            Err(Unconfirmed::NoAnswer(why) | Unconfirmed::IsNone(why)) => Some(Rejection::Because(why)),
+            Ok(told) if told.role == Some(Role::Sentinel) => Some(Rejection::Unwanted(SENTINEL)),
             // The server does not identify itself.
             Ok(told) if told.run_id.is_empty() => None,
             Ok(told) => match watched.get(&told.run_id) {
-                Some(address) => Some(Left::Configured(address.clone())),
+                Some(address) => Some(Rejection::Configured(address.clone())),
                 None => {
                     let server = format!("{} {}", told.run_id, told.port);
-                    let left = servers.get(&server).cloned().map(Left::Same);
+                    let left = servers.get(&server).cloned().map(Rejection::Same);
                     servers.entry(server).or_insert_with(|| candidate.address.clone());
-                    candidate.told = left.is_none();
+                    candidate.identified = left.is_none();
                     left
                 }
             },

@@ -24,7 +24,7 @@ pub(super) fn candidates(names: &[String]) -> Vec<Candidate> {
     }
     let patterns: Vec<_> = names.iter().filter_map(|name| Pattern::new(name).ok()).collect();
     let Ok(folders) = fs::read_dir("/proc") else {
-        return vec![Candidate::nowhere("/proc").left("cannot be read: no process is seen")];
+        return vec![Candidate::without_address("/proc").rejected("cannot be read: no process is seen")];
     };
     let here = Namespace::own();
     let mut pids: Vec<_> = folders
@@ -35,7 +35,7 @@ pub(super) fn candidates(names: &[String]) -> Vec<Candidate> {
     let mut found = Vec::new();
     if fs::read("/proc/1/comm").is_err() {
         let why = "hides the processes of other users (hidepid, or ProtectProc of systemd): their servers are not seen";
-        found.push(Candidate::nowhere("/proc").left(why));
+        found.push(Candidate::without_address("/proc").rejected(why));
     }
     for pid in pids {
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -50,7 +50,7 @@ pub(super) fn candidates(names: &[String]) -> Vec<Candidate> {
         if comm == "docker-proxy" {
             found.push(forwarder(&source, &title));
         } else if title.contains("[sentinel]") {
-            found.push(Candidate::nowhere(source).left(SENTINEL));
+            found.push(Candidate::without_address(source).rejected(SENTINEL));
         } else {
             found.extend(of_process(pid, &source, &title, elsewhere));
         }
@@ -94,13 +94,13 @@ fn listening(of: NamespaceOf) -> HashSet<u64> {
 /// Returns what a process listens on: from its sockets if they are visible, else from its title.
 fn of_process(pid: u32, source: &str, title: &str, elsewhere: bool) -> Vec<Candidate> {
     let alive = |address: String, source: String| Candidate {
-        lives: true,
+        process_alive: true,
         ..Candidate::new(address, source)
     };
     let Some(inodes) = sockets::of_process(pid) else {
         let Some(address) = by_title(title) else {
             let why = "its sockets cannot be seen without the right to, and its title tells no address";
-            return vec![Candidate::nowhere(source).left(why)];
+            return vec![Candidate::without_address(source).rejected(why)];
         };
         let source = format!("{source}, by its title");
         let Some(address) = (if elsewhere {
@@ -109,7 +109,7 @@ fn of_process(pid: u32, source: &str, title: &str, elsewhere: bool) -> Vec<Candi
             Some(address)
         }) else {
             let why = "is in another network namespace, and listens on its loopback only or cannot be seen";
-            return vec![Candidate::nowhere(source).left(why)];
+            return vec![Candidate::without_address(source).rejected(why)];
         };
         return vec![alive(address, source)];
     };
@@ -123,7 +123,7 @@ fn of_process(pid: u32, source: &str, title: &str, elsewhere: bool) -> Vec<Candi
     if ports.is_empty() {
         return match by_title(title).filter(|address| address.starts_with('/')) {
             Some(path) => vec![alive(path, source.to_owned())],
-            None => vec![Candidate::nowhere(source).left("listens on no TCP port")],
+            None => vec![Candidate::without_address(source).rejected("listens on no TCP port")],
         };
     }
     let outside = if elsewhere {
@@ -139,14 +139,14 @@ fn of_process(pid: u32, source: &str, title: &str, elsewhere: bool) -> Vec<Candi
         };
         let Some(ip) = ip else {
             let why = format!("listens on port {port} of another network namespace, on its loopback only");
-            return Candidate::nowhere(source).left(why);
+            return Candidate::without_address(source).rejected(why);
         };
         let candidate = alive(SocketAddr::new(ip, *port).to_string(), source.to_owned());
         match port
             .checked_sub(BUS_OFFSET)
             .filter(|base| ports.contains_key(base))
         {
-            Some(base) => candidate.left(format!("is the cluster bus of port {base}")),
+            Some(base) => candidate.rejected(format!("is the cluster bus of port {base}")),
             None => candidate,
         }
     };
@@ -222,13 +222,13 @@ fn forwarder(source: &str, title: &str) -> Candidate {
         value("-container-port"),
     );
     let (Some(host), Some(ip), Some(port)) = told else {
-        return Candidate::nowhere(source).left("forwards a port to a container");
+        return Candidate::without_address(source).rejected("forwards a port to a container");
     };
     let why = format!(
         "forwards to {ip}:{port} in a container, whose server is found by its own process; name 127.0.0.1:{host} \
          under [[instances]] to watch it through the forwarder"
     );
-    Candidate::new(format!("127.0.0.1:{host}"), source).left(why)
+    Candidate::new(format!("127.0.0.1:{host}"), source).rejected(why)
 }
 
 /// The address in a process title: `redis-server *:6379 [cluster]`, or `... unixsocket:/path`, or, if the server does
@@ -344,8 +344,14 @@ mod tests {
                      -container-port 6379 ";
         let candidate = forwarder("process 1 (docker-proxy)", title);
         assert_eq!(candidate.address, "127.0.0.1:6380");
-        assert!(candidate.left.unwrap().to_string().contains("172.17.0.2:6379"));
-        assert!(forwarder("p", "docker-proxy -host-port").left.is_some());
+        assert!(
+            candidate
+                .rejection
+                .unwrap()
+                .to_string()
+                .contains("172.17.0.2:6379")
+        );
+        assert!(forwarder("p", "docker-proxy -host-port").rejection.is_some());
         let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 172.17.0.0\n        \
                     /16 link UNICAST\n     |-- 172.17.0.2\n        /32 host LOCAL\n";
         assert_eq!(local_addresses(trie), ["172.17.0.2".parse().unwrap()].into());

@@ -12,7 +12,7 @@ use redkeeper_core::{ids::InstanceId, limits::AGENT_INSTANCES_MAX};
 
 use crate::{
     config::{DiscoveryConfig, InstanceConfig},
-    discovery::{Candidate, Left, state_file},
+    discovery::{Candidate, Rejection, state_file},
 };
 
 /// The discovered instances.
@@ -53,8 +53,8 @@ impl DiscoveredInstances {
             // monitored.
             let elsewhere = |c: &&Candidate| {
                 matches!(
-                    c.left,
-                    Some(Left::Configured(_) | Left::Same(_) | Left::Unwanted(_))
+                    c.rejection,
+                    Some(Rejection::Configured(_) | Rejection::Same(_) | Rejection::Unwanted(_))
                 )
             };
             if same.iter().any(elsewhere) {
@@ -62,19 +62,21 @@ impl DiscoveredInstances {
             }
             // A candidate that is found but does not answer, such as a hung server, has not vanished. If processes are
             // inspected, being named in a file alone does not count.
-            let there = same.iter().any(|c| c.left.is_none() || c.lives || !by_process);
+            let there = same
+                .iter()
+                .any(|c| c.rejection.is_none() || c.process_alive || !by_process);
             entry.config.probe.vanished = !there;
             if there {
                 entry.seen = now;
             }
             now.duration_since(entry.seen) < discovery.forget_after
         });
-        let told = found.iter().filter(|candidate| candidate.told);
+        let told = found.iter().filter(|candidate| candidate.identified);
         let told: BTreeSet<&str> = told.map(|candidate| candidate.address.as_str()).collect();
         let mut ids: BTreeMap<String, InstanceId> = self.ids();
-        for candidate in found.iter().filter(|candidate| candidate.left.is_none()) {
+        for candidate in found.iter().filter(|candidate| candidate.rejection.is_none()) {
             if !ids.contains_key(&candidate.address)
-                && let Some(id) = self.take(discovery, candidate, (taken, &told), now)
+                && let Some(id) = self.register(discovery, candidate, (taken, &told), now)
             {
                 ids.insert(candidate.address.clone(), id);
             }
@@ -89,7 +91,7 @@ impl DiscoveredInstances {
         self.entries.iter().map(one).collect()
     }
 
-    fn take(
+    fn register(
         &mut self,
         discovery: &DiscoveryConfig,
         candidate: &Candidate,
@@ -111,7 +113,8 @@ impl DiscoveredInstances {
         // Another instance has the short id. Both must prove in this scan that they are different servers.
         let is_other = |config: &InstanceConfig| {
             let holder = self.entries.get(&config.identity.id);
-            candidate.told && holder.is_none_or(|holder| told.contains(&*holder.config.identity.address))
+            candidate.identified
+                && holder.is_none_or(|holder| told.contains(&*holder.config.identity.address))
         };
         let proved = short.as_ref().is_some_and(is_other);
         let long = || {
@@ -164,7 +167,7 @@ impl DiscoveredInstances {
     ///
     /// # Errors
     /// When the file cannot be read, or is damaged.
-    pub fn recall(&mut self, discovery: &DiscoveryConfig, file: &Path, now: Instant) -> io::Result<()> {
+    pub fn load(&mut self, discovery: &DiscoveryConfig, file: &Path, now: Instant) -> io::Result<()> {
         for one in state_file::read(file)?.into_iter().take(AGENT_INSTANCES_MAX) {
             if let Ok(config) = discovery.instance_as(&one.address, &one.id) {
                 let id = config.identity.id.clone();
@@ -179,9 +182,9 @@ impl DiscoveredInstances {
         self.entries.is_empty()
     }
 
-    /// Serializes the instances in the format that [`recall`](Self::recall) reads.
-    pub fn memory(&self) -> String {
-        state_file::memory(self.ids())
+    /// Serializes the instances in the format that [`load`](Self::load) reads.
+    pub fn serialize(&self) -> String {
+        state_file::serialize(self.ids())
     }
 }
 

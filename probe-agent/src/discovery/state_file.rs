@@ -12,57 +12,57 @@ use serde::{Deserialize, Serialize};
 
 /// Content of the state file.
 #[derive(Serialize, Deserialize)]
-struct Memory {
-    discovered: Vec<Remembered>,
+struct StateFile {
+    discovered: Vec<StoredInstance>,
 }
 
 /// One stored instance. It keeps its id, whichever instance is found first after a restart.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Remembered {
+pub(super) struct StoredInstance {
     pub(super) address: String,
     pub(super) id: String,
 }
 
 /// Maximum size of the state file: 5,000 addresses of 256 bytes and ids of 128, with names and quotes.
-const MEMORY_BYTES_MAX: u64 = 3 * 1024 * 1024;
+const STATE_FILE_BYTES_MAX: u64 = 3 * 1024 * 1024;
 
 /// Reads what a previous run of the agent had discovered. A missing file counts as empty.
 ///
 /// # Errors
 /// When the file cannot be read, or is damaged.
-pub(super) fn read(file: &Path) -> io::Result<Vec<Remembered>> {
+pub(super) fn read(file: &Path) -> io::Result<Vec<StoredInstance>> {
     let text = match fs::metadata(file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
-        Ok(metadata) if metadata.len() > MEMORY_BYTES_MAX => {
+        Ok(metadata) if metadata.len() > STATE_FILE_BYTES_MAX => {
             return Err(io::Error::other("is too large to be what an agent wrote"));
         }
         Ok(_) => fs::read_to_string(file)?,
     };
-    let memory: Memory = serde_json::from_str(&text)?;
-    Ok(memory.discovered)
+    let text: StateFile = serde_json::from_str(&text)?;
+    Ok(text.discovered)
 }
 
 /// Serializes ids by address, in the format that [`read`] reads.
-pub(super) fn memory(ids: BTreeMap<String, InstanceId>) -> String {
-    let all = ids.into_iter().map(|(address, id)| Remembered {
+pub(super) fn serialize(ids: BTreeMap<String, InstanceId>) -> String {
+    let all = ids.into_iter().map(|(address, id)| StoredInstance {
         address,
         id: id.to_string(),
     });
-    let memory = Memory {
+    let text = StateFile {
         discovered: all.collect(),
     };
-    serde_json::to_string(&memory).unwrap_or_default()
+    serde_json::to_string(&text).unwrap_or_default()
 }
 
 /// Writes the state file atomically: it is complete at any time, also after a power failure.
 ///
 /// # Errors
 /// When the folder is missing or not writable.
-pub(crate) fn write(file: &Path, memory: &str) -> io::Result<()> {
+pub(crate) fn write(file: &Path, text: &str) -> io::Result<()> {
     let new = file.with_extension("new");
     let mut written = fs::File::create(&new)?;
-    written.write_all(memory.as_bytes())?;
+    written.write_all(text.as_bytes())?;
     written.sync_all()?;
     fs::rename(new, file)
 }

@@ -71,22 +71,22 @@ impl Process {
     }
 
     /// Finds the process by what INFO reports: its pid, and its uptime in seconds.
-    pub fn reported(at: &Place, (pid, uptime): (u32, u64)) -> Option<Self> {
+    pub fn reported(at: &Location, (pid, uptime): (u32, u64)) -> Option<Self> {
         at.is_here().then(|| Self::by_info(pid, uptime)).flatten()
     }
 
     /// Finds the process by its listening socket. Needs the permission to read other users' `/proc/PID/fd`, and may
     /// read much of `/proc`, so it must not run on the thread that probes.
-    pub fn search(at: &Place) -> Option<Self> {
+    pub fn search(at: &Location) -> Option<Self> {
         match at {
             _ if !at.is_here() => None,
-            Place::Tcp(address) => {
+            Location::Tcp(address) => {
                 let listening = sockets::listeners(NamespaceOf::Own).into_iter();
                 let accepting = listening.filter(|listener| listener.accepts(*address));
                 Self::holder(&accepting.map(|listener| listener.inode).collect())
             }
-            Place::Unix(path) => Self::holder(&sockets::unix_inodes(path)),
-            Place::Unknown => None,
+            Location::Unix(path) => Self::holder(&sockets::unix_inodes(path)),
+            Location::Unknown => None,
         }
     }
 
@@ -159,7 +159,7 @@ fn is_server(name: &str) -> bool {
 
 /// Where a server is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum Location {
     /// The address that took the connection, whatever name led to it.
     Tcp(SocketAddr),
     /// A Unix socket.
@@ -168,8 +168,8 @@ pub enum Place {
     Unknown,
 }
 
-impl Place {
-    /// The place of an open connection to `address`.
+impl Location {
+    /// The location of an open connection to `address`.
     pub fn of(address: &str, peer: Option<SocketAddr>) -> Self {
         match peer {
             Some(peer) => Self::Tcp(peer),
@@ -178,7 +178,7 @@ impl Place {
         }
     }
 
-    /// Whether a server at this place is on this host.
+    /// Whether a server at this location is on this host.
     fn is_here(&self) -> bool {
         match self {
             Self::Tcp(address) => is_local(address),
@@ -259,8 +259,8 @@ mod tests {
         }
     }
 
-    fn tcp(text: &str) -> Place {
-        Place::Tcp(text.parse().unwrap())
+    fn tcp(text: &str) -> Location {
+        Location::Tcp(text.parse().unwrap())
     }
 
     #[test]
@@ -279,7 +279,7 @@ mod tests {
         assert!(is_server("redis-server") && is_server("Valkey") && !is_server("nginx"));
         assert_eq!(Process::reported(&tcp("127.0.0.1:1"), (pid, 1_000_000_000)), None);
         assert_eq!(Process::reported(&tcp("192.0.2.1:6379"), (pid, age)), None);
-        assert_eq!(Process::reported(&Place::Unknown, (pid, age)), None);
+        assert_eq!(Process::reported(&Location::Unknown, (pid, age)), None);
     }
 
     #[test]

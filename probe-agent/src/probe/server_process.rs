@@ -12,7 +12,7 @@ use redkeeper_core::probe::ProcessState;
 use super::connection::poll_once;
 use crate::{
     blocking::BlockingPool,
-    host::process::{Place, Process},
+    host::process::{Location, Process},
 };
 
 /// Searches of `/proc`: more than two at a time would only wait for each other.
@@ -58,7 +58,7 @@ impl ServerProcess {
 
     /// Keeps the known process while it is alive and INFO reports the same pid; else determines it anew. `reported` is
     /// the pid and the uptime in seconds of INFO.
-    pub(super) fn locate(&mut self, place: &Place, reported: Option<(u32, u64)>) {
+    pub(super) fn locate(&mut self, location: &Location, reported: Option<(u32, u64)>) {
         let pid = reported.map(|(pid, _)| pid);
         let same = pid.is_none() || pid == self.reported_pid;
         let is_alive = |process: &Process| {
@@ -68,17 +68,17 @@ impl ServerProcess {
         };
         let known = self.known.filter(|process| same && is_alive(process));
         (self.from_previous_connection, self.reported_pid) = (false, pid.or(self.reported_pid));
-        self.known = known.or_else(|| reported.and_then(|reported| Process::reported(place, reported)));
+        self.known = known.or_else(|| reported.and_then(|reported| Process::reported(location, reported)));
         if self.known.is_none() {
-            self.start_search(place);
+            self.start_search(location);
         }
     }
 
     /// The present state of the process. If it is not known, it is searched for by the socket, once until something is
     /// answered; the result serves the next check.
-    pub(super) fn check(&mut self, place: &Place) -> ProcessState {
+    pub(super) fn check(&mut self, location: &Location) -> ProcessState {
         if self.known.is_none() && !std::mem::replace(&mut self.searched_since_answer, true) {
-            self.start_search(place);
+            self.start_search(location);
         }
         match self.known.map(|process| process.inspect()) {
             None => ProcessState::NotLocal,
@@ -89,10 +89,10 @@ impl ServerProcess {
         }
     }
 
-    fn start_search(&mut self, place: &Place) {
+    fn start_search(&mut self, location: &Location) {
         if !std::mem::replace(&mut self.searched_on_connection, true) {
-            let place = place.clone();
-            let search = SEARCHES.run(SEARCH_TIMEOUT, move || Process::search(&place));
+            let location = location.clone();
+            let search = SEARCHES.run(SEARCH_TIMEOUT, move || Process::search(&location));
             self.search = Some(Box::pin(async { search.await.flatten() }));
         }
     }

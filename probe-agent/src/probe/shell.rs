@@ -17,7 +17,7 @@ use super::{
     server_process::ServerProcess,
 };
 use crate::{
-    host::process::{Place, Process},
+    host::process::{Location, Process},
     redis::{self, StepLog, Steps, Target, tls},
 };
 
@@ -176,17 +176,17 @@ impl Shell {
             Effect::Disconnect => self.link = Link::default(),
             Effect::Send(commands) => self.send(&commands).await,
             Effect::LocateProcess(reported) => {
-                self.process.locate(&self.place(), reported);
+                self.process.locate(&self.location(), reported);
                 if self.waits_for_search {
                     self.process.finish_search().await;
                 }
             }
             Effect::CheckProcess => {
-                let place = self.place();
-                let mut state = self.process.check(&place);
+                let location = self.location();
+                let mut state = self.process.check(&location);
                 if self.waits_for_search {
                     self.process.finish_search().await;
-                    state = self.process.check(&place);
+                    state = self.process.check(&location);
                 }
                 self.inputs.push_back(Input::ProcessChecked(state));
             }
@@ -208,8 +208,8 @@ impl Shell {
         Box::pin(async move { redis::check_new_connection(&target, limit).await })
     }
 
-    fn place(&self) -> Place {
-        Place::of(&self.target.address, self.link.peer())
+    fn location(&self) -> Location {
+        Location::of(&self.target.address, self.link.peer())
     }
 
     async fn send(&mut self, commands: &[Command]) {

@@ -42,7 +42,7 @@ struct ProbeHandle {
 
 /// What all workers share.
 #[derive(Clone)]
-pub struct Common {
+pub struct SharedContext {
     /// Owner of all tasks.
     pub supervisor: Supervisor,
     /// Receives the verdicts.
@@ -57,21 +57,21 @@ pub struct Common {
 
 /// Owns the workers of all instances.
 pub struct ProbeSupervisor {
-    handles: Vec<ProbeHandle>,
-    common: Common,
+    probes: Vec<ProbeHandle>,
+    shared: SharedContext,
     reloads: mpsc::Receiver<Vec<InstanceConfig>>,
 }
 
 impl ProbeSupervisor {
     /// Starts a worker for each instance. Later sets of instances arrive through `reloads`.
     pub fn start(
-        common: Common,
+        shared: SharedContext,
         instances: Vec<InstanceConfig>,
         reloads: mpsc::Receiver<Vec<InstanceConfig>>,
     ) -> Self {
         let mut supervisor = Self {
-            handles: Vec::new(),
-            common,
+            probes: Vec::new(),
+            shared,
             reloads,
         };
         supervisor.apply(instances);
@@ -80,46 +80,46 @@ impl ProbeSupervisor {
 
     /// Supervises the workers until asked to stop.
     pub async fn run(mut self) {
-        let (stop, clock) = (self.common.supervisor.stop().clone(), self.common.clock);
+        let (stop, clock) = (self.shared.supervisor.stop().clone(), self.shared.clock);
         let mut period = self.period();
         let mut ticks = ticks(period);
-        let (mut looked, mut paused) = (clock.now(), None);
+        let (mut checked_at, mut paused) = (clock.now(), None);
         loop {
             let reloaded = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    self.handles.iter().for_each(|post| post.task.abort());
+                    self.probes.iter().for_each(|probe| probe.task.abort());
                     return;
                 }
                 Some(instances) = self.reloads.recv() => Some(instances),
                 _ = ticks.tick() => None,
             };
             let now = clock.now();
-            if now.since(looked) > period * 5 / 2 {
+            if now.since(checked_at) > period * 5 / 2 {
                 paused = Some(now);
-                let late = now.since(looked);
-                self.common.metrics.pauses.inc();
+                let late = now.since(checked_at);
+                self.shared.metrics.pauses.inc();
                 tracing::warn!(?late, "the agent was asleep; deadlines extended");
             }
-            looked = now;
+            checked_at = now;
             // After the check for a pause, which needs the period that was in force.
             if let Some(instances) = reloaded {
                 self.apply(instances);
                 period = self.period();
                 ticks = self::ticks(period);
             }
-            for post in &mut self.handles {
-                let last = post.worker.progress.last().unwrap_or_default().max(post.since);
-                let why = if post.task.is_finished() {
+            for probe in &mut self.probes {
+                let last = probe.worker.progress.last().unwrap_or_default().max(probe.since);
+                let why = if probe.task.is_finished() {
                     "ended"
-                } else if watchdog::is_stalled(now, last, paused, post.limit) {
+                } else if watchdog::is_stalled(now, last, paused, probe.limit) {
                     "made no progress"
                 } else {
-                    post.replacements.recovered();
+                    probe.replacements.recovered();
                     continue;
                 };
-                if post.replacements.is_due(now, post.since) {
-                    replace(&self.common.supervisor, &self.common.table, post, now, why);
+                if probe.replacements.is_due(now, probe.since) {
+                    replace(&self.shared.supervisor, &self.shared.table, probe, now, why);
                 }
             }
         }
@@ -127,7 +127,7 @@ impl ProbeSupervisor {
 
     /// Time between two checks of the workers.
     fn period(&self) -> Duration {
-        let intervals = self.handles.iter().map(|post| post.worker.config.probe.interval);
+        let intervals = self.probes.iter().map(|probe| probe.worker.config.probe.interval);
         let period = intervals.min().unwrap_or_default();
         period.clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
@@ -135,56 +135,56 @@ impl ProbeSupervisor {
     /// Applies a new set of instances. Unchanged instances keep their connection and history; changed ones keep their
     /// verdict.
     fn apply(&mut self, instances: Vec<InstanceConfig>) {
-        let mut former: BTreeMap<_, _> = std::mem::take(&mut self.handles)
+        let mut former: BTreeMap<_, _> = std::mem::take(&mut self.probes)
             .into_iter()
-            .map(|post| (post.worker.config.identity.id.clone(), post))
+            .map(|probe| (probe.worker.config.identity.id.clone(), probe))
             .collect();
         let count = instances.len();
         for config in instances {
-            let post = match former.remove(&config.identity.id) {
-                Some(post) if *post.worker.config == config => post,
-                Some(post) => self.changed(post, config),
+            let probe = match former.remove(&config.identity.id) {
+                Some(probe) if *probe.worker.config == config => probe,
+                Some(probe) => self.changed(probe, config),
                 None => self.added(config),
             };
-            self.handles.push(post);
+            self.probes.push(probe);
         }
-        for (id, post) in former {
+        for (id, probe) in former {
             tracing::info!(instance = %id, "no longer configured: forgotten");
-            post.task.abort();
-            self.common.table.remove(post.worker.handle);
-            self.common
+            probe.task.abort();
+            self.shared.table.remove(probe.worker.handle);
+            self.shared
                 .metrics
                 .certificates
                 .remove(&[("instance", id.to_string())]);
         }
-        self.common.supervisor.expect(WORKER, count);
+        self.shared.supervisor.expect(WORKER, count);
     }
 
     fn added(&self, config: InstanceConfig) -> ProbeHandle {
-        let (now, wall) = (self.common.clock.now(), self.common.clock.wall());
+        let (now, wall) = (self.shared.clock.now(), self.shared.clock.wall());
         let verdict = Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall);
         let (handle, progress) =
-            self.common
+            self.shared
                 .table
                 .add(config.identity.clone(), verdict, freshness_limit(&config));
         let prober = Prober::new(now, wall, config.probe.clone());
-        self.post(config, handle, progress, prober)
+        self.start_worker(config, handle, progress, prober)
     }
 
-    fn changed(&self, post: ProbeHandle, config: InstanceConfig) -> ProbeHandle {
+    fn changed(&self, probe: ProbeHandle, config: InstanceConfig) -> ProbeHandle {
         tracing::info!(instance = %config.identity.id, "configured anew");
-        post.task.abort();
-        let (handle, now) = (post.worker.handle, self.common.clock.now());
+        probe.task.abort();
+        let (handle, now) = (probe.worker.handle, self.shared.clock.now());
         let limit = freshness_limit(&config);
-        self.common.table.update(handle, config.identity.clone(), limit);
-        let prober = match self.common.table.verdict(handle) {
+        self.shared.table.update(handle, config.identity.clone(), limit);
+        let prober = match self.shared.table.verdict(handle) {
             Some(verdict) => Prober::resume(now, config.probe.clone(), verdict),
-            None => Prober::new(now, self.common.clock.wall(), config.probe.clone()),
+            None => Prober::new(now, self.shared.clock.wall(), config.probe.clone()),
         };
-        self.post(config, handle, post.worker.progress, prober)
+        self.start_worker(config, handle, probe.worker.progress, prober)
     }
 
-    fn post(
+    fn start_worker(
         &self,
         config: InstanceConfig,
         handle: Handle,
@@ -195,16 +195,16 @@ impl ProbeSupervisor {
         let worker = Worker {
             config: Arc::new(config),
             handle,
-            table: Arc::clone(&self.common.table),
+            table: Arc::clone(&self.shared.table),
             progress,
-            clock: self.common.clock,
-            metrics: self.common.metrics.clone(),
-            timers: self.common.timers.clone(),
+            clock: self.shared.clock,
+            metrics: self.shared.metrics.clone(),
+            timers: self.shared.timers.clone(),
         };
         ProbeHandle {
-            task: spawn(&self.common.supervisor, &worker, prober),
+            task: spawn(&self.shared.supervisor, &worker, prober),
             worker,
-            since: self.common.clock.now(),
+            since: self.shared.clock.now(),
             limit,
             replacements: Replacements::default(),
         }
@@ -226,22 +226,22 @@ fn freshness_limit(config: &InstanceConfig) -> Duration {
 fn replace(
     supervisor: &Supervisor,
     table: &InstanceTable,
-    post: &mut ProbeHandle,
+    probe: &mut ProbeHandle,
     now: Mono,
     why: &'static str,
 ) {
-    let id = &post.worker.config.identity.id;
+    let id = &probe.worker.config.identity.id;
     tracing::error!(instance = %id, "worker {why}; replacing it");
-    post.worker.metrics.replaced.get_or_create(&[("why", why)]).inc();
-    post.task.abort();
-    let verdict = table.verdict(post.worker.handle);
-    let config = post.worker.config.probe.clone();
+    probe.worker.metrics.replaced.get_or_create(&[("why", why)]).inc();
+    probe.task.abort();
+    let verdict = table.verdict(probe.worker.handle);
+    let config = probe.worker.config.probe.clone();
     let prober = match verdict {
         Some(verdict) => Prober::resume(now, config, verdict),
-        None => Prober::new(now, post.worker.clock.wall(), config),
+        None => Prober::new(now, probe.worker.clock.wall(), config),
     };
-    post.task = spawn(supervisor, &post.worker, prober);
-    post.since = now;
+    probe.task = spawn(supervisor, &probe.worker, prober);
+    probe.since = now;
 }
 
 fn spawn(supervisor: &Supervisor, worker: &Worker, prober: Prober) -> Task {

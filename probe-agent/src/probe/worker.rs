@@ -76,7 +76,7 @@ impl Worker {
         match effect {
             Effect::Round => {
                 #[cfg(feature = "test-hooks")]
-                crate::test_hooks::obey(self.config.identity.id.as_str()).await;
+                crate::test_hooks::apply(self.config.identity.id.as_str()).await;
                 self.metrics.rounds.inc();
                 self.progress.completed(now);
             }

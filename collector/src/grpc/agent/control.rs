@@ -1,5 +1,8 @@
 //! Events other than messages that a stream's task must handle: the request to stop, a close request from the
 //! aggregator, and its timer. Each is polled when it wakes, and not with each message, of which there are many more.
+//!
+//! `tokio::select!` over the same four sources would do as well, but costs more: with it a collector took 18 % fewer
+//! observations for each second of CPU (`./bench fan-in --quick`, medians of four pairs in turns: 51 million instead of 62).
 
 use std::{
     future::Future,

@@ -10,14 +10,6 @@ fn names(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("db:{n}")).collect()
 }
 
-/// A live term with one instance.
-async fn live() -> Rig {
-    let mut rig = Rig::new().await;
-    rig.put("db:1", Reason::Ok);
-    rig.until_live().await;
-    rig
-}
-
 /// A term over the statuses of instances that the fleet does not know.
 async fn over_unknown(count: usize) -> Rig {
     let names = names(count);
@@ -43,7 +35,7 @@ fn repairs(rig: &Rig, kind: &'static str) -> u64 {
 
 #[tokio::test(start_paused = true)]
 async fn an_edited_znode_is_written_anew_within_five_seconds() {
-    let mut rig = live().await;
+    let mut rig = Rig::live().await;
     for (n, data) in [stored("db:1", Reason::Loading), b"nonsense".to_vec()]
         .into_iter()
         .enumerate()
@@ -59,7 +51,7 @@ async fn an_edited_znode_is_written_anew_within_five_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_znode_is_created_anew_with_a_higher_revision() {
-    let mut rig = live().await;
+    let mut rig = Rig::live().await;
     let generation = rig.bucket("db:1", "gen").await;
     rig.delete(&rig.layout.instance(&id("db:1"))).await;
     rig.until_reason("db:1", Some("OK")).await;
@@ -71,7 +63,7 @@ async fn a_deleted_znode_is_created_anew_with_a_higher_revision() {
 
 #[tokio::test(start_paused = true)]
 async fn an_edited_bucket_is_written_anew_and_its_generation_grows_on() {
-    let mut rig = live().await;
+    let mut rig = Rig::live().await;
     let bucket = rig.layout.bucket(id("db:1").bucket());
     set(&rig.hand, &bucket, br#"{"gen":500,"count":77}"#).await;
     rig.until("repaired", async |rig| rig.bucket("db:1", "count").await == 1)
@@ -83,7 +75,7 @@ async fn an_edited_bucket_is_written_anew_and_its_generation_grows_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_status_of_somebody_else_is_handed_to_the_fleet_without_grace() {
-    let mut rig = live().await;
+    let mut rig = Rig::live().await;
     let before = rig.adopted().len();
     plant(&rig.hand, &rig.layout, "db:7", &stored("db:7", Reason::Loading)).await;
     plant(&rig.hand, &rig.layout, "db:8", b"nonsense").await;
@@ -99,7 +91,7 @@ async fn a_status_of_somebody_else_is_handed_to_the_fleet_without_grace() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_right_is_not_written_again() {
-    let mut rig = live().await;
+    let mut rig = Rig::live().await;
     rig.store.take_multis();
     rig.run_for(Duration::from_secs(30)).await;
     assert_eq!(rig.store.take_multis(), []);
@@ -150,7 +142,7 @@ async fn too_many_orphans_are_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn a_read_back_that_fails_is_told_to_the_election() {
-    let mut rig = live().await;
+    let mut rig = Rig::live().await;
     let unknown = StoreError::Unknown("planned".to_owned());
     rig.store.plan_fault(Call::Children, Fault::Fails(unknown));
     assert_eq!(rig.told().await, Input::Unknown);
@@ -162,7 +154,7 @@ async fn a_read_back_that_fails_is_told_to_the_election() {
 /// At most 2,500 znodes are read in a second: 625 in one bucket add a quarter of a second to a pass of four.
 #[tokio::test(start_paused = true)]
 async fn a_large_fleet_is_read_back_more_slowly() {
-    let mut rig = live().await;
+    let mut rig = Rig::live().await;
     let bucket = id("db:1").bucket();
     let crowd = (0..).map(|n| format!("crowd:{n}"));
     for name in crowd.filter(|name| id(name).bucket() == bucket).take(625) {

@@ -8,9 +8,7 @@ fn unknown() -> StoreError {
 
 /// A live term with one instance, whose next write has no known outcome.
 async fn in_doubt(applied: bool) -> Rig {
-    let mut rig = Rig::new().await;
-    rig.put("db:1", Reason::Ok);
-    rig.until_live().await;
+    let mut rig = Rig::live().await;
     rig.store.lose_next_commit(applied);
     rig.put("db:1", Reason::Loading);
     assert_eq!(rig.told().await, Input::Unknown);
@@ -93,9 +91,7 @@ async fn a_read_back_that_fails_is_made_again_after_the_next_verification() {
 async fn what_is_in_flight_ends_before_anything_is_read_back() {
     let mut rig = Rig::new().await;
     rig.until_live().await;
-    let slow = Fault::After(Box::pin(tokio::time::sleep(Duration::from_secs(3))));
-    rig.store.plan_fault(Call::Commit, slow);
-    rig.put("db:1", Reason::Ok);
+    rig.put_slowly(Duration::from_secs(3));
     rig.run_for(Duration::from_millis(10)).await;
     rig.store.lose_next_commit(true);
     rig.put("db:2", Reason::Ok);
@@ -192,9 +188,7 @@ async fn a_znode_that_exists_already_is_overwritten() {
 
 #[tokio::test(start_paused = true)]
 async fn a_bucket_that_is_deleted_under_a_write_is_created_again_with_all_its_statuses() {
-    let mut rig = Rig::new().await;
-    rig.put("db:1", Reason::Ok);
-    rig.until_live().await;
+    let mut rig = Rig::live().await;
     rig.term.pause();
     let bucket = rig.layout.bucket(id("db:1").bucket());
     rig.delete(&rig.layout.instance(&id("db:1"))).await;

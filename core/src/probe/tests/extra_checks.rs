@@ -4,8 +4,7 @@ use super::*;
 
 #[test]
 fn an_ending_process_is_down_before_its_connection_closes() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     let last = bench.last_valid;
     // The next PING is not answered: the process is checked soon after.
     bench.run(last + 520 * MS, |_| {});
@@ -26,10 +25,7 @@ fn a_large_process_is_looked_at_between_its_pings() {
     let mut bench = Bench::new();
     bench.info = "used_memory_rss:4831838208\r\n";
     bench.up();
-    bench.run(bench.now + 11_000 * MS, |b| {
-        b.accept();
-        b.answer();
-    });
+    bench.run(bench.now + 11_000 * MS, Bench::serve);
     let before = bench.inspected;
     bench.run(bench.now + 1_000 * MS, Bench::answer);
     // 4 whole GB: one check each 30 ms.
@@ -54,8 +50,7 @@ fn a_large_process_is_looked_at_between_its_pings() {
 
 #[test]
 fn looks_become_rarer_and_a_late_answer_ends_them() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     let last = bench.last_valid;
     bench.run(last + 2900 * MS, |_| {});
     assert!((6..=12).contains(&bench.inspected), "{}", bench.inspected);
@@ -67,8 +62,7 @@ fn looks_become_rarer_and_a_late_answer_ends_them() {
 
 #[test]
 fn a_hung_server_is_looked_at_until_it_is_known_to_hang() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.run(bench.last_valid + 3_100 * MS, |b| {
         b.accept();
     });
@@ -93,8 +87,7 @@ fn a_hang_names_what_the_kernel_shows() {
         (ProcessState::Running, "its process runs"),
         (ProcessState::NotLocal, "not on this host or cannot be seen"),
     ] {
-        let mut bench = Bench::new();
-        bench.up();
+        let mut bench = Bench::served();
         bench.run(bench.last_valid + 1000 * MS, |_| {});
         bench.input(Input::ProcessChecked(state));
         bench.run(bench.last_valid + 3000 * MS, |_| {});
@@ -106,8 +99,7 @@ fn a_hang_names_what_the_kernel_shows() {
 
 #[test]
 fn what_ping_does_not_show_info_does_and_it_ends_soon() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     for (info, reason) in [
         (
             "maxmemory:1\r\nused_memory:2\r\nmaxmemory_policy:noeviction\r\n",
@@ -116,48 +108,29 @@ fn what_ping_does_not_show_info_does_and_it_ends_soon() {
         ("min_slaves_good_slaves:0\r\n", Reason::NotEnoughReplicas),
     ] {
         bench.info = info;
-        bench.run(bench.now + 11_000 * MS, |b| {
-            b.accept();
-            b.answer();
-        });
+        bench.run(bench.now + 11_000 * MS, Bench::serve);
         assert_eq!(bench.reason(), reason);
         let changes = bench.verdicts.len();
-        bench.run(bench.now + 5_000 * MS, |b| {
-            b.accept();
-            b.answer();
-        });
+        bench.run(bench.now + 5_000 * MS, Bench::serve);
         assert_eq!(bench.verdicts.len(), changes, "it does not flicker");
         bench.info = "";
-        bench.run(bench.now + 2_500 * MS, |b| {
-            b.accept();
-            b.answer();
-        });
+        bench.run(bench.now + 2_500 * MS, Bench::serve);
         assert_eq!(bench.reason(), Reason::Ok);
     }
     bench.info = "cluster_enabled:1\r\n";
-    bench.run(bench.now + 22_000 * MS, |b| {
-        b.accept();
-        b.answer();
-    });
+    bench.run(bench.now + 22_000 * MS, Bench::serve);
     assert_eq!(bench.reason(), Reason::ClusterDown);
 }
 
 #[test]
 fn a_full_server_is_seen_by_a_new_connection_only() {
-    let mut bench = Bench::new();
-    bench.up();
-    bench.run(bench.now + 61_000 * MS, |b| {
-        b.accept();
-        b.answer();
-    });
+    let mut bench = Bench::served();
+    bench.run(bench.now + 61_000 * MS, Bench::serve);
     assert_eq!(bench.new_connections, 1);
     let full = Reply::Error("ERR max number of clients reached".into());
     bench.input(Input::NewConnectionChecked(Ok(reply::ping(&full))));
     assert_eq!(bench.reason(), Reason::MaxClients);
-    bench.run(bench.now + 6_000 * MS, |b| {
-        b.accept();
-        b.answer();
-    });
+    bench.run(bench.now + 6_000 * MS, Bench::serve);
     assert_eq!(
         (bench.new_connections, bench.reason()),
         (2, Reason::MaxClients),
@@ -165,10 +138,7 @@ fn a_full_server_is_seen_by_a_new_connection_only() {
     );
     let pong = || Input::NewConnectionChecked(Ok(reply::ping(&Reply::Text("PONG".into()))));
     bench.input(pong());
-    bench.run(bench.now + 2_000 * MS, |b| {
-        b.accept();
-        b.answer();
-    });
+    bench.run(bench.now + 2_000 * MS, Bench::serve);
     assert_eq!(bench.reason(), Reason::Ok);
     // A new connection that fails for another reason changes no verdict, but the evidence says so.
     let expired = || ConnectFailure::TlsCertificate("the certificate has expired".into());
@@ -184,31 +154,25 @@ fn a_full_server_is_seen_by_a_new_connection_only() {
 
 #[test]
 fn new_connections_that_fail_again_and_again_restrict() {
-    let mut bench = Bench::new();
-    bench.up();
-    let serve = |b: &mut Bench| {
-        b.accept();
-        b.answer();
-    };
-    bench.run(bench.now + 61_000 * MS, serve);
+    let mut bench = Bench::served();
+    bench.run(bench.now + 61_000 * MS, Bench::serve);
     assert_eq!(bench.new_connections, 1);
     for n in 1..=3 {
         assert_eq!((bench.reason(), bench.new_connections), (Reason::Ok, n));
         bench.input(Input::NewConnectionChecked(Err(ConnectFailure::TimedOut)));
-        bench.run(bench.now + 5_500 * MS, serve);
+        bench.run(bench.now + 5_500 * MS, Bench::serve);
     }
     assert_eq!(bench.reason(), Reason::NewConnectionsFail);
     assert_eq!(bench.prober.verdict().state(), State::Degraded);
     // A connection that replaces the lasting one is new as well.
     bench.close();
-    bench.run(bench.now + 2_000 * MS, serve);
+    bench.run(bench.now + 2_000 * MS, Bench::serve);
     assert_eq!(bench.reason(), Reason::Ok);
 }
 
 #[test]
 fn an_error_to_auth_is_told_by_its_first_word_only() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     let told = "ERR unknown command 'AUTH', with args beginning with: 'secret'";
     bench.input(Input::NewConnectionChecked(Ok(reply::auth(told).unwrap())));
     let evidence = &*bench.prober.verdict().evidence;
@@ -290,20 +254,16 @@ fn a_large_process_is_looked_at_while_its_answer_is_awaited_too() {
 #[test]
 fn writes_refused_for_too_few_replicas_restrict_for_a_minute() {
     let mut bench = Bench::new();
-    let serve = |b: &mut Bench| {
-        b.accept();
-        b.answer();
-    };
     bench.info = "min_slaves_good_slaves:1\r\nerrorstat_NOREPLICAS:count=4\r\n";
     bench.up();
-    bench.run(bench.now + 11_000 * MS, serve);
+    bench.run(bench.now + 11_000 * MS, Bench::serve);
     assert_eq!(bench.reason(), Reason::Ok, "those may be of long ago");
     bench.info = "min_slaves_good_slaves:1\r\nerrorstat_NOREPLICAS:count=5\r\n";
-    bench.run(bench.now + 11_000 * MS, serve);
+    bench.run(bench.now + 11_000 * MS, Bench::serve);
     assert_eq!(bench.reason(), Reason::NotEnoughReplicas);
-    bench.run(bench.now + 50_000 * MS, serve);
+    bench.run(bench.now + 50_000 * MS, Bench::serve);
     assert_eq!(bench.reason(), Reason::NotEnoughReplicas);
-    bench.run(bench.now + 12_000 * MS, serve);
+    bench.run(bench.now + 12_000 * MS, Bench::serve);
     assert_eq!(bench.reason(), Reason::Ok);
 }
 
@@ -317,8 +277,7 @@ fn a_handshake_that_ends_is_a_mismatch_only_where_tls_was_never_spoken() {
         bench.now = bench.prober.next_deadline();
     }
     assert_eq!(bench.reason(), Reason::TlsMismatch);
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.input(Input::Certificate(WallMs(1)));
     bench.input(Input::Closed("EOF".into()));
     for _ in 0..FAST_RETRIES_MAX + 3 {

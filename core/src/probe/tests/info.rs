@@ -30,8 +30,7 @@ fn an_odd_answer_to_info_condemns_nobody_and_is_said() {
         ),
         (Reply::Long("role:master\r\n".into()), "INFO is longer than 1 MiB"),
     ] {
-        let mut bench = Bench::new();
-        bench.up();
+        let mut bench = Bench::served();
         informed(&mut bench, answer);
         let verdict = bench.prober.verdict();
         assert_eq!(verdict.reason, Reason::Ok);
@@ -47,8 +46,7 @@ fn an_odd_answer_to_info_condemns_nobody_and_is_said() {
 
 #[test]
 fn what_is_no_resp_after_a_pong_is_asked_for_no_more_for_a_while() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     let mut asked = 0;
     let until = bench.now + 40_000 * MS;
     bench.run(until, |b| {
@@ -74,14 +72,10 @@ fn an_error_to_info_that_tells_of_the_server_is_its_state() {
         ("CLUSTERDOWN The cluster is not initialized", Reason::ClusterDown),
         ("BUSY Redis is busy running a script.", Reason::BusyScript),
     ] {
-        let mut bench = Bench::new();
-        bench.up();
+        let mut bench = Bench::served();
         informed(&mut bench, Reply::Error(line.into()));
         assert_eq!(bench.reason(), reason);
-        bench.run(bench.now + 2_000 * MS, |b| {
-            b.accept();
-            b.answer();
-        });
+        bench.run(bench.now + 2_000 * MS, Bench::serve);
         assert_eq!(bench.reason(), Reason::Ok);
     }
 }
@@ -89,10 +83,6 @@ fn an_error_to_info_that_tells_of_the_server_is_its_state() {
 #[test]
 fn refusals_that_go_on_restrict_and_end() {
     let mut bench = Bench::new();
-    let serve = |b: &mut Bench| {
-        b.accept();
-        b.answer();
-    };
     let full = |count| -> &'static str {
         match count {
             1 => {
@@ -109,28 +99,27 @@ fn refusals_that_go_on_restrict_and_end() {
     // Earlier counts prove nothing, and neither does a single rise.
     bench.info = full(1);
     bench.up();
-    bench.run(bench.now + 11_000 * MS, serve);
+    bench.run(bench.now + 11_000 * MS, Bench::serve);
     bench.info = full(2);
-    bench.run(bench.now + 11_000 * MS, serve);
+    bench.run(bench.now + 11_000 * MS, Bench::serve);
     assert_eq!(bench.reason(), Reason::Ok);
     bench.info = full(3);
-    bench.run(bench.now + 1_600 * MS, serve);
+    bench.run(bench.now + 1_600 * MS, Bench::serve);
     assert_eq!(
         bench.reason(),
         Reason::OutOfMemory,
         "asked each second after the first refusal"
     );
-    bench.run(bench.now + 55_000 * MS, serve);
+    bench.run(bench.now + 55_000 * MS, Bench::serve);
     assert_eq!(bench.reason(), Reason::OutOfMemory);
-    bench.run(bench.now + 10_000 * MS, serve);
+    bench.run(bench.now + 10_000 * MS, Bench::serve);
     assert_eq!(bench.reason(), Reason::Ok);
 }
 
 /// Writers that hit a replica just before it becomes the master were refused by a replica, not by a master.
 #[test]
 fn what_a_replica_refused_is_not_held_against_the_master_that_it_becomes() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     for count in [0, 5, 9] {
         let text = format!(
             "run_id:r1\r\nrole:slave\r\nmaster_link_status:up\r\nerrorstat_READONLY:count={count}\r\n"
@@ -146,8 +135,7 @@ fn what_a_replica_refused_is_not_held_against_the_master_that_it_becomes() {
 
 #[test]
 fn an_uptime_that_is_left_out_is_no_restart() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     let restarts = |bench: &Bench| bench.prober.verdict().restarts;
     for (uptime, restarted) in [
         ("100", 0),

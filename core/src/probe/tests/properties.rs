@@ -59,8 +59,7 @@ proptest! {
     /// One bad soft sample never flips a healthy instance.
     #[test]
     fn one_soft_failure_changes_nothing(kind in 0..3) {
-        let mut bench = Bench::new();
-        bench.up();
+        let mut bench = Bench::served();
         bench.close();
         bench.connecting = false;
         bench.input(match kind {
@@ -75,11 +74,10 @@ proptest! {
     /// A healthy server stays UP without further verdicts, for as long as it answers.
     #[test]
     fn health_is_quiet(seconds in 1u32..600) {
-        let mut bench = Bench::new();
-        bench.up();
+        let mut bench = Bench::served();
         let count = bench.verdicts.len();
         let until = bench.now + seconds * 1000 * MS;
-        bench.run(until, |b| { b.accept(); b.answer(); });
+        bench.run(until, Bench::serve);
         prop_assert_eq!(bench.verdicts.len(), count);
     }
 }

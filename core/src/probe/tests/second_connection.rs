@@ -4,8 +4,7 @@ use super::*;
 
 /// A served instance whose connection has become mute; nothing is answered on it any more.
 fn silent() -> (Bench, Mono) {
-    let mut bench = Bench::new();
-    bench.up();
+    let bench = Bench::served();
     let last = bench.last_valid;
     (bench, last)
 }
@@ -217,8 +216,7 @@ fn a_successor_on_the_port_is_found_at_once() {
 /// A TLS server that hangs leaves no connection behind that could be answered.
 #[test]
 fn silent_handshakes_are_repeated_rarely() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.close();
     let server = |b: &mut Bench| {
         if b.connecting {
@@ -236,8 +234,7 @@ fn silent_handshakes_are_repeated_rarely() {
 
 #[test]
 fn a_name_that_moved_is_judged_at_its_new_address() {
-    let mut bench = Bench::new();
-    bench.up();
+    let mut bench = Bench::served();
     bench.input(Input::Moved);
     assert!(bench.connecting && bench.reason() == Reason::Ok);
     bench.refuse();

@@ -31,15 +31,15 @@ fn discovery(text: &str) -> DiscoveryConfig {
 /// A server that runs and has told its `run_id`.
 fn server(address: &str) -> Candidate {
     Candidate {
-        lives: true,
-        told: true,
+        process_alive: true,
+        identified: true,
         ..Candidate::new(address, "a test")
     }
 }
 
-fn left(address: &str, why: Left) -> Candidate {
+fn rejected(address: &str, why: Rejection) -> Candidate {
     Candidate {
-        left: Some(why),
+        rejection: Some(why),
         ..Candidate::new(address, "a test")
     }
 }
@@ -89,7 +89,7 @@ fn what_is_found_is_added_once() {
     let found = [
         server("127.0.0.1:6379"),
         server("/run/redis.sock"),
-        left("127.0.0.1:6380", Left::Because("is no server".to_owned())),
+        rejected("127.0.0.1:6380", Rejection::Because("is no server".to_owned())),
         server("nonsense"),
     ];
     assert!(scans.find(&found));
@@ -116,11 +116,11 @@ fn an_instance_that_vanishes_is_kept_as_vanished_until_it_is_forgotten() {
 
 #[test]
 fn a_process_that_does_not_answer_has_not_vanished() {
-    let silent = || left("127.0.0.1:6379", Left::Because("does not answer".to_owned()));
+    let silent = || rejected("127.0.0.1:6379", Rejection::Because("does not answer".to_owned()));
     let mut scans = Scans::new(BY_PROCESS);
     scans.find(&[server("127.0.0.1:6379")]);
     let hung = Candidate {
-        lives: true,
+        process_alive: true,
         ..silent()
     };
     assert!(!scans.find_later(FORGET_AFTER, &[hung]));
@@ -137,13 +137,13 @@ fn a_process_that_does_not_answer_has_not_vanished() {
 #[test]
 fn what_is_watched_under_another_address_or_unwanted_is_dropped_at_once() {
     for why in [
-        Left::Configured("10.0.0.1:6379".to_owned()),
-        Left::Same("127.0.0.1:6380".to_owned()),
-        Left::Unwanted("discovery.ignore says so"),
+        Rejection::Configured("10.0.0.1:6379".to_owned()),
+        Rejection::Same("127.0.0.1:6380".to_owned()),
+        Rejection::Unwanted("discovery.ignore says so"),
     ] {
         let mut scans = Scans::new(BY_PROCESS);
         scans.find(&[server("127.0.0.1:6379")]);
-        assert!(scans.find(&[left("127.0.0.1:6379", why)]));
+        assert!(scans.find(&[rejected("127.0.0.1:6379", why)]));
         assert!(scans.discovered.is_empty());
     }
 }
@@ -157,14 +157,14 @@ fn servers_with_the_same_short_id_are_told_apart_if_each_proves_what_it_is() {
     // The second could be the first at another address.
     let mut scans = Scans::new(BY_PROCESS);
     let unproved = Candidate {
-        told: false,
+        identified: false,
         ..server("127.0.0.2:6379")
     };
     scans.find(&[server("127.0.0.1:6379"), unproved]);
     assert_eq!(scans.ids(), ["h:6379"]);
     // The first is silent in this scan, so nothing shows that it is another one.
     let silent = Candidate {
-        told: false,
+        identified: false,
         ..server("127.0.0.1:6379")
     };
     scans.find(&[silent, server("127.0.0.2:6379")]);
@@ -205,7 +205,7 @@ fn no_more_instances_are_taken_than_an_agent_may_watch() {
         "one that is too many is no change"
     );
     // One leaves, and there is room.
-    let unwanted = left("127.0.0.1:1", Left::Unwanted("is no longer wanted"));
+    let unwanted = rejected("127.0.0.1:1", Rejection::Unwanted("is no longer wanted"));
     assert!(scans.find(&[unwanted, new]));
     assert!(scans.ids().contains(&"h:9999".to_owned()));
     assert_eq!(scans.ids().len(), AGENT_INSTANCES_MAX);
@@ -229,9 +229,9 @@ fn a_new_configuration_applies_to_known_instances_and_keeps_what_is_known_of_the
 fn after_restart(scans: &Scans) -> DiscoveredInstances {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("discovered.json");
-    state_file::write(&file, &scans.discovered.memory()).unwrap();
+    state_file::write(&file, &scans.discovered.serialize()).unwrap();
     let mut again = DiscoveredInstances::default();
-    again.recall(&scans.discovery, &file, scans.now).unwrap();
+    again.load(&scans.discovery, &file, scans.now).unwrap();
     again
 }
 
@@ -272,7 +272,7 @@ fn a_damaged_state_file_is_an_error_and_adds_nothing() {
     let mut discovered = DiscoveredInstances::default();
     let mut recall = |text: &str| {
         fs::write(&file, text).unwrap();
-        discovered.recall(&discovery(BY_PROCESS), &file, Instant::now())
+        discovered.load(&discovery(BY_PROCESS), &file, Instant::now())
     };
     let entry = r#"{"address":"127.0.0.1:1","id":"h:1"}"#;
     for damaged in ["", "{", "[]", &format!("{{\"discovered\":[{entry}")] {
@@ -292,9 +292,9 @@ fn recalled(scans: &Scans, count: usize) -> DiscoveredInstances {
         let id = InstanceId::new(&format!("h:{port}")).unwrap();
         (format!("127.0.0.1:{port}"), id)
     });
-    state_file::write(&file, &state_file::memory(ids.collect())).unwrap();
+    state_file::write(&file, &state_file::serialize(ids.collect())).unwrap();
     let mut discovered = DiscoveredInstances::default();
-    discovered.recall(&scans.discovery, &file, scans.now).unwrap();
+    discovered.load(&scans.discovery, &file, scans.now).unwrap();
     discovered
 }
 

@@ -55,7 +55,7 @@ fn instance(name: &str) -> InstanceConfig {
 }
 
 struct Rig {
-    common: Common,
+    shared: SharedContext,
     reloads: mpsc::Sender<Vec<InstanceConfig>>,
     supervisor: Option<ProbeSupervisor>,
 }
@@ -64,15 +64,15 @@ impl Rig {
     /// Starts the workers of these instances. They are not supervised yet.
     fn start(names: &[&str]) -> Self {
         let rig = Self::without_timers(names.iter().map(|name| instance(name)).collect());
-        let timers = rig.common.timers.clone().run(CancellationToken::new());
-        rig.common.supervisor.spawn(TIMERS, "", timers);
+        let timers = rig.shared.timers.clone().run(CancellationToken::new());
+        rig.shared.supervisor.spawn(TIMERS, "", timers);
         rig
     }
 
     /// As [`start`](Self::start), but nothing wakes the workers: each completes its first round and no other.
     fn without_timers(instances: Vec<InstanceConfig>) -> Self {
         let clock = Clock::simulated();
-        let common = Common {
+        let shared = SharedContext {
             supervisor: Supervisor::new(CancellationToken::new()),
             table: Arc::new(InstanceTable::new(clock)),
             timers: Timers::new(clock),
@@ -81,22 +81,22 @@ impl Rig {
         };
         let (reloads, receiver) = mpsc::channel(1);
         Self {
-            supervisor: Some(ProbeSupervisor::start(common.clone(), instances, receiver)),
-            common,
+            supervisor: Some(ProbeSupervisor::start(shared.clone(), instances, receiver)),
+            shared,
             reloads,
         }
     }
 
     /// Replaces the worker of an instance by another task.
     fn plant(&mut self, n: usize, task: impl Future<Output = ()> + Send + 'static) {
-        let post = &mut self.supervisor.as_mut().unwrap().handles[n];
-        post.task.abort();
-        post.task = self.common.supervisor.spawn(WORKER, "planted", task);
+        let handle = &mut self.supervisor.as_mut().unwrap().probes[n];
+        handle.task.abort();
+        handle.task = self.shared.supervisor.spawn(WORKER, "planted", task);
     }
 
     fn supervise(&mut self) -> Task {
         let run = self.supervisor.take().unwrap().run();
-        self.common.supervisor.spawn("probe-supervisor", "", run)
+        self.shared.supervisor.spawn("probe-supervisor", "", run)
     }
 
     async fn reload(&self, instances: Vec<InstanceConfig>) {
@@ -104,47 +104,47 @@ impl Rig {
     }
 
     fn handle(&self, name: &str) -> Option<Handle> {
-        let entries = self.common.table.entries();
+        let entries = self.shared.table.entries();
         let found = entries.iter().find(|(_, row)| row.identity.id.as_str() == name)?;
         Some(*found.0)
     }
 
     fn reason(&self, name: &str) -> Reason {
         let handle = self.handle(name).unwrap();
-        self.common.table.verdict(handle).unwrap().reason
+        self.shared.table.verdict(handle).unwrap().reason
     }
 
     fn last_round(&self, name: &str) -> Mono {
         let handle = self.handle(name).unwrap();
-        let progress = self.common.table.entries()[&handle].progress.last();
+        let progress = self.shared.table.entries()[&handle].progress.last();
         progress.unwrap_or_default()
     }
 
     /// Numbers of live and expected workers.
     fn workers(&self) -> (usize, Option<usize>) {
-        self.common.supervisor.by_kind()[WORKER]
+        self.shared.supervisor.by_kind()[WORKER]
     }
 
     fn exits(&self, exit: Exit) -> u64 {
-        let exits = self.common.supervisor.exits();
+        let exits = self.shared.supervisor.exits();
         exits.get(&(WORKER, exit)).copied().unwrap_or_default()
     }
 
     fn replaced(&self, why: &'static str) -> u64 {
-        self.common.metrics.replaced.get_or_create(&[("why", why)]).get()
+        self.shared.metrics.replaced.get_or_create(&[("why", why)]).get()
     }
 
     /// Until which times each of the next replacements took, from now on.
     async fn times_of_replacements(&self, count: u64) -> Vec<Duration> {
-        let start = self.common.clock.now();
+        let start = self.shared.clock.now();
         let mut times = Vec::new();
         while self.replaced(NO_PROGRESS) < count {
             sleep(Duration::from_millis(10)).await;
             while (times.len() as u64) < self.replaced(NO_PROGRESS) {
-                times.push(self.common.clock.now().since(start));
+                times.push(self.shared.clock.now().since(start));
             }
             assert!(
-                self.common.clock.now().since(start) < Duration::from_secs(300),
+                self.shared.clock.now().since(start) < Duration::from_secs(300),
                 "{times:?}"
             );
         }
@@ -165,7 +165,7 @@ async fn each_instance_has_one_worker_and_one_row_while_it_is_configured() {
     assert_eq!(rig.workers(), (2, Some(2)));
     assert_eq!(rig.reason("a"), Reason::SocketMissing);
     let kept = rig.handle("b");
-    let certificates = rig.common.metrics.certificates.clone();
+    let certificates = rig.shared.metrics.certificates.clone();
     let label = |name: &str| [("instance", name.to_owned())];
     for name in ["a", "b"] {
         certificates.get_or_create(&label(name)).set(1);
@@ -186,7 +186,7 @@ async fn each_instance_has_one_worker_and_one_row_while_it_is_configured() {
     rig.reload(Vec::new()).await;
     settle().await;
     assert_eq!(rig.workers(), (0, Some(0)));
-    assert!(rig.common.table.entries().is_empty());
+    assert!(rig.shared.table.entries().is_empty());
     assert_eq!((rig.replaced("ended"), rig.replaced(NO_PROGRESS)), (0, 0));
 }
 
@@ -215,7 +215,7 @@ async fn a_changed_instance_keeps_its_handle_and_its_verdict() {
     let mut rig = Rig::start(&["a"]);
     rig.supervise();
     sleep(Duration::from_secs(5)).await;
-    let (handle, before) = (rig.handle("a"), rig.common.table.entries());
+    let (handle, before) = (rig.handle("a"), rig.shared.table.entries());
     let verdict = before[&handle.unwrap()].verdict.clone();
 
     let mut changed = instance("a");
@@ -223,7 +223,7 @@ async fn a_changed_instance_keeps_its_handle_and_its_verdict() {
     changed.identity.cluster = Some(ClusterName::new("cache").unwrap());
     rig.reload(vec![changed]).await;
     sleep(Duration::from_secs(5)).await;
-    let entries = rig.common.table.entries();
+    let entries = rig.shared.table.entries();
     let row = &entries[&handle.unwrap()];
     assert_eq!((entries.len(), row.verdict.since), (1, verdict.since));
     assert_eq!(row.verdict.reason, Reason::SocketMissing);
@@ -251,7 +251,7 @@ async fn a_worker_that_panics_or_ends_is_replaced_at_once_and_the_others_go_on()
     sleep(Duration::from_secs(60)).await;
     for name in ["a", "b", "c"] {
         assert_eq!(rig.reason(name), Reason::SocketMissing);
-        let age = rig.common.clock.now().since(rig.last_round(name));
+        let age = rig.shared.clock.now().since(rig.last_round(name));
         assert!(age <= INTERVAL * 2, "{name} was not probed for {age:?}");
     }
     // Those that were planted over, and no other.
@@ -278,7 +278,7 @@ async fn a_worker_that_stalls_again_and_again_is_replaced_later_and_later() {
     assert_eq!(rig.workers(), (1, Some(1)));
     assert_eq!(rig.exits(Exit::Aborted), 9);
     // The verdict of the former worker is kept, and with it the time since which it holds.
-    let entries = rig.common.table.entries();
+    let entries = rig.shared.table.entries();
     let row = entries.values().next().unwrap();
     assert_eq!(row.verdict.reason, Reason::SocketMissing);
     assert!(row.verdict.since.0 <= 1, "{:?}", row.verdict.since);
@@ -303,17 +303,17 @@ async fn a_pause_of_the_agent_counts_against_no_worker() {
     rig.supervise();
     sleep(LIMIT - INTERVAL).await;
     advance(Duration::from_secs(3_600)).await;
-    let awake = rig.common.clock.now();
+    let awake = rig.shared.clock.now();
     sleep(LIMIT - INTERVAL / 2).await;
     assert_eq!(
-        (rig.common.metrics.pauses.get(), rig.replaced(NO_PROGRESS)),
+        (rig.shared.metrics.pauses.get(), rig.replaced(NO_PROGRESS)),
         (1, 0)
     );
     // It is judged by the time since.
     rig.times_of_replacements(1).await;
-    let waited = rig.common.clock.now().since(awake);
+    let waited = rig.shared.clock.now().since(awake);
     assert!(waited > LIMIT && waited <= LIMIT + INTERVAL * 2, "{waited:?}");
-    assert_eq!(rig.common.metrics.pauses.get(), 1);
+    assert_eq!(rig.shared.metrics.pauses.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -325,7 +325,7 @@ async fn a_reload_to_a_shorter_interval_is_no_pause_of_the_agent() {
     sleep(Duration::from_millis(2_700)).await;
     rig.reload(vec![instance("a")]).await;
     settle().await;
-    assert_eq!(rig.common.metrics.pauses.get(), 0);
+    assert_eq!(rig.shared.metrics.pauses.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -333,11 +333,11 @@ async fn the_request_to_stop_ends_all_workers() {
     let mut rig = Rig::start(&["a", "b"]);
     let running = rig.supervise();
     settle().await;
-    let asked = rig.common.clock.now();
-    rig.common.supervisor.stop().cancel();
+    let asked = rig.shared.clock.now();
+    rig.shared.supervisor.stop().cancel();
     assert_eq!(timeout(LIMIT, running.join()).await.unwrap(), Exit::Finished);
-    let ended = rig.common.supervisor.kinds_ended(&[WORKER], LIMIT).await;
+    let ended = rig.shared.supervisor.kinds_ended(&[WORKER], LIMIT).await;
     assert!(ended);
-    assert_eq!(rig.common.clock.now(), asked);
+    assert_eq!(rig.shared.clock.now(), asked);
     assert_eq!(rig.exits(Exit::Aborted), 2);
 }
