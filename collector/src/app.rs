@@ -1,41 +1,32 @@
 //! Binds, builds, starts and stops the collector.
 //!
-//! `serve` builds everything that runs; `crate::shutdown` stops it step by step.
+//! `crate::components` builds what runs, `serve` gives it ports and starts it, `crate::shutdown` stops it step by step.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use redkeeper_core::fleet::Fleet;
 use redkeeper_runtime::{
     admin,
     clock::Clock,
     daemon::{self, DaemonError},
-    net::{Listeners, Shares},
+    net::{Bound, Listener, Listeners, Shares},
     signals,
     supervise::Supervisor,
 };
-use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    components::{Components, Settings, StopTokens},
     config::Config,
-    fleet::{aggregator::Aggregator, command::COMMANDS_MAX, heartbeats::HeartbeatQueue, view},
-    grpc::{
-        agent::Ingest,
-        incoming,
-        server::{self, Services},
-        status::Queries,
-    },
+    grpc::{incoming, server},
     http::{
         Pages,
         gauges::{self, Standing},
     },
-    leader::{Coordinator, leadership::Leadership},
+    leader::Coordinator,
     metrics::Metrics,
-    peers::{Peers, poll::PeerPoller},
-    publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
     shutdown::Shutdown,
-    store::{Store, layout::Layout, memory::Memory, zookeeper::ZooKeeper},
+    store::{Store, memory::Memory, zookeeper::ZooKeeper},
 };
 
 /// Threads of the main runtime: half of the CPUs, 1 to 4. A message passes four tasks; on more threads each step wakes
@@ -46,7 +37,7 @@ fn threads() -> usize {
 }
 
 /// How long the last step of the aggregator may take.
-const AGGREGATOR_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
+const AGGREGATOR_LIMIT: Duration = Duration::from_secs(1);
 
 /// Runs the collector until it is asked to stop.
 ///
@@ -77,147 +68,53 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
 }
 
 async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
-    let bound = |what, address| move |e| DaemonError::Bind(what, address, e);
-    let grpc_listener = server::bind(config.grpc_listen, config.silent_after)
-        .map_err(bound("grpc_listen", config.grpc_listen))?;
-    let http = admin::bind(config.http_listen).map_err(bound("http_listen", config.http_listen))?;
-    let admin_listener =
-        admin::bind(config.admin_listen).map_err(bound("admin_listen", config.admin_listen))?;
-
-    let stop = CancellationToken::new();
-    let supervisor = Supervisor::new(stop.clone());
-    let clock = Clock::new();
-    let (view_publisher, view) = view::channel();
-    let (leadership, leadership_reader) = watch::channel(Leadership::default());
     let mut registry = Registry::default();
-    let (listeners, shares) = (Listeners::default(), Shares::of_this_process());
-    registry.register_collector(Box::new(listeners.clone()));
-    let grpc_listener = listeners
-        .add("grpc", grpc_listener, shares.grpc)
-        .listen()
-        .map_err(DaemonError::Start)?;
-    let http = listeners.add("http", http, shares.http);
-    let admin_listener = listeners.add("admin", admin_listener, shares.admin);
-    let (peers, peers_reader) = watch::channel(Peers::default());
+    let ports = Ports::open(&config, &mut registry)?;
+    let supervisor = Supervisor::new(CancellationToken::new());
+    let stop = supervisor.stop().clone();
+    let (clock, metrics) = (Clock::new(), Metrics::new(&mut registry));
+    let shutdown = Shutdown::new(config.shutdown_grace);
+    let stop_tokens = StopTokens {
+        leader: shutdown.leader.clone(),
+        aggregator: shutdown.aggregator.clone(),
+    };
+    let settings = settings(&config, shutdown.close_grace());
+    let components = Components::new(settings, store, clock, &supervisor, &metrics, stop_tokens);
+
     let standing = Standing {
-        leadership: leadership_reader.clone(),
-        peers: peers_reader.clone(),
+        leadership: components.leadership,
+        peers: components.peers,
         clock,
     };
-    let metrics = Metrics::new(&mut registry);
-    gauges::register(&mut registry, view.clone(), standing.clone());
-    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-    let standalone = config.zookeeper.is_none();
-    let heartbeats = Arc::new(HeartbeatQueue::default());
-
+    gauges::register(&mut registry, components.view.clone(), standing.clone());
     let pages = Pages {
         standing,
-        view: view.clone(),
-        pending: metrics.pending.clone(),
+        view: components.view,
+        pending: metrics.pending,
         stop: stop.clone(),
     };
     let admin = pages.admin(&config.id, supervisor.clone(), registry);
-    admin::serve(
-        &admin,
-        vec![(http, admin.public_router()), (admin_listener, admin.router())],
-    )
-    .map_err(DaemonError::Start)?;
-    let _listens = supervisor.spawn(
-        "signals",
-        "",
-        signals::listen(stop.clone()).map_err(DaemonError::Start)?,
-    );
-    supervisor.expect("signals", 1);
+    let servers = vec![(ports.http, admin.public_router()), (ports.admin, admin.router())];
+    admin::serve(&admin, servers).map_err(DaemonError::Start)?;
 
-    let shutdown = Shutdown::new(config.shutdown_grace);
-    let fleet = Fleet::new(clock.now(), config.silent_after);
-    let aggregator = Aggregator::new(
-        fleet,
-        view_publisher,
-        receiver,
-        Arc::clone(&heartbeats),
-        clock,
-        metrics.clone(),
-        shutdown.aggregator.clone(),
-    );
-    let aggregating = supervisor.spawn_critical("aggregator", "", aggregator.run());
-
-    let root = config
-        .zookeeper
-        .as_ref()
-        .map_or("/redkeeper", |zk| zk.root.as_str());
-    let coordinator = Coordinator {
-        store,
-        layout: Layout::new(root),
-        id: config.id.clone(),
-        address: config.advertise.clone(),
-        view: view.clone(),
-        commands: commands.clone(),
-        leadership,
-        clock,
-        orphans_max_percent: config.zookeeper.as_ref().map_or(100, |zk| zk.orphans_max_percent),
-        audit_interval: if standalone {
-            AUDIT_INTERVAL_STANDALONE
-        } else {
-            AUDIT_INTERVAL
-        },
-        metrics: metrics.clone(),
-        stop: shutdown.leader.clone(),
-    };
-    let coordinating = start_coordinator(&supervisor, coordinator).map_err(DaemonError::Start)?;
-
-    let watchman = PeerPoller {
-        id: config.id.to_string(),
-        leadership: leadership_reader.clone(),
-        view: view.clone(),
-        peers,
-        clock,
-        stop: stop.clone(),
-    };
-    let _owned_by_supervisor = supervisor.spawn_critical("peers", "", watchman.run());
-
-    let id = config.id.to_string();
-    let services = Services {
-        ingest: Ingest {
-            id: id.clone(),
-            heartbeat_interval: config.heartbeat_interval,
-            silent_after: config.silent_after,
-            commands,
-            heartbeats,
-            clock,
-            supervisor: supervisor.clone(),
-            metrics: metrics.clone(),
-            next_stream: Arc::new(AtomicU64::new(1)),
-            refusals: Arc::default(),
-        },
-        queries: Queries {
-            id,
-            boot: format!("{:016x}", fastrand::u64(..)),
-            view,
-            leadership: leadership_reader.clone(),
-            peers: peers_reader,
-            standalone,
-            clock,
-            supervisor: supervisor.clone(),
-            metrics,
-        },
-        leadership: leadership_reader,
-        clock,
-        draining: stop.clone(),
-        close_grace: shutdown.close_grace(),
-    };
-    for kind in ["aggregator", "coordinator", "grpc", "peers", "pulse"] {
-        supervisor.expect(kind, 1);
-    }
-    let (failing, close) = (supervisor.clone(), shutdown.grpc.clone());
+    let listens = signals::listen(stop.clone()).map_err(DaemonError::Start)?;
+    let _listens = supervisor.spawn("signals", "", listens);
+    let aggregating = supervisor.spawn_critical("aggregator", "", components.aggregator.run());
+    let coordinating = start_coordinator(&supervisor, components.coordinator).map_err(DaemonError::Start)?;
+    let _owned_by_supervisor = supervisor.spawn_critical("peers", "", components.peer_poller.run());
+    let (failing, close, services) = (supervisor.clone(), shutdown.grpc.clone(), components.services);
+    let connections = incoming::connections(ports.grpc);
     let _owned_by_supervisor = supervisor.spawn_critical("grpc", "", async move {
-        if let Err(e) = server::serve(incoming::connections(grpc_listener), services, close).await {
+        if let Err(e) = server::serve(connections, services, close).await {
             failing.fail(format!("gRPC server: {e}"));
         }
     });
+    for kind in ["aggregator", "coordinator", "grpc", "peers", "pulse", "signals"] {
+        supervisor.expect(kind, 1);
+    }
     tracing::info!(
         collector = %config.id, grpc = %config.grpc_listen, http = %config.http_listen, admin = %config.admin_listen,
-        standalone, "started"
+        standalone = config.zookeeper.is_none(), "started"
     );
 
     stop.cancelled().await;
@@ -227,6 +124,47 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     // Only a step that never ends could hold it up; the process ends all the same.
     drop(tokio::time::timeout(AGGREGATOR_LIMIT, aggregating.join()).await);
     daemon::verdict(&supervisor, clean, config.shutdown_grace)
+}
+
+/// The listening ports.
+struct Ports {
+    grpc: Listener,
+    http: Bound,
+    admin: Bound,
+}
+
+impl Ports {
+    /// Binds all ports, before anything is started, and exports what happens on them.
+    fn open(config: &Config, registry: &mut Registry) -> Result<Self, DaemonError> {
+        let bound = |what, address| move |e| DaemonError::Bind(what, address, e);
+        let grpc = server::bind(config.grpc_listen, config.silent_after)
+            .map_err(bound("grpc_listen", config.grpc_listen))?;
+        let http = admin::bind(config.http_listen).map_err(bound("http_listen", config.http_listen))?;
+        let admin = admin::bind(config.admin_listen).map_err(bound("admin_listen", config.admin_listen))?;
+        let (listeners, shares) = (Listeners::default(), Shares::of_this_process());
+        registry.register_collector(Box::new(listeners.clone()));
+        let grpc = listeners.add("grpc", grpc, shares.grpc).listen();
+        Ok(Self {
+            grpc: grpc.map_err(DaemonError::Start)?,
+            http: listeners.add("http", http, shares.http),
+            admin: listeners.add("admin", admin, shares.admin),
+        })
+    }
+}
+
+fn settings(config: &Config, close_grace: Duration) -> Settings {
+    let zookeeper = config.zookeeper.as_ref();
+    Settings {
+        id: config.id.clone(),
+        advertise: config.advertise.clone(),
+        boot: format!("{:016x}", fastrand::u64(..)),
+        heartbeat_interval: config.heartbeat_interval,
+        silent_after: config.silent_after,
+        standalone: zookeeper.is_none(),
+        root: zookeeper.map_or("/redkeeper", |zk| zk.root.as_str()).to_owned(),
+        orphans_max_percent: zookeeper.map_or(100, |zk| zk.orphans_max_percent),
+        close_grace,
+    }
 }
 
 /// The coordinator on a thread and runtime of its own: a busy main runtime must not delay the session's pings.

@@ -7,7 +7,7 @@
 //!                                               grpc::status   leader
 //! ```
 //!
-//! * [`config`], [`cli`], [`app`]: what to run, and how it starts.
+//! * [`config`], [`cli`], [`app`]: what to run, and how it starts; [`components`]: how the parts are joined.
 //! * [`fleet`]: what is known of all instances; [`grpc`]: agents' streams and tools' queries.
 //! * [`leader`]: the ZooKeeper session and the election; [`publish`]: what the leader writes; [`store`]: ZooKeeper
 //!   behind a small trait, with the paths and records in it.
@@ -17,6 +17,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod components;
 pub mod config;
 pub mod fleet;
 pub mod grpc;

@@ -1,31 +1,16 @@
 //! A simulated collector: the product's own gRPC server, aggregator, coordinator and publisher. Only the network and
-//! ZooKeeper's client are replaced.
+//! ZooKeeper's client are replaced; `collector::components` joins the rest, as in the daemon.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use redkeeper_collector::{
-    fleet::{
-        aggregator::Aggregator,
-        command::COMMANDS_MAX,
-        heartbeats::HeartbeatQueue,
-        view::{self, ViewHandle},
-    },
-    grpc::{
-        agent::Ingest,
-        server::{self, Services},
-        status::Queries,
-    },
-    leader::{Coordinator, leadership::Leadership},
+    components::{Components, Settings, StopTokens},
+    fleet::view::ViewHandle,
+    grpc::server,
+    leader::leadership::Leadership,
     metrics::Metrics,
-    peers::Peers,
-    publish::AUDIT_INTERVAL,
-    store::layout::Layout,
 };
-use redkeeper_core::{fleet::Fleet, ids::CollectorId, status::State};
+use redkeeper_core::{ids::CollectorId, status::State};
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tokio::{
     sync::{mpsc, watch},
@@ -103,81 +88,46 @@ impl Collector {
     /// # Panics
     /// When the server cannot be built.
     pub fn start(&mut self, ensemble: &Ensemble, clock: Clock) {
-        let (view_publisher, view) = view::channel();
-        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let (leadership, reader) = watch::channel(Leadership::default());
         let [stop, leader_stop, server_stop] = [0; 3].map(|_| CancellationToken::new());
-        let metrics = Metrics::default();
-        let (heartbeats, fleet) = (
-            Arc::new(HeartbeatQueue::default()),
-            Fleet::new(clock.now(), SILENT_AFTER),
-        );
-        let aggregator = Aggregator::new(
-            fleet,
-            view_publisher,
-            receiver,
-            Arc::clone(&heartbeats),
-            clock,
-            metrics.clone(),
-            CancellationToken::new(),
-        );
-        let supervisor = Supervisor::new(stop.clone());
-        let services = Services {
-            ingest: Ingest {
-                id: self.id.to_string(),
-                heartbeat_interval: HEARTBEAT,
-                silent_after: SILENT_AFTER,
-                commands: commands.clone(),
-                heartbeats,
-                clock,
-                supervisor: supervisor.clone(),
-                metrics: metrics.clone(),
-                next_stream: Arc::new(AtomicU64::new(1)),
-                refusals: Arc::default(),
-            },
-            queries: Queries {
-                id: self.id.to_string(),
-                boot: "1".to_owned(),
-                view: view.clone(),
-                leadership: reader.clone(),
-                peers: watch::channel(Peers::default()).1,
-                standalone: false,
-                clock,
-                supervisor,
-                metrics: metrics.clone(),
-            },
-            leadership: reader.clone(),
-            clock,
-            draining: stop.clone(),
+        let settings = Settings {
+            id: self.id.clone(),
+            advertise: format!("{}:7400", self.id),
+            boot: "1".to_owned(),
+            heartbeat_interval: HEARTBEAT,
+            silent_after: SILENT_AFTER,
+            standalone: false,
+            root: "/redkeeper".to_owned(),
+            orphans_max_percent: 10,
             close_grace: SHUTDOWN_GRACE / 2,
         };
-        let coordinator = Coordinator {
-            store: ensemble.client(Arc::clone(&self.zookeeper)),
-            layout: Layout::new("/redkeeper"),
-            id: self.id.clone(),
-            address: format!("{}:7400", self.id),
-            view: view.clone(),
-            commands,
-            leadership,
+        let components = Components::new(
+            settings,
+            ensemble.client(Arc::clone(&self.zookeeper)),
             clock,
-            orphans_max_percent: 10,
-            audit_interval: AUDIT_INTERVAL,
-            metrics,
-            stop: leader_stop.clone(),
-        };
+            &Supervisor::new(stop.clone()),
+            &Metrics::default(),
+            StopTokens {
+                leader: leader_stop.clone(),
+                aggregator: CancellationToken::new(),
+            },
+        );
         let mut tasks = JoinSet::new();
-        tasks.spawn(aggregator.run());
-        tasks.spawn(coordinator.run());
+        tasks.spawn(components.aggregator.run());
+        tasks.spawn(components.coordinator.run());
         let (entrance, accepted) = mpsc::channel(BACKLOG);
-        let served = server::serve(ReceiverStream::new(accepted), services, server_stop.clone());
+        let served = server::serve(
+            ReceiverStream::new(accepted),
+            components.services,
+            server_stop.clone(),
+        );
         let mut server = JoinSet::new();
         server.spawn(async { served.await.expect("the server") });
         self.process = Some(Process {
             entrance,
             dead: CancellationToken::new(),
             server,
-            view,
-            leadership: reader,
+            view: components.view,
+            leadership: components.leadership,
             stop: [stop, leader_stop, server_stop],
             tasks,
         });

@@ -1,0 +1,166 @@
+//! The components of a collector and the channels between them, without ports, threads or files. `app` runs them on the
+//! machine's network and clock, the simulation on its own.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use redkeeper_core::{fleet::Fleet, ids::CollectorId};
+use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    fleet::{
+        aggregator::Aggregator,
+        command::COMMANDS_MAX,
+        heartbeats::HeartbeatQueue,
+        view::{self, ViewHandle},
+    },
+    grpc::{agent::Ingest, server::Services, status::Queries},
+    leader::{Coordinator, leadership::Leadership},
+    metrics::Metrics,
+    peers::{Peers, poll::PeerPoller},
+    publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
+    store::{Store, layout::Layout},
+};
+
+/// Settings of the components.
+pub struct Settings {
+    /// Id of this collector.
+    pub id: CollectorId,
+    /// `host:port` under which other collectors and tools reach it.
+    pub advertise: String,
+    /// Distinguishes this process from earlier ones with the same id.
+    pub boot: String,
+    /// Heartbeat interval that agents are asked for.
+    pub heartbeat_interval: Duration,
+    /// Silence after which an agent's instances are UNKNOWN.
+    pub silent_after: Duration,
+    /// Whether there is no ZooKeeper, and so no other collector.
+    pub standalone: bool,
+    /// Path under which everything is stored.
+    pub root: String,
+    /// Most orphaned statuses that are deleted, in percent of all.
+    pub orphans_max_percent: u8,
+    /// How long clients may take to close their connections during shutdown.
+    pub close_grace: Duration,
+}
+
+/// Requests to stop the components whose turn comes later than that of the whole process (`shutdown`).
+pub struct StopTokens {
+    /// Stops the session with ZooKeeper, and with it leadership.
+    pub leader: CancellationToken,
+    /// Stops the aggregator.
+    pub aggregator: CancellationToken,
+}
+
+/// The components, ready to run, and what they publish.
+pub struct Components<S: Store> {
+    /// Owner of the fleet's state.
+    pub aggregator: Aggregator,
+    /// The session with ZooKeeper and the election.
+    pub coordinator: Coordinator<S>,
+    /// Polls the other collectors.
+    pub peer_poller: PeerPoller,
+    /// The services of the gRPC server.
+    pub services: Services,
+    /// The fleet, as the aggregator publishes it.
+    pub view: ViewHandle,
+    /// Leadership, as the coordinator publishes it.
+    pub leadership: watch::Receiver<Leadership>,
+    /// The other collectors, as the poller publishes them.
+    pub peers: watch::Receiver<Peers>,
+}
+
+impl<S: Store> Components<S> {
+    /// Builds the components and joins them. Nothing runs yet.
+    pub fn new(
+        settings: Settings,
+        store: S,
+        clock: Clock,
+        supervisor: &Supervisor,
+        metrics: &Metrics,
+        stop: StopTokens,
+    ) -> Self {
+        let (view_publisher, view) = view::channel();
+        let (leadership_publisher, leadership) = watch::channel(Leadership::default());
+        let (peers_publisher, peers) = watch::channel(Peers::default());
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let heartbeats = Arc::new(HeartbeatQueue::default());
+        let id = settings.id.to_string();
+        let aggregator = Aggregator::new(
+            Fleet::new(clock.now(), settings.silent_after),
+            view_publisher,
+            receiver,
+            Arc::clone(&heartbeats),
+            clock,
+            metrics.clone(),
+            stop.aggregator,
+        );
+        let coordinator = Coordinator {
+            store,
+            layout: Layout::new(&settings.root),
+            id: settings.id,
+            address: settings.advertise,
+            view: view.clone(),
+            commands: commands.clone(),
+            leadership: leadership_publisher,
+            clock,
+            orphans_max_percent: settings.orphans_max_percent,
+            audit_interval: match settings.standalone {
+                true => AUDIT_INTERVAL_STANDALONE,
+                false => AUDIT_INTERVAL,
+            },
+            metrics: metrics.clone(),
+            stop: stop.leader,
+        };
+        let peer_poller = PeerPoller {
+            id: id.clone(),
+            leadership: leadership.clone(),
+            view: view.clone(),
+            peers: peers_publisher,
+            clock,
+            stop: supervisor.stop().clone(),
+        };
+        let services = Services {
+            ingest: Ingest {
+                id: id.clone(),
+                heartbeat_interval: settings.heartbeat_interval,
+                silent_after: settings.silent_after,
+                commands,
+                heartbeats,
+                clock,
+                supervisor: supervisor.clone(),
+                metrics: metrics.clone(),
+                next_stream: Arc::new(AtomicU64::new(1)),
+                refusals: Arc::default(),
+            },
+            queries: Queries {
+                id,
+                boot: settings.boot,
+                view: view.clone(),
+                leadership: leadership.clone(),
+                peers: peers.clone(),
+                standalone: settings.standalone,
+                clock,
+                supervisor: supervisor.clone(),
+                metrics: metrics.clone(),
+            },
+            leadership: leadership.clone(),
+            clock,
+            draining: supervisor.stop().clone(),
+            close_grace: settings.close_grace,
+        };
+        Self {
+            aggregator,
+            coordinator,
+            peer_poller,
+            services,
+            view,
+            leadership,
+            peers,
+        }
+    }
+}
