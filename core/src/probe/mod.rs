@@ -23,7 +23,7 @@ mod overdue;
 mod refusals;
 mod rounds;
 pub mod schedule;
-mod second_connection;
+mod silence;
 mod verdict;
 pub mod watchdog;
 
@@ -93,7 +93,7 @@ pub struct Prober {
     informed_at: Mono,
     overdue_check: overdue::OverdueCheck,
     /// State of the second connection, which is asked while the present one is silent.
-    second: second_connection::Second,
+    second: silence::SecondConnection,
     /// Number of connections that were mute while the server answered on another one.
     silent_connections: u32,
     /// When the process is checked next while no answer is awaited.
@@ -139,7 +139,7 @@ impl Prober {
             uptime_seconds: None,
             informed_at: now,
             overdue_check: overdue::OverdueCheck::default(),
-            second: second_connection::Second::default(),
+            second: silence::SecondConnection::default(),
             silent_connections: 0,
             process_check_at: overdue::NEVER,
             fast_retries: FAST_RETRIES_MAX,

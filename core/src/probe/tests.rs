@@ -7,7 +7,7 @@ use crate::{
 mod extra_checks;
 mod info;
 mod properties;
-mod second_connection;
+mod silence;
 
 const MS: Duration = Duration::from_millis(1);
 

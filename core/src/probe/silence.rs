@@ -1,4 +1,4 @@
-//! Asks a second connection before silence becomes a verdict, because the silence of one connection does not prove the
+//! Judges silence: a PING without an answer. A second connection is asked before silence becomes a verdict, because the silence of one connection does not prove the
 //! death of a server.
 //!
 //! A connection can be mute while its server serves all others: a child process that saves holds a copy of the socket
@@ -27,7 +27,7 @@ const HANDSHAKE_AGAIN_MAX: Duration = Duration::from_secs(30);
 
 /// State of the second connection.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Second {
+pub(super) struct SecondConnection {
     /// True if it was asked since the last valid reply.
     asked: bool,
     /// Why it failed, if it has.
@@ -41,7 +41,7 @@ pub(super) struct Second {
 }
 
 #[cfg(test)]
-impl Second {
+impl SecondConnection {
     /// Whether the result of a check of the process is awaited.
     pub(super) fn check_process_first(&self) -> bool {
         self.check_process_first
@@ -113,7 +113,7 @@ impl Prober {
                 self.judge(now, wall, Reason::AgentFault, Stage::Connect, &text, out);
                 // The next attempt follows after as much silence.
                 self.silent_since = now;
-                self.second = Second::default();
+                self.second = SecondConnection::default();
             }
             failed => {
                 let beside = failed.map_or_else(|| "not answered either".to_owned(), |f| f.describe());
@@ -131,10 +131,10 @@ impl Prober {
     fn mark_known_silent(&mut self, now: Mono) {
         self.overdue_check.stop();
         self.process_check_at = NEVER;
-        self.second = Second {
+        self.second = SecondConnection {
             again_at: Some(now + self.pause_of(0, ASK_AGAIN_MAX)),
             attempts: 1,
-            ..Second::default()
+            ..SecondConnection::default()
         };
     }
 
@@ -209,10 +209,10 @@ impl Prober {
 
     /// Discards what a second connection has shown, because it says nothing about the new connection.
     pub(super) fn discard_second_answer(&mut self) {
-        self.second = Second {
+        self.second = SecondConnection {
             again_at: self.second.again_at,
             attempts: self.second.attempts,
-            ..Second::default()
+            ..SecondConnection::default()
         };
     }
 
@@ -220,7 +220,7 @@ impl Prober {
     pub(super) fn silence_ended(&mut self) {
         // Compared first, because this runs for each answer.
         if self.second.asked || self.second.again_at.is_some() || self.second.attempts > 0 {
-            self.second = Second::default();
+            self.second = SecondConnection::default();
         }
     }
 }
