@@ -1,5 +1,5 @@
-//! Judges silence: a PING without an answer. A second connection is asked before silence becomes a verdict, because the silence of one connection does not prove the
-//! death of a server.
+//! Judges silence, a PING without an answer. Before it becomes a verdict a second connection is asked, because the silence
+//! of one connection does not prove the death of a server.
 //!
 //! A connection can be mute while its server serves all others: a child process that saves holds a copy of the socket
 //! of a client that the server has closed, so no FIN arrives (redis/redis#15145), and a relay may forget old
