@@ -33,11 +33,10 @@ use crate::{
 
 /// Maximum size of a tool's request: filters and ids, nothing large.
 const TOOL_MESSAGE_BYTES_MAX: usize = 64 * 1024;
-/// Maximum streams on one connection: an agent needs one, a tool a few.
+/// Maximum calls at a time on one connection, streams included: an agent needs one, a tool a few, a program that watches
+/// for others some dozens. HTTP/2 makes a client wait that wants more. It is a quarter of [`UNARY_MAX`], so that one
+/// connection does not take all places of unary calls.
 const STREAMS_PER_CONNECTION_MAX: u32 = 64;
-/// Calls of one connection that wait for their answer (of a stream, for its beginning): an eighth of all that run at a
-/// time, so that one client cannot take all places. More are refused at once.
-const CALLS_PER_CONNECTION_MAX: usize = UNARY_MAX / 8;
 /// Share of `silent_after` after which the kernel asks an idle peer whether it is there. After twice the share without
 /// an acknowledgement the peer is dead, so that both together are `silent_after`. HTTP/2 pings instead cost 2.5 % of
 /// the CPU with 2,000 streams.
@@ -110,8 +109,6 @@ where
         .accept_http1(false)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(8 * 1024)
-        .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
-        .load_shed(true)
         .layer(layers)
         .add_service(health_service)
         .add_service(reflection)

@@ -319,3 +319,17 @@ async fn what_a_caller_sent_is_repeated_in_part_only() {
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn as_many_watchers_as_a_connection_may_have_open_at_once() {
+    let rig = Rig::start();
+    let tool = StatusServiceClient::new(rig.connect().await);
+    let open = |mut tool: StatusServiceClient<_>| async move {
+        let call = tool.watch_instances(v1::WatchInstancesRequest::default()).await;
+        let mut stream = call.unwrap().into_inner();
+        stream.message().await.unwrap().expect("a stream has a beginning");
+        stream
+    };
+    let watchers = futures_util::future::join_all((0..64).map(|_| open(tool.clone()))).await;
+    assert_eq!(watchers.len(), 64);
+}
