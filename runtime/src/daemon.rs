@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{ConfigError, Problem},
-    exit,
+    exit, log_filter,
     supervise::Supervisor,
     telemetry::{self, LogFormat},
 };
@@ -35,7 +35,7 @@ impl Default for Log {
 impl Log {
     /// Mistakes in these settings.
     pub fn problems(&self) -> Vec<Problem> {
-        let wrong = telemetry::check_filter(&self.filter).err();
+        let wrong = log_filter::parse(&self.filter).err();
         wrong
             .map(|text| Problem::new("log.filter", text))
             .into_iter()

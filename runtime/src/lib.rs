@@ -1,7 +1,7 @@
 //! The library that both daemons share. It knows neither the fleet nor the protocol.
 //!
 //! * [`supervise`]: every task has a name and an owner, and its exit or panic is seen.
-//! * [`admin`]: `/livez`, `/readyz`, `/metrics`, `/debug/tasks` on a thread of their own.
+//! * [`admin`]: `/livez`, `/readyz`, `/metrics` and the pages below `/debug/`, on a thread of their own.
 //! * [`blocked_runtime`]: decides when a blocked main runtime ends the process.
 //! * [`config`]: file < environment < flags, unknown keys refused, all mistakes at once, with their position.
 //! * [`memory`]: the allocator and its statistics.
@@ -9,6 +9,7 @@
 //! * [`net`]: listeners with limits, a pause after errors, and metrics.
 //! * [`daemon`]: start and stop of a daemon.
 //! * [`terminal`]: output of commands.
+//! * [`log_filter`]: the log filter, which can be changed for a time.
 //! * [`telemetry`], [`signals`], [`clock`], [`errors`], [`exit`]: logs, shutdown requests, time, error
 //!   texts, exit codes.
 
@@ -21,6 +22,7 @@ pub mod daemon;
 pub mod errors;
 pub mod exit;
 mod exposition;
+pub mod log_filter;
 pub mod log_limit;
 pub mod memory;
 pub mod net;

@@ -8,12 +8,16 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+pub use live_task::LiveTask;
+
+mod live_task;
 
 /// How a task ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -37,20 +41,9 @@ impl Exit {
     }
 }
 
-/// One live task.
-#[derive(Clone, Debug)]
-pub struct LiveTask {
-    /// Kind, common to all tasks of one purpose.
-    pub kind: &'static str,
-    /// Name that distinguishes it from others of its kind.
-    pub name: String,
-    /// When it was started.
-    pub started: Instant,
-}
-
 #[derive(Default)]
 struct Books {
-    live: BTreeMap<u64, LiveTask>,
+    live: BTreeMap<u64, Arc<LiveTask>>,
     expected: BTreeMap<&'static str, usize>,
     exits: BTreeMap<(&'static str, Exit), u64>,
 }
@@ -194,19 +187,16 @@ impl Supervisor {
         F: Future<Output = ()>,
     {
         let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let live = LiveTask {
-            kind,
-            name,
-            started: Instant::now(),
-        };
-        self.books().live.insert(id, live);
+        let task = Arc::new(LiveTask::new(kind, name));
+        self.books().live.insert(id, Arc::clone(&task));
         let mut guard = Guard {
             supervisor: self.clone(),
             id,
             exit: Exit::Aborted,
         };
         // Not an `async` block, which would store the future twice: as a captured variable and as the awaited value.
-        AssertUnwindSafe(future).catch_unwind().map(move |result| {
+        let caught = AssertUnwindSafe(future).catch_unwind();
+        live_task::observed(task, caught).map(move |result| {
             guard.ended(match result {
                 Ok(()) => Exit::Finished,
                 Err(_) => Exit::Panicked,
@@ -215,7 +205,7 @@ impl Supervisor {
     }
 
     /// All live tasks.
-    pub fn live(&self) -> Vec<LiveTask> {
+    pub fn live(&self) -> Vec<Arc<LiveTask>> {
         self.books().live.values().cloned().collect()
     }
 

@@ -16,7 +16,9 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter},
 };
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::fmt;
+
+use crate::log_filter;
 
 /// Maximum number of lines waiting for standard error: enough for 10,000 transitions at once, about 3 MB.
 const LINES_MAX: usize = 16_384;
@@ -36,28 +38,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// Checks whether [`init`] accepts this filter.
-///
-/// # Errors
-/// When the filter is invalid; the text says why.
-pub fn check_filter(filter: &str) -> Result<(), String> {
-    parse_filter(filter).map(drop)
-}
-
-fn parse_filter(filter: &str) -> Result<EnvFilter, String> {
-    let wrong = |e| {
-        format!("{filter:?} is no log filter such as \"info\" or \"info,redkeeper_collector=debug\": {e}")
-    };
-    EnvFilter::try_new(filter).map_err(wrong)
-}
-
 /// Starts logging with a filter such as `info` or `info,redkeeper_collector=debug`. Panics are logged too. The last
 /// lines are written by [`finish`].
 ///
 /// # Errors
 /// When the filter cannot be parsed.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = parse_filter(filter)?;
+    let parsed = log_filter::parse(filter)?;
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_MAX)
         .thread_name("log")
@@ -65,15 +52,26 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     LOST.get_or_init(|| writer.error_counter());
     *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
     let builder = fmt()
-        .with_env_filter(filter)
+        .with_env_filter(parsed)
         .with_writer(writer)
         .with_target(true);
-    match format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
-        LogFormat::Json => builder.json().init(),
-    }
+    let reload = match format {
+        LogFormat::Text => {
+            let builder = builder
+                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            log_filter::reloader(handle)
+        }
+        LogFormat::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            log_filter::reloader(handle)
+        }
+    };
+    log_filter::install(filter, reload);
     std::panic::set_hook(Box::new(|info| {
         PANICS.fetch_add(1, Ordering::Relaxed);
         tracing::error!(

@@ -208,19 +208,29 @@ fn metric(port: u16, line_start: &str) -> Option<f64> {
 /// # Errors
 /// When there is no answer; the text says why.
 pub fn http_get(port: u16, path: &str) -> Result<String, String> {
-    let get = || -> std::io::Result<String> {
+    http(port, "GET", path, "").map(|(_, body)| body)
+}
+
+/// Sends a request to a port of this host, and returns the status code and the body.
+///
+/// # Errors
+/// When there is no answer; the text says why.
+pub fn http(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, String), String> {
+    let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let length = body.len();
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
         )?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok(text)
     };
-    let text = get().map_err(|e| e.to_string())?;
-    text.split_once("\r\n\r\n")
-        .map(|(_, body)| body.to_owned())
-        .ok_or_else(|| format!("no HTTP answer: {text:?}"))
+    let text = ask().map_err(|e| e.to_string())?;
+    let none = || format!("no HTTP answer: {text:?}");
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(none)?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((code.ok_or_else(none)?, body.to_owned()))
 }

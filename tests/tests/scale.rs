@@ -47,7 +47,7 @@ async fn two_thousand_instances_in_one_agent() {
         .find(|line| line.starts_with("probe-worker"))
         .unwrap();
     assert_eq!(
-        workers.split_whitespace().collect::<Vec<_>>()[1..],
+        workers.split_whitespace().collect::<Vec<_>>()[1..3],
         ["2000", "2000"],
         "{page}"
     );

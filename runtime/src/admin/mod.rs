@@ -3,10 +3,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -17,29 +14,35 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
-    registry::Registry,
-};
+use prometheus_client::{encoding::text::encode, registry::Registry};
 
+use self::{
+    debug::Debug,
+    pulse::{PULSE_INTERVAL, Pulse},
+    task_metrics::TaskMetrics,
+};
 use crate::{
     blocked_runtime::{LOOK_INTERVAL, STUCK_MAX, StuckWatch},
-    exposition,
-    memory::{self, MemoryMetrics},
+    exposition, log_filter,
+    memory::MemoryMetrics,
     net,
     supervise::Supervisor,
     telemetry::{self, LogMetrics},
 };
 
+pub use debug::Page;
+
+mod content;
+mod debug;
+mod log_level;
+mod memory;
+mod pulse;
+mod runtime;
+mod task_metrics;
+mod tasks;
+
 /// The main runtime counts as stuck when its pulse is older than this.
 pub const PULSE_MAX_AGE: Duration = Duration::from_secs(5);
-/// Each pulse wakes the process, so pulses are infrequent.
-const PULSE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Produces a page's text on request. Must not block and must not wait for the main runtime.
-pub type Page = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Data of the pages.
 #[derive(Clone)]
@@ -48,16 +51,12 @@ pub struct Admin {
 }
 
 struct Inner {
-    title: String,
-    started: Instant,
     supervisor: Supervisor,
-    main: tokio::runtime::Handle,
     registry: Registry,
     ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
-    detail: Page,
     notes: OnceLock<Page>,
-    /// Milliseconds after `started` at which the main runtime last ran the pulse.
-    pulse: AtomicU64,
+    pulse: Arc<Pulse>,
+    debug: Debug,
 }
 
 impl Admin {
@@ -73,26 +72,18 @@ impl Admin {
         registry.register_collector(Box::new(TaskMetrics(supervisor.clone())));
         registry.register_collector(Box::new(MemoryMetrics));
         registry.register_collector(Box::new(LogMetrics));
-        let inner = Arc::new(Inner {
-            title,
-            started: Instant::now(),
-            supervisor: supervisor.clone(),
-            main: tokio::runtime::Handle::current(),
-            registry,
-            ready,
-            detail,
-            notes: OnceLock::new(),
-            pulse: AtomicU64::new(0),
-        });
-        let (beating, stop) = (Arc::clone(&inner), supervisor.stop().clone());
-        let _owned_by_supervisor = supervisor.spawn_critical("pulse", "", async move {
-            while !stop.is_cancelled() {
-                let millis = u64::try_from(beating.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-                beating.pulse.store(millis, Ordering::Relaxed);
-                tokio::select! { () = tokio::time::sleep(PULSE_INTERVAL) => (), () = stop.cancelled() => () }
-            }
-        });
-        Self { inner }
+        let pulse = Pulse::start(&supervisor);
+        let debug = Debug::new(title, supervisor.clone(), Arc::clone(&pulse), detail);
+        Self {
+            inner: Arc::new(Inner {
+                supervisor,
+                registry,
+                ready,
+                notes: OnceLock::new(),
+                pulse,
+                debug,
+            }),
+        }
     }
 
     /// Appends `notes` to the `ok` of `/readyz`: problems that do not prevent the process from working, but need
@@ -112,24 +103,7 @@ impl Admin {
 
     /// All routes.
     pub fn router(&self) -> Router {
-        let debug = Router::new()
-            .route("/debug/", get(index))
-            .route("/debug/tasks", get(tasks))
-            .route(
-                "/debug/tasks/count",
-                get(|State(a): State<Admin>| async move { format!("{}\n", a.alive()) }),
-            )
-            .with_state(self.clone());
-        self.public_router().merge(debug)
-    }
-
-    fn alive(&self) -> usize {
-        self.inner.main.metrics().num_alive_tasks()
-    }
-
-    fn pulse_age(&self) -> Duration {
-        let pulse = Duration::from_millis(self.inner.pulse.load(Ordering::Relaxed));
-        self.inner.started.elapsed().saturating_sub(pulse)
+        self.public_router().merge(self.inner.debug.router())
     }
 
     /// Ends the process when its main runtime is stuck permanently.
@@ -139,9 +113,14 @@ impl Admin {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let since_last = std::mem::replace(&mut looked, Instant::now()).elapsed();
+            self.inner.debug.sample();
+            log_filter::reset_if_due();
             // There is no pulse during shutdown, which has its own time limit.
             let stopping = self.inner.supervisor.stop().is_cancelled();
-            if watch.look(since_last, stopping || self.pulse_age() <= PULSE_INTERVAL * 3) {
+            if watch.look(
+                since_last,
+                stopping || self.inner.pulse.age() <= PULSE_INTERVAL * 3,
+            ) {
                 tracing::error!(
                     "the main runtime has not run for {STUCK_MAX:?}: some task blocks its thread; exiting"
                 );
@@ -153,7 +132,7 @@ impl Admin {
     }
 
     fn live(&self) -> Result<(), String> {
-        let age = self.pulse_age();
+        let age = self.inner.pulse.age();
         if age > PULSE_MAX_AGE && !self.inner.supervisor.stop().is_cancelled() {
             return Err(format!("the main runtime has not run for {age:.1?}"));
         }
@@ -235,182 +214,5 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-async fn index(State(admin): State<Admin>) -> String {
-    format!(
-        "{}  pid {}  up {:.0?}\n\n/livez              the main runtime runs\n/readyz             the process does its job\n\
-         /metrics            Prometheus text format\n/debug/tasks        live tasks by name, expected against alive\n\
-         /debug/tasks/count  the bare number of live tasks\n",
-        admin.inner.title,
-        std::process::id(),
-        admin.inner.started.elapsed()
-    )
-}
-
-async fn tasks(State(admin): State<Admin>) -> String {
-    let supervisor = &admin.inner.supervisor;
-    let (total, own) = (admin.alive(), supervisor.count());
-    let mut text = format!(
-        "{total} tasks alive on the main runtime, {own} supervised\n\nKIND                ALIVE  EXPECTED\n"
-    );
-    for (kind, (alive, expected)) in supervisor.by_kind() {
-        let (expected, mark) = match expected {
-            Some(n) => (n.to_string(), if n == alive { "" } else { "  <- differs" }),
-            None => ("-".to_owned(), ""),
-        };
-        text.push_str(&format!("{kind:<20}{alive:<7}{expected}{mark}\n"));
-    }
-    text.push_str("\nENDED               HOW        COUNT\n");
-    for ((kind, exit), count) in supervisor.exits() {
-        text.push_str(&format!("{kind:<20}{:<11}{count}\n", exit.as_str()));
-    }
-    text.push_str("\nLIVE TASK           NAME                                     AGE\n");
-    for task in supervisor.live() {
-        text.push_str(&format!(
-            "{:<20}{:<41}{:.1?}\n",
-            task.kind,
-            task.name,
-            task.started.elapsed()
-        ));
-    }
-    if let Some(memory) = memory::allocated() {
-        let [allocated, resident] =
-            [memory.allocated, memory.resident].map(|bytes| bytes as f64 / 1_048_576.0);
-        text.push_str(&format!(
-            "\n{allocated:.1} MiB allocated, {resident:.1} MiB resident\n"
-        ));
-    }
-    text.push_str(&(admin.inner.detail)());
-    text
-}
-
-/// Live, expected and ended tasks as metrics.
-#[derive(Debug)]
-struct TaskMetrics(Supervisor);
-
-impl std::fmt::Debug for Supervisor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Supervisor")
-            .field("count", &self.count())
-            .finish()
-    }
-}
-
-impl Collector for TaskMetrics {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let kinds = self.0.by_kind();
-        let mut family = |name, help, values: Vec<(&'static str, usize)>| -> Result<(), std::fmt::Error> {
-            let kind = prometheus_client::metrics::MetricType::Gauge;
-            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-            for (task, value) in values {
-                let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-                gauge.encode(metric.encode_family(&[("kind", task)])?)?;
-            }
-            Ok(())
-        };
-        let alive = kinds.iter().map(|(kind, (alive, _))| (*kind, *alive)).collect();
-        family("redkeeper_tasks_alive", "Live supervised tasks", alive)?;
-        let expected = kinds
-            .iter()
-            .filter_map(|(kind, (_, n))| n.map(|n| (*kind, n)))
-            .collect();
-        family("redkeeper_tasks_expected", "Tasks that should be alive", expected)?;
-        let kind = prometheus_client::metrics::MetricType::Counter;
-        let mut metric =
-            encoder.encode_descriptor("redkeeper_tasks_ended", "Tasks ended, by how", None, kind)?;
-        for ((task, exit), count) in self.0.exits() {
-            let labels = [("kind", task), ("exit", exit.as_str())];
-            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use axum::{body::Body, http::Request};
-    use tower::ServiceExt;
-
-    use super::*;
-
-    /// Answers a request on a thread and runtime of its own, as the server does.
-    fn get(admin: &Admin, path: &str, accept: &str) -> (StatusCode, String, String) {
-        let request = Request::get(path).header(header::ACCEPT, accept);
-        let request = request.body(Body::empty()).unwrap();
-        let router = admin.router();
-        let ask = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(async {
-                let answer = router.oneshot(request).await.unwrap();
-                let kind = answer.headers()[header::CONTENT_TYPE]
-                    .to_str()
-                    .unwrap()
-                    .to_owned();
-                let status = answer.status();
-                let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
-                (status, kind, String::from_utf8(body.to_vec()).unwrap())
-            })
-        };
-        std::thread::spawn(ask).join().unwrap()
-    }
-
-    fn admin() -> Admin {
-        Admin::new(
-            "test".to_owned(),
-            Supervisor::new(tokio_util::sync::CancellationToken::new()),
-            Registry::default(),
-            Arc::new(|| Err("nobody is connected".to_owned())),
-            Arc::new(|| "the end".to_owned()),
-        )
-    }
-
-    fn on_a_runtime<T>(test: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.unwrap().block_on(test)
-    }
-
-    /// The main runtime has one thread here, and that thread is stuck in this function.
-    #[test]
-    fn it_answers_while_the_main_runtime_is_stuck_and_says_so() {
-        on_a_runtime(async {
-            let admin = admin();
-            let page = |path| get(&admin, path, "").2;
-            // From here on nothing awaits, so the main runtime does not run.
-            assert_eq!(get(&admin, "/livez", "").0, StatusCode::OK);
-            let tasks = page("/debug/tasks");
-            assert!(tasks.contains("pulse") && tasks.ends_with("the end"), "{tasks}");
-            assert_eq!(page("/debug/tasks/count"), "1\n");
-            assert!(page("/readyz").contains("nobody is connected"));
-            let deadline = Instant::now() + PULSE_MAX_AGE * 3;
-            while !page("/livez").contains("has not run for") {
-                assert!(Instant::now() < deadline, "a stuck runtime still counts as alive");
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        });
-    }
-
-    #[test]
-    fn metrics_come_in_the_format_that_was_asked_for() {
-        on_a_runtime(async {
-            let admin = admin();
-            let (status, kind, text) = get(&admin, "/metrics", "*/*");
-            assert_eq!(
-                (status, kind.as_str()),
-                (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8")
-            );
-            assert!(
-                text.contains("redkeeper_tasks_alive{kind=\"pulse\"} 1\n"),
-                "{text}"
-            );
-            assert!(
-                text.contains("# TYPE redkeeper_panics_total counter\n") && !text.contains("# EOF"),
-                "{text}"
-            );
-            let (_, kind, text) = get(&admin, "/metrics", "application/openmetrics-text;version=1.0.0");
-            assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
-            assert!(
-                text.contains("# TYPE redkeeper_panics counter\n") && text.ends_with("# EOF\n"),
-                "{text}"
-            );
-        });
-    }
-}
+mod tests;

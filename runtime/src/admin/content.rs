@@ -1,0 +1,68 @@
+//! A debug page in both of its forms, text for people and JSON for programs.
+
+use axum::{
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+
+/// What a page says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Content {
+    /// For people.
+    pub(super) text: String,
+    /// The same for programs.
+    pub(super) json: serde_json::Value,
+}
+
+/// Parameters in the address of a debug page.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(default)]
+pub(super) struct Parameters {
+    /// `json` asks for JSON, as the header `Accept: application/json` does.
+    pub(super) format: String,
+    /// Only tasks of this kind.
+    pub(super) kind: Option<String>,
+    /// How long a change lasts, such as `10m`.
+    #[serde(rename = "for")]
+    pub(super) lasts: Option<String>,
+}
+
+impl Content {
+    /// The form that was asked for.
+    pub(super) fn answer(self, parameters: &Parameters, headers: &HeaderMap) -> Response {
+        let accepts =
+            |value: &header::HeaderValue| value.to_str().is_ok_and(|text| text.contains("application/json"));
+        if parameters.format == "json" || headers.get(header::ACCEPT).is_some_and(accepts) {
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            (json, format!("{}\n", self.json)).into_response()
+        } else {
+            self.text.into_response()
+        }
+    }
+}
+
+/// A duration as people read it: two units at most, milliseconds below ten seconds.
+pub(super) fn short(time: std::time::Duration) -> String {
+    let whole = match time.as_secs() {
+        0..10 => std::time::Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        seconds => std::time::Duration::from_secs(seconds),
+    };
+    let text = humantime::format_duration(whole).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!(short(Duration::from_micros(1_234_567)), "1s 234ms");
+        assert_eq!(short(Duration::from_millis(12_345)), "12s");
+        assert_eq!(short(Duration::from_secs(90_061)), "1day 1h");
+        assert_eq!(short(Duration::ZERO), "0s");
+    }
+}
