@@ -1,6 +1,6 @@
 //! Start and stop, common to both daemons: configuration, logs, exit code, result of the shutdown.
 
-use std::{fmt, io::Write, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{fmt, io::Write, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -92,7 +92,7 @@ pub trait Configuration: fmt::Display {
 
 /// The rest of `main`, once flags and configuration have been read: reports mistakes or the result of `--check-config`,
 /// or runs the daemon.
-pub fn main<C: Configuration>(
+pub fn main<C: Configuration + Send + Sync + 'static>(
     loaded: Result<C, ConfigError>,
     check_only: bool,
     run: impl FnOnce(C) -> Result<(), DaemonError>,
@@ -106,9 +106,9 @@ pub fn main<C: Configuration>(
         }
     };
     if check_only {
+        let config = Arc::new(config);
         let notes = config.notes().iter().map(|note| format!("note: {note}\n"));
-        let faults = config
-            .faults()
+        let faults = faults(&config, FAULTS_TIMEOUT)
             .into_iter()
             .map(|fault| format!("warning: {fault}\n"));
         let ok = format!("configuration ok: {config}\n");
@@ -139,6 +139,25 @@ pub fn main<C: Configuration>(
     }
 }
 
+/// How long `--check-config` looks for faults: a file system may hang.
+const FAULTS_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Looks for faults on a thread of its own, which is left behind if it takes longer than `limit`.
+fn faults<C: Configuration + Send + Sync + 'static>(config: &Arc<C>, limit: Duration) -> Vec<String> {
+    let (sender, found) = std::sync::mpsc::channel();
+    let config = Arc::clone(config);
+    let looking = std::thread::Builder::new()
+        .name("check".to_owned())
+        // Nobody waits for the result of a search that was given up.
+        .spawn(move || sender.send(config.faults()).ok());
+    let why = match looking.map(|_| found.recv_timeout(limit)) {
+        Ok(Ok(faults)) => return faults,
+        Ok(Err(_)) => format!("takes longer than {limit:?}, or failed; does a file system hang?"),
+        Err(e) => format!("cannot start: {e}"),
+    };
+    vec![format!("the check of files and processes {why}")]
+}
+
 /// Raises the soft limit of file descriptors to the hard one: each instance and each stream takes one, and the usual
 /// soft limit of 1,024 is for programs that use `select`.
 ///
@@ -159,5 +178,42 @@ pub fn verdict(supervisor: &Supervisor, clean: bool, grace: Duration) -> Result<
         Some(why) => Err(DaemonError::Failed(why)),
         None if clean => Ok(()),
         None => Err(DaemonError::Unclean(grace)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A configuration whose check of files takes this long.
+    struct Slow(Duration);
+
+    impl fmt::Display for Slow {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("slow")
+        }
+    }
+
+    impl Configuration for Slow {
+        fn log(&self) -> &Log {
+            unimplemented!("not asked for")
+        }
+
+        fn notes(&self) -> &[String] {
+            &[]
+        }
+
+        fn faults(&self) -> Vec<String> {
+            std::thread::sleep(self.0);
+            vec!["a fault".to_owned()]
+        }
+    }
+
+    #[test]
+    fn a_check_that_hangs_is_given_up_and_said() {
+        let limit = Duration::from_secs(20);
+        assert_eq!(faults(&Arc::new(Slow(Duration::ZERO)), limit), ["a fault"]);
+        let hung = faults(&Arc::new(Slow(limit)), Duration::from_millis(10));
+        assert!(hung[0].contains("takes longer than 10ms"), "{hung:?}");
     }
 }
