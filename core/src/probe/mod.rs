@@ -94,7 +94,7 @@ pub struct Prober {
     overdue_check: overdue::OverdueCheck,
     /// State of the second connection, which is asked while the present one is silent.
     second: silence::SecondConnection,
-    /// Number of connections that were mute while the server answered on another one.
+    /// Number of connections that were silent while the server answered on another one.
     silent_connections: u32,
     /// When the process is checked next while no answer is awaited.
     process_check_at: Mono,

@@ -1,13 +1,13 @@
 //! Judges silence, a PING without an answer. Before it becomes a verdict a second connection is asked, because the silence
 //! of one connection does not prove the death of a server.
 //!
-//! A connection can be mute while its server serves all others: a child process that saves holds a copy of the socket
+//! A connection can be silent while its server serves all others: a child process that saves holds a copy of the socket
 //! of a client that the server has closed, so no FIN arrives (redis/redis#15145), and a relay may forget old
-//! connections. An answer on the second connection replaces the mute one. No answer there either makes the verdict, at
+//! connections. An answer on the second connection replaces the silent one. No answer there either makes the verdict, at
 //! `hang_after`.
 //!
 //! A server that hangs is asked rarely: it does not take the probe's connections out of its listen queue, and a full
-//! queue would keep its clients out. The mute connection stays open, and an answer on it is enough.
+//! queue would keep its clients out. The silent connection stays open, and an answer on it is enough.
 
 use std::time::Duration;
 
@@ -171,7 +171,7 @@ impl Prober {
             .front()
             .map_or(Duration::ZERO, |(_, sent)| now.since(*sent));
         match answer {
-            // Any answer proves that the server lives while this connection is mute.
+            // Any answer proves that the server lives while this connection is silent.
             Ok(_)
             | Err(
                 ConnectFailure::TlsCertificate(_)
@@ -189,7 +189,7 @@ impl Prober {
                 out.push(Effect::Disconnect);
                 self.connect(now, out);
             }
-            // Nothing listens any more: a hard fact, on top of a mute connection.
+            // Nothing listens any more: a hard fact, on top of a silent connection.
             Err(failure @ (ConnectFailure::Refused | ConnectFailure::SocketMissing))
                 if !self.is_known_silent() =>
             {

@@ -194,7 +194,7 @@ impl Uplink {
             .await
             .map_err(|_| Ended::NoWelcome)??;
         let (heartbeat, silent_after) = intervals(&welcome)?;
-        let mute_after = silent_after * ACK_TIMEOUT_FACTOR;
+        let ack_timeout = silent_after * ACK_TIMEOUT_FACTOR;
         tracing::info!(
             collector = self.collector,
             id = welcome.collector_id,
@@ -222,18 +222,18 @@ impl Uplink {
                 outbox.sent(now, seq);
                 self.metrics.messages.inc();
             }
-            let mute_at = outbox.oldest_unacked().map(|at| at + mute_after);
-            if mute_at.is_some_and(|at| now >= at) {
-                return Err(Ended::AckTimeout(mute_after));
+            let ack_due = outbox.oldest_unacked().map(|at| at + ack_timeout);
+            if ack_due.is_some_and(|at| now >= at) {
+                return Err(Ended::AckTimeout(ack_timeout));
             }
             // While the window is full, a due heartbeat must wait for an acknowledgement instead of spinning.
             let full = outbox.unacked() >= UNACKED_MESSAGES_MAX;
             let wake = if full { None } else { Some(outbox.next_deadline()) };
-            let deadline = [wake, mute_at]
+            let deadline = [wake, ack_due]
                 .into_iter()
                 .flatten()
                 .min()
-                .unwrap_or(now + mute_after);
+                .unwrap_or(now + ack_timeout);
             tokio::select! {
                 biased;
                 answer = answers.message() => match answer.map_err(Ended::Refused)?.and_then(|a| a.message) {
