@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    debug,
     instances::InstanceTable,
     metrics::Metrics,
     probe::{
-        self,
         supervisor::{ProbeSupervisor, SharedContext},
         timer::{TIMERS, Timers},
     },
@@ -66,15 +66,18 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
             Err("no collector is connected".to_owned())
         }
     };
-    let page_table = Arc::clone(&table);
-    let page = move || probe::progress_page(&page_table, clock.now());
+    let summary = format!(
+        "{count} instances configured, collectors {}\n",
+        config.collectors.join(" ")
+    );
     let title = format!("redkeeper-agent {} v{}", config.id, env!("CARGO_PKG_VERSION"));
     let admin = Admin::new(
         title,
         supervisor.clone(),
         registry,
         Arc::new(ready),
-        Arc::new(page),
+        Arc::new(move || summary.clone()),
+        debug::pages(&table, clock),
     );
     let address = listener.local_addr().map_err(DaemonError::Start)?;
     let listener = listeners.add("admin", listener, Shares::of_this_process().admin);

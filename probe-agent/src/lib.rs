@@ -14,6 +14,7 @@
 //! * [`instances`]: the table of verdicts, from which all messages are composed.
 //! * [`report`]: one task for each collector, which runs `core::outbox`.
 //! * [`discovery`]: finds instances; [`reload`]: applies what it finds, and the configuration on SIGHUP.
+//! * [`debug`]: its own pages below `/debug/`.
 //! * [`commands`]: `probe`, `discover` and `acl`.
 //! * [`metrics`]: what `/metrics` shows.
 
@@ -24,6 +25,7 @@ mod check_config;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod debug;
 pub mod discovery;
 pub mod host;
 pub mod instances;

@@ -16,7 +16,7 @@ fn json(port: u16, path: &str) -> Value {
 #[tokio::test]
 async fn the_index_lists_all_pages_and_each_has_two_forms() {
     let sandbox = Sandbox::new();
-    let (_redis, a, agent, _) = sandbox.reported_redis(None).await;
+    let (_redis, a, agent, id) = sandbox.reported_redis(None).await;
     for port in [a.admin.number, agent.admin.number] {
         let text = http_get(port, "/debug/").unwrap();
         let index = json(port, "/debug/?format=json");
@@ -25,6 +25,7 @@ async fn the_index_lists_all_pages_and_each_has_two_forms() {
         for page in pages {
             let (path, help) = (page["path"].as_str().unwrap(), page["help"].as_str().unwrap());
             assert!(text.contains(path) && text.contains(help), "{path}: {text}");
+            let path = &path.replace("/ID", &format!("/{id}"));
             let (code, body) = http(port, "GET", path, "").unwrap();
             assert_eq!(code, 200, "{path}: {body}");
             if path.starts_with("/debug/") && !path.ends_with("count") {

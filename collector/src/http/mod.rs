@@ -36,7 +36,8 @@ impl Pages {
             supervisor,
             registry,
             Arc::new(move || ready.ready()),
-            Arc::new(move || page.page()),
+            Arc::new(move || page.summary()),
+            Vec::new(),
         );
         admin.note(Arc::new(move || self.warnings()));
         admin
@@ -55,10 +56,10 @@ impl Pages {
         }
     }
 
-    fn page(&self) -> String {
+    fn summary(&self) -> String {
         let (view, d) = (self.view.get(), self.standing.leadership.borrow());
         format!(
-            "\nphase {}  leader {:?}  epoch {}  pending {}\n{} instances, {} agents, revision {}\n",
+            "phase {}  leader {:?}  epoch {}  pending {}\n{} instances, {} agents, revision {}\n",
             d.phase,
             d.leader(self.standing.clock.now()),
             d.epoch,

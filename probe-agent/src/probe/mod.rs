@@ -4,11 +4,8 @@
 
 mod certificate;
 mod connection;
-mod progress_page;
 mod server_process;
 pub mod shell;
 pub mod supervisor;
 pub mod timer;
 pub mod worker;
-
-pub use progress_page::progress_page;

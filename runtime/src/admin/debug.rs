@@ -4,16 +4,16 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Query, State},
-    http::HeaderMap,
+    extract::{DefaultBodyLimit, Path, Query, State},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use tokio::runtime::Handle;
 
 use super::{
-    content::{Content, Parameters, short},
     log_level, memory,
+    page::{Content, DebugPage, Parameters, short},
     pulse::Pulse,
     runtime::{self, Busy},
     tasks,
@@ -39,12 +39,19 @@ struct Inner {
     main: Handle,
     busy: Busy,
     pulse: Arc<Pulse>,
-    detail: Page,
+    summary: Page,
+    pages: Vec<DebugPage>,
 }
 
 impl Debug {
-    /// `detail` is appended to `/debug/tasks`. Must be called on the main runtime.
-    pub(super) fn new(title: String, supervisor: Supervisor, pulse: Arc<Pulse>, detail: Page) -> Self {
+    /// `summary` stands on the index; `pages` are those that only this daemon has. Must be called on the main runtime.
+    pub(super) fn new(
+        title: String,
+        supervisor: Supervisor,
+        pulse: Arc<Pulse>,
+        summary: Page,
+        pages: Vec<DebugPage>,
+    ) -> Self {
         let main = Handle::current();
         Self {
             inner: Arc::new(Inner {
@@ -54,7 +61,8 @@ impl Debug {
                 busy: Busy::new(&main),
                 main,
                 pulse,
-                detail,
+                summary,
+                pages,
             }),
         }
     }
@@ -68,65 +76,104 @@ impl Debug {
         self.inner.main.metrics().num_alive_tasks()
     }
 
-    /// The routes.
+    /// The routes: the common pages, those of the daemon, and the index of all of them.
     pub(super) fn router(&self) -> Router {
         let count = |State(debug): State<Debug>| async move { format!("{}\n", debug.alive()) };
-        Router::new()
-            .route("/debug/", get(index))
-            .route("/debug/tasks", get(tasks))
-            .route("/debug/tasks/count", get(count))
-            .route("/debug/runtime", get(main_runtime))
-            .route("/debug/memory", get(memory_use))
-            .route(
-                "/debug/log-level",
-                get(log_level).put(set_log_level).delete(reset_log_level),
+        let mut pages = Pages::default()
+            .page(
+                "/debug/tasks",
+                "tasks by kind: how many, how old, how long they wait; ?kind= lists all of one kind",
+                get(tasks),
             )
+            .page("/debug/tasks/count", "the bare number of live tasks", get(count))
+            .page(
+                "/debug/runtime",
+                "how busy the main runtime is, and which tasks hold it up",
+                get(main_runtime),
+            )
+            .page(
+                "/debug/memory",
+                "what the program uses, and what the allocator keeps",
+                get(memory_use),
+            )
+            .page(
+                "/debug/log-level",
+                "the log filter; PUT changes it for a time",
+                get(log_level).put(set_log_level).delete(reset_log_level),
+            );
+        for page in &self.inner.pages {
+            pages = pages.page(page.path, page.help, of_daemon(page.clone()));
+        }
+        let Pages { router, index } = pages;
+        let index = Arc::new(index);
+        let make_index = move |State(debug): State<Debug>, Query(parameters), headers: HeaderMap| async move {
+            debug.index(&index).answer(&parameters, &headers)
+        };
+        router
+            .route("/debug/", get(make_index))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .with_state(self.clone())
     }
+
+    fn index(&self, pages: &[(&'static str, &'static str)]) -> Content {
+        let Inner {
+            title,
+            started,
+            summary,
+            ..
+        } = &*self.inner;
+        let (pid, up) = (std::process::id(), started.elapsed());
+        let mut text = format!("{title}  pid {pid}  up {}\n{}\n", short(up), summary());
+        let elsewhere = [
+            ("/livez", "the main runtime runs"),
+            ("/readyz", "the process does its job"),
+            ("/metrics", "counts and ages as time series, for Prometheus"),
+        ];
+        let all = elsewhere.iter().chain(pages);
+        for (path, help) in all.clone() {
+            text.push_str(&format!("{path:<23}{help}\n"));
+        }
+        text.push_str("\nEach page below /debug/ is JSON with ?format=json or Accept: application/json.\n");
+        let json = serde_json::json!({
+            "title": title,
+            "pid": pid,
+            "up_seconds": up.as_secs_f64(),
+            "pages": all.map(|(path, help)| serde_json::json!({"path": path, "help": help})).collect::<Vec<_>>(),
+        });
+        Content { text, json }
+    }
 }
 
-/// The pages below `/debug/`, each with what it shows.
-const PAGES: [(&str, &str); 6] = [
-    (
-        "/debug/tasks",
-        "tasks by kind: how many, how old, how long they wait; ?kind= lists all of one kind",
-    ),
-    ("/debug/tasks/count", "the bare number of live tasks"),
-    (
-        "/debug/runtime",
-        "how busy the main runtime is, and which tasks hold it up",
-    ),
-    (
-        "/debug/memory",
-        "what the program uses, and what the allocator keeps",
-    ),
-    ("/debug/log-level", "the log filter; PUT changes it for a time"),
-    ("/metrics", "the same counts as time series, for Prometheus"),
-];
+/// The routes of the pages, and the index that names each of them.
+#[derive(Default)]
+struct Pages {
+    router: Router<Debug>,
+    index: Vec<(&'static str, &'static str)>,
+}
 
-async fn index(
-    State(debug): State<Debug>,
-    Query(parameters): Query<Parameters>,
-    headers: HeaderMap,
-) -> Response {
-    let mut text = format!(
-        "{}  pid {}  up {}\n\n/livez               the main runtime runs\n/readyz              the process does its job\n",
-        debug.inner.title,
-        std::process::id(),
-        short(debug.inner.started.elapsed())
-    );
-    for (path, help) in PAGES {
-        text.push_str(&format!("{path:<21}{help}\n"));
+impl Pages {
+    fn page(mut self, path: &'static str, help: &'static str, methods: MethodRouter<Debug>) -> Self {
+        self.index.push((path, help));
+        let route = match path.strip_suffix("/ID") {
+            // An id may contain a slash: that of a Unix socket does.
+            Some(before) => format!("{before}/{{*id}}"),
+            None => path.to_owned(),
+        };
+        self.router = self.router.route(&route, methods);
+        self
     }
-    text.push_str("\nEach page below /debug/ is JSON with ?format=json or Accept: application/json.\n");
-    let json = serde_json::json!({
-        "title": debug.inner.title,
-        "pid": std::process::id(),
-        "up_seconds": debug.inner.started.elapsed().as_secs_f64(),
-        "pages": PAGES.iter().map(|(path, help)| serde_json::json!({"path": path, "help": help})).collect::<Vec<_>>(),
-    });
-    Content { text, json }.answer(&parameters, &headers)
+}
+
+fn of_daemon(page: DebugPage) -> MethodRouter<Debug> {
+    get(
+        move |id: Option<Path<String>>, Query(parameters): Query<Parameters>, headers: HeaderMap| async move {
+            let id = id.map_or_else(String::new, |Path(id)| id);
+            match (page.content)(&id) {
+                Some(content) => content.answer(&parameters, &headers),
+                None => (StatusCode::NOT_FOUND, format!("{id} is not known here\n")).into_response(),
+            }
+        },
+    )
 }
 
 async fn tasks(
@@ -134,11 +181,8 @@ async fn tasks(
     Query(parameters): Query<Parameters>,
     headers: HeaderMap,
 ) -> Response {
-    let mut content = tasks::page(&debug.inner.supervisor, debug.alive(), parameters.kind.as_deref());
-    if parameters.kind.is_none() {
-        content.text.push_str(&(debug.inner.detail)());
-    }
-    content.answer(&parameters, &headers)
+    tasks::page(&debug.inner.supervisor, debug.alive(), parameters.kind.as_deref())
+        .answer(&parameters, &headers)
 }
 
 async fn main_runtime(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use serde_json::json;
 
-use super::content::{Content, short};
+use super::page::{Content, short};
 use crate::log_filter::{self, CHANGE_MAX, Filters};
 
 /// How long a change lasts if nothing else is asked for.

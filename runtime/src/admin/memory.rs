@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::content::Content;
+use super::page::Content;
 use crate::memory::{self, Arena, Statistics};
 
 /// The page.

@@ -31,11 +31,12 @@ use crate::{
 };
 
 pub use debug::Page;
+pub use page::{Content, DebugPage, short};
 
-mod content;
 mod debug;
 mod log_level;
 mod memory;
+mod page;
 mod pulse;
 mod runtime;
 mod task_metrics;
@@ -60,20 +61,21 @@ struct Inner {
 }
 
 impl Admin {
-    /// Builds the pages. `ready` returns why the process is not ready; `detail` is appended to `/debug/tasks`. Must be
-    /// called on the main runtime, whose pulse it starts.
+    /// Builds the pages. `ready` returns why the process is not ready; `summary` stands on the index of `/debug/`, to
+    /// whose common pages `pages` are added. Must be called on the main runtime, whose pulse it starts.
     pub fn new(
         title: String,
         supervisor: Supervisor,
         mut registry: Registry,
         ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
-        detail: Page,
+        summary: Page,
+        pages: Vec<DebugPage>,
     ) -> Self {
         registry.register_collector(Box::new(TaskMetrics(supervisor.clone())));
         registry.register_collector(Box::new(MemoryMetrics));
         registry.register_collector(Box::new(LogMetrics));
         let pulse = Pulse::start(&supervisor);
-        let debug = Debug::new(title, supervisor.clone(), Arc::clone(&pulse), detail);
+        let debug = Debug::new(title, supervisor.clone(), Arc::clone(&pulse), summary, pages);
         Self {
             inner: Arc::new(Inner {
                 supervisor,

@@ -8,7 +8,7 @@ use std::{
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::content::{Content, short};
+use super::page::{Content, short};
 use crate::supervise::Supervisor;
 
 /// Tasks that are listed: those with the longest polls.

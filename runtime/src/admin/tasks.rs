@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use super::content::{Content, short};
+use super::page::{Content, short};
 use crate::supervise::{LiveTask, Supervisor};
 
 /// Tasks of each kind that are listed if no kind is asked for: those that waited longest.

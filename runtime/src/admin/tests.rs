@@ -32,7 +32,12 @@ fn admin() -> Admin {
         Supervisor::new(tokio_util::sync::CancellationToken::new()),
         Registry::default(),
         Arc::new(|| Err("nobody is connected".to_owned())),
-        Arc::new(|| "the end".to_owned()),
+        Arc::new(|| "in short\n".to_owned()),
+        vec![DebugPage::by_id("/debug/things/ID", "a thing", |id| {
+            let text = format!("the thing {id}\n");
+            let json = serde_json::json!({ "id": id });
+            (id != "none").then_some(Content { text, json })
+        })],
     )
 }
 
@@ -50,7 +55,18 @@ fn it_answers_while_the_main_runtime_is_stuck_and_says_so() {
         // From here on nothing awaits, so the main runtime does not run.
         assert_eq!(get(&admin, "/livez", "").0, StatusCode::OK);
         let tasks = page("/debug/tasks");
-        assert!(tasks.contains("pulse") && tasks.ends_with("the end"), "{tasks}");
+        assert!(tasks.contains("pulse"), "{tasks}");
+        let index = page("/debug/");
+        assert!(
+            index.contains("in short") && index.contains("/debug/things/ID"),
+            "{index}"
+        );
+        // The id of a Unix socket contains slashes.
+        assert_eq!(
+            page("/debug/things/h:/run/a%20b.sock"),
+            "the thing h:/run/a b.sock\n"
+        );
+        assert_eq!(get(&admin, "/debug/things/none", "").0, StatusCode::NOT_FOUND);
         assert_eq!(page("/debug/tasks/count"), "1\n");
         assert!(page("/readyz").contains("nobody is connected"));
         let deadline = Instant::now() + PULSE_MAX_AGE * 3;

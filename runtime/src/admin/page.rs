@@ -1,4 +1,6 @@
-//! A debug page in both of its forms, text for people and JSON for programs.
+//! A debug page, and its content in both forms: text for people, JSON for programs.
+
+use std::sync::Arc;
 
 use axum::{
     http::{HeaderMap, header},
@@ -7,12 +9,52 @@ use axum::{
 use serde::Deserialize;
 
 /// What a page says.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Content {
+#[derive(Clone, PartialEq, Debug)]
+pub struct Content {
     /// For people.
-    pub(super) text: String,
+    pub text: String,
     /// The same for programs.
-    pub(super) json: serde_json::Value,
+    pub json: serde_json::Value,
+}
+
+/// Makes the content of a page from the id in its path.
+type MakeContent = dyn Fn(&str) -> Option<Content> + Send + Sync;
+
+/// A page below `/debug/` that one of the daemons adds to the common ones.
+#[derive(Clone)]
+pub struct DebugPage {
+    /// Its path, such as `/debug/streams`. One that ends with `/ID` stands for all paths with an id in its place.
+    pub path: &'static str,
+    /// One line of help for the index.
+    pub help: &'static str,
+    /// Makes its content from the id in the path, which is empty if the path has none; `None` if there is no such thing.
+    /// Runs on the thread of the HTTP server. Must not block, must not wait for the main runtime, and may hold a lock
+    /// that the main runtime needs for microseconds only.
+    pub content: Arc<MakeContent>,
+}
+
+impl DebugPage {
+    /// A page that always exists.
+    pub fn new(
+        path: &'static str,
+        help: &'static str,
+        content: impl Fn() -> Content + Send + Sync + 'static,
+    ) -> Self {
+        Self::by_id(path, help, move |_| Some(content()))
+    }
+
+    /// Pages of things that have an id. `path` ends with `/ID`.
+    pub fn by_id(
+        path: &'static str,
+        help: &'static str,
+        content: impl Fn(&str) -> Option<Content> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            path,
+            help,
+            content: Arc::new(content),
+        }
+    }
 }
 
 /// Parameters in the address of a debug page.
@@ -43,7 +85,7 @@ impl Content {
 }
 
 /// A duration as people read it: two units at most, milliseconds below ten seconds.
-pub(super) fn short(time: std::time::Duration) -> String {
+pub fn short(time: std::time::Duration) -> String {
     let whole = match time.as_secs() {
         0..10 => std::time::Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         seconds => std::time::Duration::from_secs(seconds),
