@@ -93,7 +93,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         pending: metrics.pending,
         stop: stop.clone(),
     };
-    let admin = pages.admin(&config.id, supervisor.clone(), registry);
+    let admin = pages.admin(&config, supervisor.clone(), registry);
     let servers = vec![(ports.http, admin.public_router()), (ports.admin, admin.router())];
     admin::serve(&admin, servers).map_err(DaemonError::Start)?;
 

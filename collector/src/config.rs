@@ -13,17 +13,17 @@ use redkeeper_core::{
     ids::CollectorId,
 };
 use redkeeper_runtime::{
-    config::{ConfigError, Dict, Problem, Sources},
-    daemon::{Configuration, Log, listen_address},
+    config::{ConfigError, Dict, EffectiveConfig, Problem, Sources},
+    daemon::{Configuration, DebugPages, Log, listen_address},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{cli::Cli, store::servers::ZOOKEEPER_PORT};
 
 /// Configuration file that is read when `--config` is not given, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/redkeeper/collector.toml";
 
-#[derive(Deserialize, Debug)]
+#[derive(Deserialize, Serialize, Debug)]
 #[serde(default, deny_unknown_fields)]
 struct Raw {
     id: Option<String>,
@@ -40,6 +40,7 @@ struct Raw {
     shutdown_grace: Duration,
     zookeeper: ZooKeeper,
     log: Log,
+    debug: DebugPages,
 }
 
 impl Default for Raw {
@@ -56,11 +57,12 @@ impl Default for Raw {
             shutdown_grace: Duration::from_secs(10),
             zookeeper: ZooKeeper::default(),
             log: Log::default(),
+            debug: DebugPages::default(),
         }
     }
 }
 
-#[derive(Deserialize, Debug)]
+#[derive(Deserialize, Serialize, Debug)]
 #[serde(default, deny_unknown_fields)]
 struct ZooKeeper {
     servers: String,
@@ -117,6 +119,10 @@ pub struct Config {
     pub zookeeper: Option<ZooKeeperConfig>,
     /// Log settings.
     pub log: Log,
+    /// Settings of the pages below `/debug/`.
+    pub debug: DebugPages,
+    /// All values as written, with their origins.
+    pub values: EffectiveConfig,
     /// Remarks on this configuration that an operator should read.
     pub notes: Vec<String>,
 }
@@ -130,6 +136,10 @@ impl fmt::Display for Config {
 impl Configuration for Config {
     fn log(&self) -> &Log {
         &self.log
+    }
+
+    fn debug(&self) -> &DebugPages {
+        &self.debug
     }
 
     fn notes(&self) -> &[String] {
@@ -155,10 +165,13 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     }
     let sources = Sources::read(cli.config.as_deref(), Path::new(DEFAULT_FILE), env, flags)?;
     let raw: Raw = sources.extract()?;
+    let values = EffectiveConfig::default();
+    values.set(sources.effective(&raw));
     let mut problems = Vec::new();
     match validate(raw, &mut problems) {
         Some(config) if problems.is_empty() => Ok(Config {
             notes: sources.notes(),
+            values,
             ..config
         }),
         _ => Err(sources.error(problems)),
@@ -247,6 +260,8 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         shutdown_grace: raw.shutdown_grace,
         zookeeper,
         log: raw.log,
+        debug: raw.debug,
+        values: EffectiveConfig::default(),
         notes: Vec::new(),
     })
 }

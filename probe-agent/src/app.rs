@@ -77,7 +77,7 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
         registry,
         Arc::new(ready),
         Arc::new(move || summary.clone()),
-        debug::pages(&table, clock),
+        debug::pages(&table, config.values.clone(), clock),
     );
     let address = listener.local_addr().map_err(DaemonError::Start)?;
     let listener = listeners.add("admin", listener, Shares::of_this_process().admin);
@@ -89,6 +89,9 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
     );
     tracing::info!(agent = %config.id, instances = count, collectors = ?config.collectors, http = %address, "started");
 
+    #[cfg(feature = "test-hooks")]
+    let _owned_by_supervisor =
+        supervisor.spawn("test-hooks", "", crate::test_hooks::leak(supervisor.clone()));
     start(&config, load, &supervisor, &table, clock, &metrics)
         .await
         .map_err(DaemonError::Start)?;

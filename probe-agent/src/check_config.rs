@@ -2,13 +2,17 @@
 //! the present faults. Finding these reads files and `/proc`, so this module depends on both the configuration and
 //! discovery.
 
-use redkeeper_runtime::daemon::{Configuration, Log};
+use redkeeper_runtime::daemon::{Configuration, DebugPages, Log};
 
 use crate::{config::Config, discovery};
 
 impl Configuration for Config {
     fn log(&self) -> &Log {
         &self.log
+    }
+
+    fn debug(&self) -> &DebugPages {
+        &self.debug
     }
 
     fn notes(&self) -> &[String] {

@@ -296,10 +296,7 @@ impl Reloader {
             instances = after.len(),
             "configuration reloaded"
         );
-        self.present.instances.clone_from(&config.instances);
-        self.present.reload_drop_max_percent = config.reload_drop_max_percent;
-        self.present.discovery = config.discovery;
-        self.present.files = config.files;
+        self.present.reload(config);
         match &self.present.discovery {
             Some(discovery) => self.discovered.configure(discovery),
             None => self.discovered = DiscoveredInstances::default(),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{ConfigError, Problem},
     exit, log_filter,
+    profile::heap,
     supervise::Supervisor,
     telemetry::{self, LogFormat},
 };
@@ -40,6 +41,32 @@ impl Log {
             .map(|text| Problem::new("log.filter", text))
             .into_iter()
             .collect()
+    }
+}
+
+/// Settings of the pages below `/debug/`.
+#[derive(Deserialize, Serialize, Debug, Clone)]
+#[serde(default, deny_unknown_fields)]
+pub struct DebugPages {
+    /// Whether allocations are sampled for heap profiles.
+    pub heap_profile: bool,
+}
+
+impl Default for DebugPages {
+    fn default() -> Self {
+        Self { heap_profile: true }
+    }
+}
+
+impl DebugPages {
+    /// Applies them to this process.
+    fn apply(&self) {
+        match heap::set_sampling(self.heap_profile) {
+            Ok(()) => {}
+            // `/debug/memory` says so too.
+            Err(e) if self.heap_profile => tracing::debug!("no heap profiles: {e}"),
+            Err(_) => {}
+        }
     }
 }
 
@@ -81,6 +108,8 @@ pub enum DaemonError {
 pub trait Configuration: fmt::Display {
     /// Log settings.
     fn log(&self) -> &Log;
+    /// Settings of the pages below `/debug/`.
+    fn debug(&self) -> &DebugPages;
     /// Human-readable remarks on a valid configuration. One sentence each.
     fn notes(&self) -> &[String];
     /// Present faults of a part of the daemon, such as a missing file: the rest works, and the part recovers by itself.
@@ -127,6 +156,7 @@ pub fn main<C: Configuration + Send + Sync + 'static>(
         Ok(limit) => tracing::debug!(limit, "file descriptors"),
         Err(e) => tracing::warn!("the limit of file descriptors cannot be raised: {e}"),
     }
+    config.debug().apply();
     for note in config.notes() {
         tracing::info!("{note}");
     }
@@ -196,6 +226,10 @@ mod tests {
 
     impl Configuration for Slow {
         fn log(&self) -> &Log {
+            unimplemented!("not asked for")
+        }
+
+        fn debug(&self) -> &DebugPages {
             unimplemented!("not asked for")
         }
 

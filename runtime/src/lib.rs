@@ -7,6 +7,7 @@
 //! * [`memory`]: the allocator and its statistics.
 //! * [`log_limit`]: limits the number of log lines of one kind.
 //! * [`net`]: listeners with limits, a pause after errors, and metrics.
+//! * [`profile`]: profiles of memory and CPU.
 //! * [`daemon`]: start and stop of a daemon.
 //! * [`terminal`]: output of commands.
 //! * [`log_filter`]: the log filter, which can be changed for a time.
@@ -26,6 +27,7 @@ pub mod log_filter;
 pub mod log_limit;
 pub mod memory;
 pub mod net;
+pub mod profile;
 pub mod signals;
 pub mod supervise;
 pub mod telemetry;

@@ -182,6 +182,14 @@ impl Agent {
         std::fs::write(self.hooks.join(format!("{what}-{instance}")), "").expect("hook");
     }
 
+    /// Plants a leak of `tasks` or of `memory`.
+    ///
+    /// # Panics
+    /// When the hook file cannot be written.
+    pub fn leak(&self, what: &str) {
+        std::fs::write(self.hooks.join(format!("leak-{what}")), "").expect("hook");
+    }
+
     /// Value of the first metric line that starts with `line_start`.
     pub fn metric(&self, line_start: &str) -> Option<f64> {
         metric(self.admin.number, line_start)
@@ -216,9 +224,23 @@ pub fn http_get(port: u16, path: &str) -> Result<String, String> {
 /// # Errors
 /// When there is no answer; the text says why.
 pub fn http(port: u16, method: &str, path: &str, body: &str) -> Result<(u16, String), String> {
+    http_within(Duration::from_secs(2), port, method, path, body)
+}
+
+/// As [`http`], for pages that take longer. `limit` is that of each read.
+///
+/// # Errors
+/// When there is no answer; the text says why.
+pub fn http_within(
+    limit: Duration,
+    port: u16,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, String), String> {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.set_read_timeout(Some(limit))?;
         let length = body.len();
         write!(
             stream,

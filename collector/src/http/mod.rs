@@ -6,12 +6,14 @@ pub(crate) mod gauges;
 use std::sync::Arc;
 
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
-use redkeeper_core::ids::CollectorId;
-use redkeeper_runtime::{admin::Admin, supervise::Supervisor};
+use redkeeper_runtime::{
+    admin::{Admin, config_page},
+    supervise::Supervisor,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::gauges::Standing;
-use crate::{fleet::view::ViewHandle, peers::warnings::warnings, store::Connection};
+use crate::{config::Config, fleet::view::ViewHandle, peers::warnings::warnings, store::Connection};
 
 /// The state from which the pages are made.
 #[derive(Clone)]
@@ -28,8 +30,8 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// The content of the HTTP server.
-    pub(crate) fn admin(self, id: &CollectorId, supervisor: Supervisor, registry: Registry) -> Admin {
-        let title = format!("redkeeper-collector {id} v{}", env!("CARGO_PKG_VERSION"));
+    pub(crate) fn admin(self, config: &Config, supervisor: Supervisor, registry: Registry) -> Admin {
+        let title = format!("redkeeper-collector {} v{}", config.id, env!("CARGO_PKG_VERSION"));
         let (ready, page) = (self.clone(), self.clone());
         let admin = Admin::new(
             title,
@@ -37,7 +39,7 @@ impl Pages {
             registry,
             Arc::new(move || ready.ready()),
             Arc::new(move || page.summary()),
-            Vec::new(),
+            vec![config_page(config.values.clone())],
         );
         admin.note(Arc::new(move || self.warnings()));
         admin

@@ -12,8 +12,8 @@ use std::{
 use glob::Pattern;
 use redkeeper_core::{ids::AgentId, probe::ProbeConfig, status::Identity};
 use redkeeper_runtime::{
-    config::{ConfigError, Sources},
-    daemon::Log,
+    config::{ConfigError, EffectiveConfig, Sources},
+    daemon::{DebugPages, Log},
 };
 
 use crate::{cli::Cli, redis::Target};
@@ -118,6 +118,10 @@ pub struct Config {
     pub reload_drop_max_percent: u8,
     /// Log settings.
     pub log: Log,
+    /// Settings of the pages below `/debug/`.
+    pub debug: DebugPages,
+    /// All values as written, with their origins.
+    pub values: EffectiveConfig,
     /// Human-readable remarks on a valid configuration.
     pub notes: Vec<String>,
     /// Files that instances need.
@@ -131,7 +135,25 @@ pub struct Config {
     rules: Rules,
 }
 
+/// First parts of the keys that a reload applies.
+const RELOADED: [&str; 5] = [
+    "access",
+    "discovery",
+    "instances",
+    "probe",
+    "reload_drop_max_percent",
+];
+
 impl Config {
+    /// Takes from a newer configuration what changes without a restart.
+    pub(crate) fn reload(&mut self, newer: Self) {
+        self.values.reload(&newer.values, &RELOADED);
+        self.instances = newer.instances;
+        self.reload_drop_max_percent = newer.reload_drop_max_percent;
+        self.discovery = newer.discovery;
+        self.files = newer.files;
+    }
+
     /// Returns discovery as configured, or with these settings if it is off.
     pub fn discovery_or(&self, settings: DiscoverySettings) -> DiscoveryConfig {
         self.discovery.clone().unwrap_or(DiscoveryConfig {
@@ -190,6 +212,8 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     }
     let sources = Sources::read(cli.config.as_deref(), Path::new(DEFAULT_FILE), env, flags)?;
     let raw: Raw = sources.extract()?;
+    let values = EffectiveConfig::default();
+    values.set(sources.effective(&raw));
     let mut problems = Vec::new();
     let config = validate(raw, folders, &mut problems);
     let placed = |one: &Placed| Placed {
@@ -199,6 +223,7 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     match config {
         Some(config) if problems.is_empty() => Ok(Config {
             notes: sources.notes(),
+            values,
             files: config.files.clone().placed(|key| sources.place_of(key)),
             patterns: config.patterns.iter().map(placed).collect(),
             ..config

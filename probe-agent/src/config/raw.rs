@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use redkeeper_runtime::daemon::Log;
-use serde::Deserialize;
+use redkeeper_runtime::daemon::{DebugPages, Log};
+use serde::{Deserialize, Serialize};
 
 use crate::{host::owner::DEFAULT_OWNERS, redis::tls::Verify};
 
@@ -22,7 +22,7 @@ pub(crate) const PROCESS_NAMES: [&str; 10] = [
     "docker-proxy",
 ];
 
-#[derive(Deserialize, Debug)]
+#[derive(Deserialize, Serialize, Debug)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Raw {
     pub(super) id: Option<String>,
@@ -32,6 +32,7 @@ pub(super) struct Raw {
     pub(super) shutdown_grace: Duration,
     pub(super) reload_drop_max_percent: u8,
     pub(super) log: Log,
+    pub(super) debug: DebugPages,
     pub(super) probe: Probe,
     pub(super) discovery: Discovery,
     pub(super) access: Vec<Access>,
@@ -47,6 +48,7 @@ impl Default for Raw {
             shutdown_grace: Duration::from_secs(5),
             reload_drop_max_percent: 50,
             log: Log::default(),
+            debug: DebugPages::default(),
             probe: Probe::default(),
             discovery: Discovery::default(),
             access: Vec::new(),
@@ -55,7 +57,7 @@ impl Default for Raw {
     }
 }
 
-#[derive(Deserialize, Debug, Clone)]
+#[derive(Deserialize, Serialize, Debug, Clone)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Discovery {
     pub(super) config_files: Vec<String>,
@@ -91,7 +93,7 @@ impl Discovery {
     }
 }
 
-#[derive(Deserialize, Debug, Clone)]
+#[derive(Deserialize, Serialize, Debug, Clone)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Probe {
     #[serde(with = "humantime_serde")]
@@ -122,7 +124,7 @@ impl Default for Probe {
     }
 }
 
-#[derive(Deserialize, Debug)]
+#[derive(Deserialize, Serialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Instance {
     pub(super) address: String,
@@ -154,7 +156,7 @@ impl Instance {
 }
 
 /// How to connect to instances whose address matches; settings of the instance itself take precedence.
-#[derive(Deserialize, Debug, Clone, Default)]
+#[derive(Deserialize, Serialize, Debug, Clone, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Access {
     pub(super) addresses: Vec<String>,
@@ -164,7 +166,7 @@ pub(super) struct Access {
     pub(super) tls: Option<RawTls>,
 }
 
-#[derive(Deserialize, Debug, Clone)]
+#[derive(Deserialize, Serialize, Debug, Clone)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTls {
     pub(super) ca_file: String,

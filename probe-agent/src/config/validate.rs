@@ -7,7 +7,10 @@ use redkeeper_core::{
     ids::AgentId,
     limits::AGENT_INSTANCES_MAX,
 };
-use redkeeper_runtime::{config::Problem, daemon::listen_address};
+use redkeeper_runtime::{
+    config::{EffectiveConfig, Problem},
+    daemon::listen_address,
+};
 
 use super::{
     Config, DiscoveryConfig, DiscoverySettings, Folders,
@@ -161,6 +164,8 @@ pub(super) fn validate(raw: Raw, folders: Folders, problems: &mut Vec<Problem>) 
         shutdown_grace: raw.shutdown_grace,
         reload_drop_max_percent: raw.reload_drop_max_percent,
         log: raw.log,
+        debug: raw.debug,
+        values: EffectiveConfig::default(),
         notes: Vec::new(),
         files,
         patterns,

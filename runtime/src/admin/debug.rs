@@ -14,11 +14,12 @@ use tokio::runtime::Handle;
 use super::{
     log_level, memory,
     page::{Content, DebugPage, Parameters, short},
+    profiles,
     pulse::Pulse,
     runtime::{self, Busy},
     tasks,
 };
-use crate::supervise::Supervisor;
+use crate::{profile::Unit, supervise::Supervisor};
 
 /// Longest body of a request: a log filter.
 const BODY_BYTES_MAX: usize = 4 * 1024;
@@ -95,6 +96,21 @@ impl Debug {
                 "/debug/memory",
                 "what the program uses, and what the allocator keeps",
                 get(memory_use),
+            )
+            .page(
+                "/debug/pprof/heap",
+                "heap profile for `go tool pprof`; ?format=svg, text or json; PUT on or off",
+                get(heap_in_use).put(profiles::switch_sampling),
+            )
+            .page(
+                "/debug/pprof/allocs",
+                "the same with what was freed: who allocates much",
+                get(heap_allocated),
+            )
+            .page(
+                "/debug/pprof/profile",
+                "CPU profile of ?seconds=10; takes memory until the process ends",
+                get(cpu),
             )
             .page(
                 "/debug/log-level",
@@ -202,6 +218,30 @@ async fn main_runtime(
 
 async fn memory_use(Query(parameters): Query<Parameters>, headers: HeaderMap) -> Response {
     memory::page().answer(&parameters, &headers)
+}
+
+async fn heap_in_use(
+    State(debug): State<Debug>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Response {
+    profiles::heap(debug.inner.title.clone(), Unit::InUse, &parameters, &headers).await
+}
+
+async fn heap_allocated(
+    State(debug): State<Debug>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Response {
+    profiles::heap(debug.inner.title.clone(), Unit::Allocated, &parameters, &headers).await
+}
+
+async fn cpu(
+    State(debug): State<Debug>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Response {
+    profiles::cpu(debug.inner.title.clone(), &parameters, &headers).await
 }
 
 async fn log_level(Query(parameters): Query<Parameters>, headers: HeaderMap) -> Response {

@@ -3,7 +3,10 @@
 use serde_json::json;
 
 use super::page::Content;
-use crate::memory::{self, Arena, Statistics};
+use crate::{
+    memory::{self, Arena, Statistics},
+    profile::heap::{Sampling, sampling},
+};
 
 /// The page.
 pub(super) fn page() -> Content {
@@ -41,6 +44,16 @@ pub(super) fn page() -> Content {
     for (name, bytes, help) in rows {
         text.push_str(&format!("{name:<14}{:>12}  {help}\n", mib(bytes)));
     }
+    let sampling = sampling();
+    let profile = match sampling {
+        Sampling::Unavailable => "unavailable: the allocator was built without them".to_owned(),
+        Sampling::Off => "off: PUT \"on\" to /debug/pprof/heap switches them on".to_owned(),
+        Sampling::Every(bytes) => format!(
+            "on: one allocation in {} KiB is recorded, see /debug/pprof/heap",
+            bytes >> 10
+        ),
+    };
+    text.push_str(&format!("\nheap profiles are {profile}\n"));
     text.push_str("\nARENA  THREADS  SMALL         LARGE         ACTIVE        DIRTY\n");
     for Arena {
         index,
@@ -67,6 +80,11 @@ pub(super) fn page() -> Content {
         "resident_bytes": resident,
         "mapped_bytes": mapped,
         "retained_bytes": retained,
+        "heap_profile": match sampling {
+            Sampling::Unavailable => "unavailable",
+            Sampling::Off => "off",
+            Sampling::Every(_) => "on",
+        },
         "arenas": arenas.iter().map(|arena| json!({
             "arena": arena.index, "threads": arena.threads, "small_bytes": arena.small,
             "large_bytes": arena.large, "active_bytes": arena.active, "dirty_bytes": arena.dirty,

@@ -30,13 +30,16 @@ use crate::{
     telemetry::{self, LogMetrics},
 };
 
+pub use config::config_page;
 pub use debug::Page;
 pub use page::{Content, DebugPage, short};
 
+mod config;
 mod debug;
 mod log_level;
 mod memory;
 mod page;
+mod profiles;
 mod pulse;
 mod runtime;
 mod task_metrics;

@@ -65,6 +65,8 @@ pub(super) struct Parameters {
     pub(super) format: String,
     /// Only tasks of this kind.
     pub(super) kind: Option<String>,
+    /// How long a CPU profile lasts.
+    pub(super) seconds: Option<String>,
     /// How long a change lasts, such as `10m`.
     #[serde(rename = "for")]
     pub(super) lasts: Option<String>,
@@ -73,15 +75,24 @@ pub(super) struct Parameters {
 impl Content {
     /// The form that was asked for.
     pub(super) fn answer(self, parameters: &Parameters, headers: &HeaderMap) -> Response {
-        let accepts =
-            |value: &header::HeaderValue| value.to_str().is_ok_and(|text| text.contains("application/json"));
-        if parameters.format == "json" || headers.get(header::ACCEPT).is_some_and(accepts) {
-            let json = [(header::CONTENT_TYPE, "application/json")];
-            (json, format!("{}\n", self.json)).into_response()
-        } else {
-            self.text.into_response()
+        match wants_json(parameters, headers) {
+            true => self.json_response(),
+            false => self.text.into_response(),
         }
     }
+
+    /// The form for programs.
+    pub(super) fn json_response(&self) -> Response {
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        (json, format!("{}\n", self.json)).into_response()
+    }
+}
+
+/// Whether JSON was asked for.
+pub(super) fn wants_json(parameters: &Parameters, headers: &HeaderMap) -> bool {
+    let accepts =
+        |value: &header::HeaderValue| value.to_str().is_ok_and(|text| text.contains("application/json"));
+    parameters.format == "json" || headers.get(header::ACCEPT).is_some_and(accepts)
 }
 
 /// A duration as people read it: two units at most, milliseconds below ten seconds.

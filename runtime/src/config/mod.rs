@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub use effective::{EffectiveConfig, EffectiveValue};
 pub use errors::{ConfigError, Problem};
 pub use figment::value::Dict;
 use figment::{
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 use service_links::ServiceLinks;
 use toml_position::{find, position};
 
+mod effective;
 mod errors;
 mod service_links;
 mod toml_position;

@@ -2,7 +2,22 @@
 
 /// Byte offset of the key `path` in a TOML text, or of the nearest part of it that exists.
 pub(super) fn find(text: &str, path: &[String]) -> Option<usize> {
-    let document = toml_edit::ImDocument::parse(text).ok()?;
+    look_up(text, path).0
+}
+
+/// Byte offset of the key `path` in a TOML text.
+pub(super) fn find_exactly(text: &str, path: &[String]) -> Option<usize> {
+    match look_up(text, path) {
+        (at, true) => at,
+        _ => None,
+    }
+}
+
+/// The offset of the last part of `path` that exists, and whether that is all of it.
+fn look_up(text: &str, path: &[String]) -> (Option<usize>, bool) {
+    let Ok(document) = toml_edit::ImDocument::parse(text) else {
+        return (None, false);
+    };
     let mut item: &toml_edit::Item = document.as_item();
     let mut best = None;
     for part in path {
@@ -16,13 +31,13 @@ pub(super) fn find(text: &str, path: &[String]) -> Option<usize> {
                 key.map(|(_, item)| item)
             }
         };
-        let Some(next) = next else { break };
+        let Some(next) = next else { return (best, false) };
         if part.parse::<usize>().is_ok() {
             best = next.span().map(|span| span.start).or(best);
         }
         item = next;
     }
-    best
+    (best, true)
 }
 
 /// Line and column, from 1, of a byte offset in a text.

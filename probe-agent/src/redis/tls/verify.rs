@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::{
     CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{
 use x509_cert::{Certificate, der::Decode};
 
 /// What a server must prove. In every mode it proves that it has the key of its certificate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
     /// Its certificate is signed by an authority in `ca_file` or is itself in that file, is valid now, and names the

@@ -1,0 +1,215 @@
+//! The configuration in force: each value with where it comes from. Secrets are hidden.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Problem, Sources};
+
+/// One value in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct EffectiveValue {
+    /// Key, with dots, such as `zookeeper.servers` or `instances.0.address`.
+    pub key: String,
+    /// Value as JSON; `null` where nothing is set and there is no default.
+    pub value: Value,
+    /// `default`, `FILE:LINE`, `environment variable NAME` or `flag`.
+    pub origin: String,
+}
+
+/// The values in force, for `/debug/config`. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct EffectiveConfig(Arc<Mutex<Arc<[EffectiveValue]>>>);
+
+impl EffectiveConfig {
+    /// The values.
+    pub fn get(&self) -> Arc<[EffectiveValue]> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes all values from the result of [`Sources::effective`].
+    pub fn set(&self, values: Vec<EffectiveValue>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = values.into();
+    }
+
+    /// Takes those values of `new` that a reload changes: the ones whose first part of the key is in `parts`.
+    pub fn reload(&self, new: &Self, parts: &[&str]) {
+        let changes = |value: &&EffectiveValue| {
+            let first = value.key.split('.').next().unwrap_or_default();
+            parts.contains(&first)
+        };
+        let (old, new) = (self.get(), new.get());
+        let mut values: Vec<_> = old.iter().filter(|value| !changes(value)).cloned().collect();
+        values.extend(new.iter().filter(changes).cloned());
+        self.set(values);
+    }
+}
+
+impl Sources {
+    /// The values of a configuration that was extracted from these sources, with their origins.
+    pub fn effective<T: Serialize>(&self, config: &T) -> Vec<EffectiveValue> {
+        let mut found = Vec::new();
+        // Types that `extract` can build can be written too; a value that cannot is left out.
+        flatten("", serde_json::to_value(config).unwrap_or_default(), &mut found);
+        found
+            .into_iter()
+            .map(|(key, value)| EffectiveValue {
+                origin: self.origin(&key),
+                value: hide(&key, value),
+                key,
+            })
+            .collect()
+    }
+
+    fn origin(&self, key: &str) -> String {
+        let path = Problem::new(key, "").path;
+        if super::contains(&self.flags, &path) {
+            return "flag".to_owned();
+        }
+        if let Some(name) = self.env_key(&path) {
+            return format!("environment variable {name}");
+        }
+        self.position(&path).unwrap_or_else(|| "default".to_owned())
+    }
+
+    fn position(&self, path: &[String]) -> Option<String> {
+        let (file, text) = self.file.as_ref()?;
+        let at = super::toml_position::find_exactly(text, path)?;
+        let (line, _) = super::position(text, at);
+        Some(format!("{}:{line}", file.display()))
+    }
+}
+
+/// Collects the values of a tree. A list of plain values is one value.
+fn flatten(key: &str, value: Value, found: &mut Vec<(String, Value)>) {
+    let below = |part: &str| match key {
+        "" => part.to_owned(),
+        key => format!("{key}.{part}"),
+    };
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            map.into_iter()
+                .for_each(|(part, value)| flatten(&below(&part), value, found));
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            let items = items.into_iter().enumerate();
+            items.for_each(|(n, value)| flatten(&below(&n.to_string()), value, found));
+        }
+        value => found.push((key.to_owned(), value)),
+    }
+}
+
+/// Hides a value whose key says that it is a secret, and a password in a URL. No key of redkeeper holds a secret: passwords
+/// are in files. A label, or a URL where none is expected, could hold one.
+fn hide(key: &str, value: Value) -> Value {
+    const SECRET: [&str; 4] = ["password", "secret", "token", "key"];
+    const HIDDEN: &str = "(hidden)";
+    let last = key.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let is_secret = |word: &str| SECRET.contains(&word);
+    // `password_file` names a file.
+    if last.rsplit(['_', '-']).next().is_some_and(is_secret) && !value.is_null() {
+        return HIDDEN.into();
+    }
+    match value {
+        Value::String(text) => {
+            let authority = text.split_once("://").map_or("", |(_, rest)| rest);
+            let authority = authority.split('/').next().unwrap_or_default();
+            match authority.contains('@') {
+                true => HIDDEN.into(),
+                false => text.into(),
+            }
+        }
+        Value::Array(items) => items.into_iter().map(|item| hide("", item)).collect(),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize, Serialize, Default)]
+    #[serde(default)]
+    struct Config {
+        id: Option<String>,
+        limit: u32,
+        servers: Vec<String>,
+        log: BTreeMap<String, String>,
+        instances: Vec<BTreeMap<String, String>>,
+    }
+
+    fn sources(text: &str) -> Sources {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let env = [("REDKEEPER_LIMIT".to_owned(), "7".to_owned())];
+        let flags = [("id".to_owned(), "x".into())].into();
+        Sources::read(Some(file.path()), file.path(), env, flags).unwrap()
+    }
+
+    #[test]
+    fn each_value_has_its_origin() {
+        let text = "id = 'y'\nlimit = 3\n[log]\nfilter = 'info'\n[[instances]]\naddress = 'a'\n[[instances]]\naddress = 'b'\n";
+        let sources = sources(text);
+        let config: Config = sources.extract().unwrap();
+        let values = sources.effective(&config);
+        let of = |key: &str| {
+            let value = values.iter().find(|value| value.key == key).unwrap();
+            let origin = value.origin.rsplit('/').next().unwrap().to_owned();
+            let line = origin.rsplit_once(':').map(|(_, line)| line.to_owned());
+            (value.value.to_string(), line.unwrap_or(origin))
+        };
+        let row = |value: &str, origin: &str| (value.to_owned(), origin.to_owned());
+        assert_eq!(of("id"), row("\"x\"", "flag"));
+        assert_eq!(of("limit"), row("7", "environment variable REDKEEPER_LIMIT"));
+        assert_eq!(of("servers"), row("[]", "default"));
+        assert_eq!(of("log.filter"), row("\"info\"", "4"));
+        assert_eq!(of("instances.1.address"), row("\"b\"", "8"));
+    }
+
+    #[test]
+    fn secrets_are_hidden() {
+        for (key, text) in [
+            ("labels.password", "x"),
+            ("a.api_token", "x"),
+            ("servers", "redis://user:pw@host:1/0"),
+        ] {
+            assert_eq!(hide(key, text.into()), "(hidden)", "{key}");
+        }
+        assert_eq!(
+            hide("servers", vec!["http://u:p@h"].into()),
+            Value::from(vec!["(hidden)"])
+        );
+        for key in [
+            "password_file",
+            "tls.key_file",
+            "discovery.password_users",
+            "servers",
+        ] {
+            assert_eq!(hide(key, "host:1".into()), "host:1", "{key}");
+        }
+        assert_eq!(hide("labels.key", Value::Null), Value::Null);
+    }
+
+    #[test]
+    fn a_reload_changes_what_it_applies() {
+        let value = |key: &str, value: i32| EffectiveValue {
+            key: key.to_owned(),
+            value: value.into(),
+            origin: String::new(),
+        };
+        let (present, new) = (EffectiveConfig::default(), EffectiveConfig::default());
+        present.set(vec![
+            value("id", 1),
+            value("probe.interval", 1),
+            value("probe.gone", 1),
+        ]);
+        new.set(vec![value("id", 2), value("probe.interval", 2)]);
+        present.reload(&new, &["probe"]);
+        assert_eq!(*present.get(), [value("id", 1), value("probe.interval", 2)]);
+    }
+}
