@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Command, Effect, FAST_RETRIES_MAX, Prober, refusals::Refusals};
+use super::{Command, Effect, FAST_RETRIES_MAX, Prober, refusals::Refusals, trail::Answer};
 use crate::{
     redis::{
         info,
@@ -32,11 +32,14 @@ impl Prober {
             return;
         };
         self.valid_reply(now);
+        let latency = now.since(sent);
         match command {
             Command::Auth => {
                 if let Reply::Error(line) = reply {
                     self.auth_error = reply::auth(line);
                 }
+                let accepted = self.auth_error.is_none();
+                self.trail.answered(now, latency, Answer::Auth(accepted));
             }
             Command::Ping => {
                 if !std::mem::replace(&mut self.pinged_on_link, true) {
@@ -44,17 +47,19 @@ impl Prober {
                     (self.new_connection, self.new_connection_failures) = (None, 0);
                 }
                 self.closed_after_auth = 0;
-                let latency = now.since(sent);
                 self.overdue_check.answered(latency, self.config.hang_after);
                 out.push(Effect::Latency(latency));
                 let mut meaning = reply::ping(reply);
                 if let (Some(auth), Reason::AuthRequired) = (&self.auth_error, meaning.reason) {
                     meaning = auth.clone();
                 }
+                self.trail.answered(now, latency, Answer::Ping(meaning.reason));
                 self.heard(now, wall, meaning, out);
                 out.push(Effect::Round);
             }
             Command::Info => {
+                let is_text = matches!(reply, Reply::Text(_) | Reply::Long(_));
+                self.trail.answered(now, latency, Answer::Info(is_text));
                 self.side = None;
                 let why = match reply {
                     Reply::Text(_) => None,
@@ -112,6 +117,8 @@ impl Prober {
                     }
                     Reply::Other => (None, Some("answered something that is no text".to_owned())),
                 };
+                self.trail
+                    .answered(now, latency, Answer::ClusterInfo(text.is_some()));
                 self.unanswered(command, why, out);
                 self.restricted(now, wall, text, out);
             }

@@ -49,6 +49,18 @@ pub enum Command {
     ClusterInfo,
 }
 
+impl Command {
+    /// The command as it is sent, without arguments.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "AUTH",
+            Self::Ping => "PING",
+            Self::Info => "INFO",
+            Self::ClusterInfo => "CLUSTER INFO",
+        }
+    }
+}
+
 /// State of the server's process, as the kernel shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProcessState {

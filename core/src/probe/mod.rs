@@ -11,19 +11,23 @@ use crate::{
     status::{Reason, Stage, Verdict},
     time::{Mono, WallMs},
 };
+use trail::{Before, Event};
 
 pub use messages::{Command, ConnectFailure, Effect, Input, ProbeConfig, ProcessState};
+pub use outlook::{Counters, Due, LinkState, Outlook, ProbeSnapshot};
 
 mod answers;
 mod connection;
 mod extra_checks;
 mod flapping;
 mod messages;
+mod outlook;
 mod overdue;
 mod refusals;
 mod rounds;
 pub mod schedule;
 mod silence;
+pub mod trail;
 mod verdict;
 pub mod watchdog;
 
@@ -102,6 +106,8 @@ pub struct Prober {
     fast_retries: u32,
     flapping: flapping::Flapping,
     verdict: Verdict,
+    /// The last probes and decisions, for debug pages.
+    trail: trail::Trail,
     /// The last result of `next_deadline`; waking much later means that the agent did not run.
     promised: Mono,
 }
@@ -145,6 +151,7 @@ impl Prober {
             fast_retries: FAST_RETRIES_MAX,
             flapping: flapping::Flapping::default(),
             verdict: Verdict::blank(Reason::NotProbed, Stage::Resolve, "not yet probed", wall),
+            trail: trail::Trail::default(),
             promised: now,
             config,
         }
@@ -184,7 +191,16 @@ impl Prober {
 
     /// Applies an input at `now` and appends what to do. `wall` is only copied into verdicts.
     pub fn step(&mut self, now: Mono, wall: WallMs, input: Input, out: &mut Vec<Effect>) {
+        let (before, begin) = (Before::of(&self.verdict), out.len());
         self.forgive_own_pause(now, out);
+        self.trail.observed(now, &input);
+        self.apply(now, wall, input, out);
+        let effects = out.get(begin..).unwrap_or_default();
+        self.trail.decided(now, before, &self.verdict, effects);
+        self.promised = self.next_deadline();
+    }
+
+    fn apply(&mut self, now: Mono, wall: WallMs, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Tick => self.tick(now, wall, out),
             Input::Connected => self.connected(now, out),
@@ -219,7 +235,6 @@ impl Prober {
                 self.hang_up(now, out);
             }
         }
-        self.promised = self.next_deadline();
     }
 
     fn forgive_own_pause(&mut self, now: Mono, out: &mut Vec<Effect>) {
@@ -229,6 +244,7 @@ impl Prober {
             if let Link::Connecting { give_up_at } = &mut self.link {
                 *give_up_at = *give_up_at + late;
             }
+            self.trail.record(now, Event::Paused, &format!("for {late:?}"));
             out.push(Effect::Paused(late));
         }
     }

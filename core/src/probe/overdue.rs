@@ -54,6 +54,11 @@ impl Default for OverdueCheck {
 }
 
 impl OverdueCheck {
+    /// About the worst recent latency.
+    pub(super) fn usual(&self) -> Duration {
+        self.usual
+    }
+
     pub(super) fn check_at(&self) -> Mono {
         self.check_at
     }

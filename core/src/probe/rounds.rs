@@ -1,6 +1,6 @@
 //! Acts as time passes: sends the commands of each round, detects time-outs, and checks the process.
 
-use super::{Command, Effect, Link, Prober, schedule};
+use super::{Command, Effect, Link, Prober, schedule, trail::Event};
 use crate::{
     status::{Reason, Stage, State},
     time::{Mono, WallMs},
@@ -17,6 +17,7 @@ impl Prober {
             Link::Closed { .. } => {}
             Link::Connecting { give_up_at } if now >= give_up_at => {
                 let text = format!("no connection within {:?}", self.config.connect_timeout);
+                self.trail.record(now, Event::ConnectFailed, &text);
                 out.push(Effect::Disconnect);
                 self.soft_failure(now, wall, Reason::ConnectTimeout, Stage::Connect, &text, out);
             }

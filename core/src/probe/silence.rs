@@ -56,11 +56,18 @@ impl Prober {
 
     /// When the second connection is asked or silence is judged next, while an answer is awaited.
     pub(super) fn silence_deadline(&self) -> Mono {
+        let (second, verdict) = self.silence_times();
+        second.or(verdict).unwrap_or(NEVER)
+    }
+
+    /// When a second connection is opened, and when silence becomes a verdict, if nothing is answered until then. The
+    /// former is never later, and one of them is always due.
+    pub(super) fn silence_times(&self) -> (Option<Mono>, Option<Mono>) {
         let hang_at = self.silent_since + self.config.hang_after;
         match self.second.again_at {
-            Some(at) if self.is_known_silent() => at,
-            _ if self.second.asked => hang_at,
-            _ => hang_at.before(self.second_limit()),
+            Some(at) if self.is_known_silent() => (Some(at), None),
+            _ if self.second.asked => (None, Some(hang_at)),
+            _ => (Some(hang_at.before(self.second_limit())), Some(hang_at)),
         }
     }
 

@@ -8,6 +8,7 @@ mod extra_checks;
 mod info;
 mod properties;
 mod silence;
+mod snapshot;
 
 const MS: Duration = Duration::from_millis(1);
 

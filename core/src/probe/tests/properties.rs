@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 #[derive(Clone, Copy, Debug)]
-enum Event {
+pub(super) enum Event {
     Garbage,
     Accept,
     Refuse,
@@ -16,7 +16,29 @@ enum Event {
     Inspected(ProcessState),
 }
 
-fn event() -> impl Strategy<Value = Event> {
+impl Event {
+    /// Lets it happen, where it can happen in the present state.
+    pub(super) fn apply(self, bench: &mut Bench) {
+        match self {
+            Self::Accept => bench.accept(),
+            Self::Refuse => bench.refuse(),
+            Self::Answer if bench.open => bench.answer(),
+            Self::Close => bench.close(),
+            Self::Garbage if bench.open => bench.input(Input::Garbage(String::new())),
+            Self::Answer | Self::Garbage => {}
+            Self::Wait(ms) => bench.run(bench.now + ms as u32 * MS, |_| {}),
+            Self::Second(true) => bench.second(Ok(pong())),
+            Self::Second(false) => bench.second(Err(ConnectFailure::TimedOut)),
+            Self::Inspected(state) => bench.input(Input::ProcessChecked(state)),
+            Self::Sleep(ms) => {
+                bench.now = bench.now + ms as u32 * MS;
+                bench.input(Input::Tick);
+            }
+        }
+    }
+}
+
+pub(super) fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => Just(Event::Accept),
         1 => Just(Event::Refuse),
@@ -37,18 +59,7 @@ proptest! {
     fn never_hung_too_early(events in proptest::collection::vec(event(), 0..120)) {
         let mut bench = Bench::new();
         for event in events {
-            match event {
-                Event::Accept => bench.accept(),
-                Event::Refuse => bench.refuse(),
-                Event::Answer => if bench.open { bench.answer() },
-                Event::Close => bench.close(),
-                Event::Garbage => if bench.open { bench.input(Input::Garbage(String::new())) },
-                Event::Wait(ms) => { let until = bench.now + ms as u32 * MS; bench.run(until, |_| {}); }
-                Event::Second(true) => bench.second(Ok(pong())),
-                Event::Second(false) => bench.second(Err(ConnectFailure::TimedOut)),
-                Event::Inspected(state) => bench.input(Input::ProcessChecked(state)),
-                Event::Sleep(ms) => { bench.now = bench.now + ms as u32 * MS; bench.input(Input::Tick); }
-            }
+            event.apply(&mut bench);
             if let Some((at, Reason::ReplyTimeout, last_valid)) = bench.verdicts.last() {
                 prop_assert!(at.since(*last_valid) >= 3000 * MS);
             }
