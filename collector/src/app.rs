@@ -21,6 +21,7 @@ use crate::{
     grpc::{incoming, server},
     http::{
         Pages,
+        debug::Sources,
         gauges::{self, Standing},
     },
     leader::Coordinator,
@@ -81,6 +82,18 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let settings = settings(&config, shutdown.close_grace());
     let components = Components::new(settings, store, clock, &supervisor, &metrics, stop_tokens);
 
+    let sources = Sources {
+        id: config.id.clone(),
+        standalone: config.zookeeper.is_none(),
+        silent_after: config.silent_after,
+        layout: components.layout,
+        clock,
+        view: components.view.clone(),
+        leadership: components.leadership.clone(),
+        open_streams: components.open_streams,
+        config: config.values.clone(),
+        diagnostics: components.diagnostics,
+    };
     let standing = Standing {
         leadership: components.leadership,
         peers: components.peers,
@@ -93,7 +106,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
         pending: metrics.pending,
         stop: stop.clone(),
     };
-    let admin = pages.admin(&config, supervisor.clone(), registry);
+    let admin = pages.admin(sources, supervisor.clone(), registry);
     let servers = vec![(ports.http, admin.public_router()), (ports.admin, admin.router())];
     admin::serve(&admin, servers).map_err(DaemonError::Start)?;
 

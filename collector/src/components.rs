@@ -18,12 +18,16 @@ use crate::{
         heartbeats::HeartbeatQueue,
         view::{self, ViewHandle},
     },
-    grpc::{agent::Ingest, server::Services, status::Queries},
+    grpc::{
+        agent::{Ingest, open_streams::OpenStreams},
+        server::Services,
+        status::Queries,
+    },
     leader::{Coordinator, leadership::Leadership},
     metrics::Metrics,
     peers::{Peers, poll::PeerPoller},
     publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
-    store::{Store, layout::Layout},
+    store::{Store, diagnostics::Diagnostics, layout::Layout, observed::Observed},
 };
 
 /// Settings of the components.
@@ -61,7 +65,7 @@ pub struct Components<S: Store> {
     /// Owner of the fleet's state.
     pub aggregator: Aggregator,
     /// The session with ZooKeeper and the election.
-    pub coordinator: Coordinator<S>,
+    pub coordinator: Coordinator<Observed<S>>,
     /// Polls the other collectors.
     pub peer_poller: PeerPoller,
     /// The services of the gRPC server.
@@ -72,6 +76,12 @@ pub struct Components<S: Store> {
     pub leadership: watch::Receiver<Leadership>,
     /// The other collectors, as the poller publishes them.
     pub peers: watch::Receiver<Peers>,
+    /// The open streams of agents.
+    pub open_streams: Arc<OpenStreams>,
+    /// What happens between the coordinator and ZooKeeper.
+    pub diagnostics: Arc<Diagnostics>,
+    /// Paths in ZooKeeper.
+    pub layout: Layout,
 }
 
 impl<S: Store> Components<S> {
@@ -89,7 +99,9 @@ impl<S: Store> Components<S> {
         let (peers_publisher, peers) = watch::channel(Peers::default());
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let heartbeats = Arc::new(HeartbeatQueue::default());
-        let id = settings.id.to_string();
+        let (id, layout) = (settings.id.to_string(), Layout::new(&settings.root));
+        let diagnostics = Arc::new(Diagnostics::new(clock));
+        let open_streams = Arc::<OpenStreams>::default();
         let aggregator = Aggregator::new(
             Fleet::new(clock.now(), settings.silent_after),
             view_publisher,
@@ -100,8 +112,8 @@ impl<S: Store> Components<S> {
             stop.aggregator,
         );
         let coordinator = Coordinator {
-            store,
-            layout: Layout::new(&settings.root),
+            store: Observed::new(store, Arc::clone(&diagnostics)),
+            layout: layout.clone(),
             id: settings.id,
             address: settings.advertise,
             view: view.clone(),
@@ -114,6 +126,7 @@ impl<S: Store> Components<S> {
                 false => AUDIT_INTERVAL,
             },
             metrics: metrics.clone(),
+            diagnostics: Arc::clone(&diagnostics),
             stop: stop.leader,
         };
         let peer_poller = PeerPoller {
@@ -136,6 +149,7 @@ impl<S: Store> Components<S> {
                 metrics: metrics.clone(),
                 next_stream: Arc::new(AtomicU64::new(1)),
                 refusals: Arc::default(),
+                open_streams: Arc::clone(&open_streams),
             },
             queries: Queries {
                 id,
@@ -161,6 +175,9 @@ impl<S: Store> Components<S> {
             view,
             leadership,
             peers,
+            open_streams,
+            diagnostics,
+            layout,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         timer::{TIMERS, Timers},
     },
     reload::{Load, Reloader},
-    report::{Network, UPLINK, Uplink, boot_id::Boot},
+    report::{Network, StreamStatus, UPLINK, Uplink, boot_id::Boot},
 };
 
 /// Runs the agent until it is asked to stop.
@@ -53,6 +53,9 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
     registry.register_collector(Box::new(listeners.clone()));
     let metrics = Metrics::new(&mut registry);
     let table = Arc::new(InstanceTable::new(clock));
+    let streams = config.collectors.iter().cloned();
+    let streams: Arc<[(String, StreamStatus)]> =
+        streams.map(|collector| (collector, Default::default())).collect();
 
     let (count, connected) = (config.instances.len(), metrics.connected.clone());
     let ready_collectors = config.collectors.clone();
@@ -77,7 +80,7 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
         registry,
         Arc::new(ready),
         Arc::new(move || summary.clone()),
-        debug::pages(&table, config.values.clone(), clock),
+        debug::pages(&table, &streams, config.values.clone(), clock),
     );
     let address = listener.local_addr().map_err(DaemonError::Start)?;
     let listener = listeners.add("admin", listener, Shares::of_this_process().admin);
@@ -92,7 +95,7 @@ async fn serve(config: Config, load: Load) -> Result<(), DaemonError> {
     #[cfg(feature = "test-hooks")]
     let _owned_by_supervisor =
         supervisor.spawn("test-hooks", "", crate::test_hooks::leak(supervisor.clone()));
-    start(&config, load, &supervisor, &table, clock, &metrics)
+    start(&config, load, &supervisor, &table, &streams, clock, &metrics)
         .await
         .map_err(DaemonError::Start)?;
     stop.cancelled().await;
@@ -109,6 +112,7 @@ async fn start(
     load: Load,
     supervisor: &Supervisor,
     table: &Arc<InstanceTable>,
+    streams: &[(String, StreamStatus)],
     clock: Clock,
     metrics: &Metrics,
 ) -> std::io::Result<()> {
@@ -136,7 +140,7 @@ async fn start(
         supervisor.fail("no boot id could be made".to_owned());
         return Ok(());
     };
-    for collector in &config.collectors {
+    for (collector, status) in streams {
         let uplink = Uplink {
             collector: collector.clone(),
             dial: Arc::new(Network),
@@ -146,6 +150,7 @@ async fn start(
             table: Arc::clone(table),
             clock,
             metrics: metrics.clone(),
+            status: status.clone(),
             stop: supervisor.stop().clone(),
         };
         let (first_look, stop) = (first_look.clone(), supervisor.stop().clone());

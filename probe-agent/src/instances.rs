@@ -3,39 +3,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use redkeeper_core::{
     fleet::Report,
-    ids::{Handle, Seq},
+    ids::{Handle, InstanceId, Seq},
     outbox::Next,
-    status::{Identity, Verdict},
+    status::{Identity, Reason, Verdict},
     time::Mono,
 };
 use redkeeper_proto::{convert, v1};
 use redkeeper_runtime::clock::Clock;
 use tokio::sync::Notify;
 
-/// Time at which an instance's worker last completed a round. Written by the worker, read by everyone else.
-#[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<AtomicU64>);
+pub use progress::Progress;
 
-impl Progress {
-    /// Records a completed round.
-    pub fn completed(&self, now: Mono) {
-        self.0.store(now.0, Ordering::Relaxed);
-    }
-
-    /// Time of the last completed round, if there was one.
-    pub fn last(&self) -> Option<Mono> {
-        Some(Mono(self.0.load(Ordering::Relaxed))).filter(|at| at.0 > 0)
-    }
-}
+mod progress;
 
 /// One row of the table.
 #[derive(Clone, Debug)]
@@ -44,11 +29,22 @@ pub struct InstanceRow {
     pub identity: Identity,
     /// The verdict in force.
     pub verdict: Verdict,
-    /// Time of the last completed round.
+    /// What its worker tells: the last completed round, and what the prober holds.
     pub progress: Progress,
     /// Sent with the verdict, for the collector's own time-out.
     pub freshness_limit: Duration,
     changed: u64,
+}
+
+/// One row in short, for lists.
+#[derive(Clone, Debug)]
+pub struct InstanceSummary {
+    /// Id of the instance.
+    pub id: InstanceId,
+    /// Reason of the verdict in force.
+    pub reason: Reason,
+    /// Time of the last completed round.
+    pub last_round: Option<Mono>,
 }
 
 /// Changes after a generation.
@@ -146,6 +142,24 @@ impl InstanceTable {
     /// All instances.
     pub fn entries(&self) -> BTreeMap<Handle, InstanceRow> {
         self.rows().entries.clone()
+    }
+
+    /// All instances in short. Copies no texts, so that the lock is held for microseconds.
+    pub fn summaries(&self) -> Vec<InstanceSummary> {
+        let rows = self.rows();
+        let one = |entry: &InstanceRow| InstanceSummary {
+            id: entry.identity.id.clone(),
+            reason: entry.verdict.reason,
+            last_round: entry.progress.last(),
+        };
+        rows.entries.values().map(one).collect()
+    }
+
+    /// The row of the instance with this id.
+    pub fn find(&self, id: &str) -> Option<InstanceRow> {
+        let rows = self.rows();
+        let is_it = |entry: &&InstanceRow| entry.identity.id.as_str() == id;
+        rows.entries.values().find(is_it).cloned()
     }
 
     /// The verdict of one instance.

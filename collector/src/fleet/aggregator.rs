@@ -23,7 +23,7 @@ use crate::{
         heartbeats::HeartbeatQueue,
         stream_status::{End, StreamHandle},
         transition_log::{TransitionLog, log_clock_offset},
-        view::{AgentEntry, LiveCounters, Put, View, ViewPublisher},
+        view::{AgentEntry, LiveCounters, Put, Reporting, View, ViewPublisher},
     },
     metrics::Metrics,
 };
@@ -214,6 +214,7 @@ impl Aggregator {
                         .get_or_create(&[("result", "conflict")])
                         .inc();
                     self.transition_log.conflict(&id, &agent);
+                    self.view.conflicts.lost(id, agent, now);
                 }
                 Effect::Paused(late) => {
                     self.metrics.pauses.inc();
@@ -275,6 +276,7 @@ impl Aggregator {
             return;
         };
         self.transition_log.removed(id);
+        self.view.conflicts.forget(id);
         self.dirty = true;
         self.view.revision = Revision(self.view.revision.0 + 1);
         self.view.log.push(Change {
@@ -293,6 +295,7 @@ impl Aggregator {
             return;
         };
         let sequence = agent.order.as_ref().map_or(0, |order| order.highest().0);
+        let heard = (agent.heard, agent.heartbeat_at);
         let progress = agent.members.iter().map(|member| member.progress);
         if sequence > 0 {
             self.view.heard.fetch_max(agent.heard.0, Ordering::Relaxed);
@@ -305,7 +308,7 @@ impl Aggregator {
             && *told == version
             && entry.name == agent.name
         {
-            entry.live.set(sequence, agent.heard, progress);
+            entry.live.set(sequence, heard, progress);
             return;
         }
         let before = self.agents[place.index()]
@@ -317,7 +320,8 @@ impl Aggregator {
             log_clock_offset(&agent.name, ahead);
         }
         let live = LiveCounters::new(agent.members.len());
-        live.set(sequence, agent.heard, progress);
+        live.set(sequence, heard, progress);
+        let members = agent.members.iter().zip(agent.members.handles());
         let entry = Arc::new(AgentEntry {
             name: agent.name.clone(),
             greeting: agent.greeting.clone(),
@@ -327,6 +331,9 @@ impl Aggregator {
             connected: agent.connected,
             rival: agent.rival.as_deref().cloned(),
             ids: agent.members.iter().map(|member| member.id.clone()).collect(),
+            reporting: members
+                .map(|(member, handle)| Reporting::new(member, handle))
+                .collect(),
             live: Arc::new(live),
         });
         self.view.agents.insert(agent.name.clone(), Arc::clone(&entry));

@@ -30,8 +30,8 @@ pub struct StreamHandle {
     end: Option<oneshot::Sender<End>>,
 }
 
-/// The sequence up to which everything is applied.
-#[derive(Debug)]
+/// The sequence up to which everything is applied. Clones share it.
+#[derive(Clone, Debug, Default)]
 pub struct Applied(Arc<AtomicU64>);
 
 /// Read half, held by the stream's task.
@@ -45,17 +45,15 @@ pub struct StreamStatus {
     pub end: oneshot::Receiver<End>,
 }
 
-/// Creates both halves.
-pub fn channel() -> (StreamHandle, StreamStatus) {
-    let applied = Arc::new(AtomicU64::new(0));
+/// Creates both halves, which share `applied`.
+pub fn channel(applied: Applied) -> (StreamHandle, StreamStatus) {
     let (sender, end) = oneshot::channel();
     let (accept, accepted) = oneshot::channel();
     let status = StreamHandle {
-        applied: Arc::clone(&applied),
+        applied: Arc::clone(&applied.0),
         accepted: Some(accept),
         end: Some(sender),
     };
-    let applied = Applied(applied);
     let reader = StreamStatus {
         applied,
         accepted,

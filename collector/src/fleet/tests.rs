@@ -17,7 +17,7 @@ use super::{
     change_cursor::{ChangeCursor, NoMoreChanges},
     change_log::{CHANGES_MAX, Lagged},
     command::{COMMANDS_MAX, Command},
-    stream_status::{self, End, StreamStatus},
+    stream_status::{self, Applied, End, StreamStatus},
     view::{self, ViewHandle},
 };
 use crate::metrics::Metrics;
@@ -55,9 +55,13 @@ impl Rig {
     }
 
     async fn hello(&self, stream: u64, boot: u8) -> StreamStatus {
-        let (handle, status) = stream_status::channel();
+        self.hello_of("db", stream, boot).await
+    }
+
+    async fn hello_of(&self, agent: &str, stream: u64, boot: u8) -> StreamStatus {
+        let (handle, status) = stream_status::channel(Applied::default());
         let info = AgentInfo {
-            agent: AgentId::new("db").unwrap(),
+            agent: AgentId::new(agent).unwrap(),
             boot: BootId::new(&format!("{boot:032x}")).unwrap(),
             version: String::new(),
             host: "x".to_owned(),
@@ -120,6 +124,37 @@ async fn what_was_applied_is_in_the_view_and_then_acknowledged() {
     };
     timeout(LIMIT, acknowledged).await.unwrap();
     assert_eq!(rig.reason(1), Some(Reason::Ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_view_tells_how_an_instance_is_reported_and_who_else_claims_it() {
+    let rig = Rig::start();
+    let _first = rig.hello(1, 1).await;
+    rig.report(1, 2, 1, Reason::Ok).await;
+    let mut cursor = ChangeCursor::new(&rig.view, Revision(0));
+    rig.until(&mut cursor, 1).await;
+    let (agent, id) = (AgentId::new("db").unwrap(), InstanceId::new("db:1").unwrap());
+    let view = rig.view.get();
+    let entry = &view.agents[&agent];
+    let place = entry.place(&id).unwrap();
+    let reporting = entry.reporting[place];
+    assert_eq!(reporting.handle(), Some(Handle(1)));
+    assert_eq!(reporting.freshness_limit.get(), Duration::from_secs(600));
+    assert_eq!(entry.live.progress(place), Some(entry.live.heard()));
+    assert_eq!(view.conflicts.of(&id, &agent), None);
+
+    let _second = rig.hello_of("other", 2, 1).await;
+    rig.report(2, 2, 1, Reason::Loading).await;
+    let claimed = async {
+        loop {
+            match view.conflicts.of(&id, &agent) {
+                Some(claim) => return claim,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    };
+    let claim = timeout(LIMIT, claimed).await.unwrap();
+    assert_eq!((claim.agent.as_str(), claim.times), ("other", 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,14 +12,14 @@ use std::{
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
 use redkeeper_core::{
-    fleet::{Rival, message_order::Origin},
-    ids::{AgentId, InstanceId, Revision},
+    fleet::{FreshnessLimit, Member, Rival, message_order::Origin},
+    ids::{AgentId, Handle, InstanceId, Revision},
     status::Status,
     time::{Mono, WallMs},
 };
 use tokio::sync::watch;
 
-use super::{change_log::ChangeLog, counts::Counts};
+use super::{change_log::ChangeLog, conflicts::Conflicts, counts::Counts};
 
 /// One instance.
 #[derive(Clone, Debug)]
@@ -51,11 +51,47 @@ pub struct AgentEntry {
     pub rival: Option<Rival>,
     /// Its instances, in order.
     pub ids: Vec<InstanceId>,
+    /// How it reports each of them, in the order of `ids`.
+    pub reporting: Box<[Reporting]>,
     /// Values that move with each message.
     pub live: Arc<LiveCounters>,
 }
 
+/// How an agent reports one instance. Small, because there is one for each instance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reporting {
+    /// [`NO_HANDLE`] if there is none.
+    handle: u32,
+    /// The instance is stalled after this long without a completed probe round.
+    pub freshness_limit: FreshnessLimit,
+}
+
+/// Stands for the lack of a handle, so that an entry takes 8 bytes. Agents count their handles from 0 on.
+const NO_HANDLE: u32 = u32::MAX;
+
+const _: () = assert!(std::mem::size_of::<Reporting>() <= 8);
+
+impl Reporting {
+    /// Of an instance that is reported under this handle; `None` if it is known from ZooKeeper only.
+    pub fn new(member: &Member, handle: Option<Handle>) -> Self {
+        Self {
+            handle: handle.map_or(NO_HANDLE, |Handle(number)| number),
+            freshness_limit: member.freshness_limit,
+        }
+    }
+
+    /// The handle under which the agent reports the instance.
+    pub fn handle(self) -> Option<Handle> {
+        (self.handle != NO_HANDLE).then_some(Handle(self.handle))
+    }
+}
+
 impl AgentEntry {
+    /// Index of an instance in `ids`, `reporting` and the live counters.
+    pub fn place(&self, id: &InstanceId) -> Option<usize> {
+        self.ids.binary_search(id).ok()
+    }
+
     /// The agent that tries to report under the same id and is refused, if any.
     pub fn refused(&self, now: Mono) -> Option<&Rival> {
         self.rival.as_ref().filter(|rival| rival.is_present(now))
@@ -68,6 +104,7 @@ impl AgentEntry {
 pub struct LiveCounters {
     sequence: AtomicU64,
     heard: AtomicU64,
+    heartbeat_at: AtomicU64,
     /// In the order of [`AgentEntry::ids`].
     progress: Vec<AtomicU64>,
 }
@@ -81,10 +118,16 @@ impl LiveCounters {
         }
     }
 
-    /// Records what was heard, with the progress of each instance.
-    pub fn set(&self, sequence: u64, heard: Mono, progress: impl Iterator<Item = Mono>) {
+    /// Records what was heard, when anything and when a heartbeat, with the progress of each instance.
+    pub fn set(
+        &self,
+        sequence: u64,
+        (heard, heartbeat_at): (Mono, Mono),
+        progress: impl Iterator<Item = Mono>,
+    ) {
         self.sequence.store(sequence, Ordering::Relaxed);
         self.heard.store(heard.0, Ordering::Relaxed);
+        self.heartbeat_at.store(heartbeat_at.0, Ordering::Relaxed);
         for (place, at) in self.progress.iter().zip(progress) {
             place.store(at.0, Ordering::Relaxed);
         }
@@ -98,6 +141,16 @@ impl LiveCounters {
     /// When the agent was last heard.
     pub fn heard(&self) -> Mono {
         Mono(self.heard.load(Ordering::Relaxed))
+    }
+
+    /// When its last heartbeat, or Hello, was heard.
+    pub fn heartbeat_at(&self) -> Mono {
+        Mono(self.heartbeat_at.load(Ordering::Relaxed))
+    }
+
+    /// When the instance in this place last completed a probe round.
+    pub fn progress(&self, place: usize) -> Option<Mono> {
+        Some(Mono(self.progress.get(place)?.load(Ordering::Relaxed)))
     }
 }
 
@@ -116,6 +169,8 @@ pub struct View {
     pub log: ChangeLog,
     /// When any agent was last heard, in microseconds; 0 if none was.
     pub heard: Arc<AtomicU64>,
+    /// Agents that report instances of others. Views share them.
+    pub conflicts: Arc<Conflicts>,
 }
 
 /// Result of [`View::put`].
@@ -177,9 +232,7 @@ impl View {
     /// When an instance last completed a probe round.
     pub fn progress(&self, status: &Status) -> Option<Mono> {
         let agent = self.agents.get(&status.agent)?;
-        let place = agent.ids.binary_search(&status.identity.id).ok()?;
-        let at = agent.live.progress.get(place)?.load(Ordering::Relaxed);
-        Some(Mono(at))
+        agent.live.progress(agent.place(&status.identity.id)?)
     }
 }
 

@@ -90,6 +90,7 @@ impl Rig {
                 metrics: Metrics::default(),
                 next_stream: Arc::new(AtomicU64::new(1)),
                 refusals: Arc::default(),
+                open_streams: Arc::default(),
             },
             queries: Queries {
                 id: "a".to_owned(),

@@ -1,19 +1,17 @@
 //! The collector's pages over HTTP: whether it is ready, what is wrong, and one human-readable page. The pages that all
 //! daemons have, such as `/metrics` and `/debug/tasks`, are the runtime's.
 
+pub(crate) mod debug;
 pub(crate) mod gauges;
 
 use std::sync::Arc;
 
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
-use redkeeper_runtime::{
-    admin::{Admin, config_page},
-    supervise::Supervisor,
-};
+use redkeeper_runtime::{admin::Admin, supervise::Supervisor};
 use tokio_util::sync::CancellationToken;
 
-use self::gauges::Standing;
-use crate::{config::Config, fleet::view::ViewHandle, peers::warnings::warnings, store::Connection};
+use self::{debug::Sources, gauges::Standing};
+use crate::{fleet::view::ViewHandle, peers::warnings::warnings, store::Connection};
 
 /// The state from which the pages are made.
 #[derive(Clone)]
@@ -29,9 +27,10 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// The content of the HTTP server.
-    pub(crate) fn admin(self, config: &Config, supervisor: Supervisor, registry: Registry) -> Admin {
-        let title = format!("redkeeper-collector {} v{}", config.id, env!("CARGO_PKG_VERSION"));
+    /// The content of the HTTP server; the debug pages show `sources`.
+    pub(crate) fn admin(self, sources: Sources, supervisor: Supervisor, registry: Registry) -> Admin {
+        let (id, version) = (&sources.id, env!("CARGO_PKG_VERSION"));
+        let title = format!("redkeeper-collector {id} v{version}");
         let (ready, page) = (self.clone(), self.clone());
         let admin = Admin::new(
             title,
@@ -39,7 +38,7 @@ impl Pages {
             registry,
             Arc::new(move || ready.ready()),
             Arc::new(move || page.summary()),
-            vec![config_page(config.values.clone())],
+            debug::pages(sources),
         );
         admin.note(Arc::new(move || self.warnings()));
         admin

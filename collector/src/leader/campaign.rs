@@ -168,6 +168,20 @@ pub(crate) async fn verify<T: Session>(
     Ok(Input::Verified(own && epoch))
 }
 
+/// Name of the operation that the election asks for, for debug pages.
+fn name(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Enqueue => "create the own candidate",
+        Effect::FindOwn => "look for the own candidate",
+        Effect::List => "list the candidates",
+        Effect::Watch(_) => "watch the candidate ahead",
+        Effect::Claim => "claim leadership",
+        Effect::Settle => "find out whether the claim was applied",
+        Effect::Verify => "verify leadership",
+        Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) => "none",
+    }
+}
+
 impl<S: Store> Coordinator<S> {
     /// The operation that the election asks for. Resolves to the election's next input.
     pub(super) fn operation(
@@ -180,6 +194,7 @@ impl<S: Store> Coordinator<S> {
         let node = election.node().unwrap_or_default().to_owned();
         let (term, id, newest) = (election.term(), self.id.clone(), election.newest());
         let sent = self.clock.now();
+        self.diagnostics.election(Some(name(&effect)));
         Box::pin(async move {
             let result = match effect {
                 Effect::Enqueue => layout.enqueue(&*session).await.map(Input::Enqueued),

@@ -24,7 +24,7 @@ use crate::{
     leader::membership::{Membership, MembershipSnapshot, read_membership, register},
     metrics::Metrics,
     publish::{LeaderTerm, Setup, load},
-    store::{Connection, Session, Store, StoreError, layout::Layout},
+    store::{Connection, Session, Store, StoreError, diagnostics::Diagnostics, layout::Layout},
 };
 
 /// How often members, epoch and leader are read for `GetClusterStatus`.
@@ -60,6 +60,8 @@ pub struct Coordinator<S: Store> {
     pub audit_interval: Duration,
     /// Counters.
     pub metrics: Metrics,
+    /// Record for debug pages.
+    pub diagnostics: Arc<Diagnostics>,
     /// Request to stop.
     pub stop: CancellationToken,
 }
@@ -229,6 +231,7 @@ impl<S: Store> Coordinator<S> {
                 () = self.stop.cancelled() => Input::Resign,
                 (input, sent) = pending(&mut operation) => {
                     operation = None;
+                    self.diagnostics.election(None);
                     if matches!(input, Input::Claimed(_) | Input::Settled(Some(_)) | Input::Verified(true)) {
                         lease.renewed(sent);
                     }
@@ -282,6 +285,7 @@ impl<S: Store> Coordinator<S> {
             orphans_max_percent: self.orphans_max_percent,
             audit_interval: self.audit_interval,
             metrics: self.metrics.clone(),
+            diagnostics: Arc::clone(&self.diagnostics),
         }
     }
 

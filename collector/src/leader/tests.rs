@@ -56,6 +56,7 @@ impl Rig {
             orphans_max_percent: 10,
             audit_interval: AUDIT_INTERVAL,
             metrics: metrics.clone(),
+            diagnostics: Arc::new(Diagnostics::new(clock)),
             stop: stop.clone(),
         };
         let supervisor = Supervisor::new(CancellationToken::new());

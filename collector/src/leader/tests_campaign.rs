@@ -407,6 +407,7 @@ fn coordinator(room: &Room) -> Coordinator<FaultyStore> {
         orphans_max_percent: 10,
         audit_interval: AUDIT_INTERVAL,
         metrics: Metrics::default(),
+        diagnostics: Arc::new(Diagnostics::new(Clock::simulated())),
         stop: CancellationToken::new(),
     }
 }

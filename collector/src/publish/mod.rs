@@ -20,13 +20,14 @@ use crate::{
         fenced_write::Commit,
         load::{Published, ReadBack, Unresolved, read_and_adopt, read_back},
     },
-    store::{CommitError, Store, StoreError, layout::Layout},
+    store::{CommitError, Store, StoreError, diagnostics::Diagnostics, layout::Layout},
 };
 
 mod audit;
 mod fenced_write;
 pub mod format;
 pub(crate) mod load;
+mod progress;
 mod send_changes;
 
 /// Time between the read-backs of two buckets: all 256 take 4 s, so that a znode modified externally is right again
@@ -70,6 +71,8 @@ pub struct Setup {
     pub audit_interval: Duration,
     /// Counters.
     pub metrics: Metrics,
+    /// Record for debug pages.
+    pub diagnostics: Arc<Diagnostics>,
 }
 
 /// One term of leadership.
@@ -137,6 +140,7 @@ impl<S: Store> LeaderTerm<S> {
     /// Stops writing until [`resume`](Self::resume). Returns true the first time.
     pub fn pause(&mut self) -> bool {
         self.paused = true;
+        self.note_progress();
         !std::mem::replace(&mut self.paused_by_leader, true)
     }
 
@@ -199,6 +203,9 @@ impl<S: Store> LeaderTerm<S> {
     }
 
     async fn step(&mut self) -> Result<(), CommitError> {
+        if !matches!(self.stage, Stage::Writing(_)) {
+            self.note_progress();
+        }
         match &mut self.stage {
             Stage::Reading(reading) => {
                 let published = match reading.as_mut().await {
@@ -282,12 +289,6 @@ impl<S: Store> LeaderTerm<S> {
             Stage::Writing(_) => self.write().await?,
         }
         Ok(())
-    }
-
-    /// Updates the metric at once, so that it is true whenever it is read.
-    pub(super) fn note_pending(&self) {
-        let pending = i64::try_from(self.pending()).unwrap_or(i64::MAX);
-        self.setup.metrics.pending.set(pending);
     }
 
     fn failed(&mut self, error: &CommitError) -> Input {

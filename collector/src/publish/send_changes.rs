@@ -55,6 +55,7 @@ impl<S: Store> LeaderTerm<S> {
         let may_write = !self.paused && !self.needs_resolution;
         let paced = publisher.next_deadline().filter(|_| may_write);
         let paced = paced.map(|due| self.setup.clock.instant(due));
+        self.note_progress();
         let may_audit = self.live && may_write && self.adopting.is_none();
         tokio::select! {
             biased;

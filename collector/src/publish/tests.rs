@@ -99,6 +99,7 @@ struct Rig {
     publisher: ViewPublisher,
     adopted: Adopted,
     metrics: Metrics,
+    diagnostics: Arc<Diagnostics>,
     term: LeaderTerm<FaultyStore>,
 }
 
@@ -133,6 +134,7 @@ impl Rig {
         let (publisher, handle) = view::channel();
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let metrics = Metrics::default();
+        let diagnostics = Arc::new(Diagnostics::new(Clock::simulated()));
         let setup = Setup {
             layout: layout.clone(),
             id: "a".to_owned(),
@@ -142,6 +144,7 @@ impl Rig {
             orphans_max_percent: 10,
             audit_interval: AUDIT_INTERVAL,
             metrics: metrics.clone(),
+            diagnostics: Arc::clone(&diagnostics),
         };
         let term = Term {
             epoch: Epoch(5),
@@ -157,6 +160,7 @@ impl Rig {
             view: View::default(),
             publisher,
             metrics,
+            diagnostics,
         }
     }
 
@@ -215,6 +219,7 @@ impl Rig {
             connected: WallMs(0),
             rival: None,
             ids: Vec::new(),
+            reporting: Box::default(),
             live: Arc::default(),
         };
         self.view.agents.insert(entry.name.clone(), Arc::new(entry));

@@ -5,8 +5,10 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod contract;
+pub mod diagnostics;
 pub mod layout;
 pub mod memory;
+pub mod observed;
 pub mod records;
 pub mod servers;
 #[cfg(test)]
@@ -108,6 +110,14 @@ pub enum Write {
     Delete(String),
 }
 
+impl Write {
+    /// Path of the znode.
+    pub fn path(&self) -> &str {
+        let (Self::Create(path, ..) | Self::Set(path, ..) | Self::Delete(path)) = self;
+        path
+    }
+}
+
 /// Object and right of a request, for the text of a refusal: its reader must know which right to grant where.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need<'a> {
@@ -188,6 +198,11 @@ pub trait Session: Send + Sync + 'static {
 
     /// Session time-out, as the server granted it.
     fn timeout(&self) -> Duration;
+
+    /// Servers that could not be reached when the session was opened, each with the reason.
+    fn dead_servers(&self) -> &[String] {
+        &[]
+    }
 
     /// State of the connection now.
     fn connection(&self) -> Connection;

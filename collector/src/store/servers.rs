@@ -77,7 +77,10 @@ impl Servers {
             .filter(|server| !server.is_empty());
         for resolved in join_all(servers.map(|server| self.resolve(server))).await {
             match resolved {
-                Ok(resolved) => addresses.extend(resolved),
+                Ok((resolved, failure)) => {
+                    addresses.extend(resolved);
+                    found.dead.extend(failure);
+                }
                 Err(why) => found.dead.push(why),
             }
         }
@@ -107,11 +110,12 @@ impl Servers {
         found
     }
 
-    async fn resolve(&self, server: &str) -> Result<Vec<SocketAddr>, String> {
+    /// Addresses of a server. If the look-up fails and the last known ones are used, the failure is described too.
+    async fn resolve(&self, server: &str) -> Result<(Vec<SocketAddr>, Option<String>), String> {
         let HostPort { host, port } =
             HostPort::parse(server, Some(ZOOKEEPER_PORT)).map_err(|e| e.to_string())?;
         if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, port)]);
+            return Ok((vec![SocketAddr::new(ip, port)], None));
         }
         let look_up = self.look_up;
         let answer = LOOK_UPS.run(LOOK_UP_TIMEOUT, move || look_up(&host, port)).await;
@@ -119,14 +123,19 @@ impl Servers {
         let why = match answer {
             Some(Ok(addresses)) if !addresses.is_empty() => {
                 known.insert(server.to_owned(), addresses.clone());
-                return Ok(addresses);
+                return Ok((addresses, None));
             }
             Some(Ok(_)) => "the name has no address".to_owned(),
             Some(Err(e)) => e.to_string(),
             None => format!("no answer to the look-up within {LOOK_UP_TIMEOUT:?}"),
         };
-        let before = known.get(server).cloned();
-        before.ok_or_else(|| format!("{server}: {why}"))
+        match known.get(server).cloned() {
+            Some(before) => {
+                let failure = format!("{server}: {why}; its last known addresses are used");
+                Ok((before, Some(failure)))
+            }
+            None => Err(format!("{server}: {why}")),
+        }
     }
 }
 
@@ -142,6 +151,11 @@ impl Found {
     pub(super) fn connect_string(&self) -> String {
         let all: Vec<_> = self.alive.iter().map(SocketAddr::to_string).collect();
         all.join(",")
+    }
+
+    /// What is not alive, each with the reason.
+    pub(super) fn into_dead(self) -> Vec<String> {
+        self.dead
     }
 
     /// Describes what was tried; `why` is the reason why addresses that are alive gave no session.
@@ -173,7 +187,7 @@ mod tests {
         };
         let servers = Servers::new("", look_up);
         let texts = async |server: &str| {
-            let resolved = servers.resolve(server).await?;
+            let (resolved, _) = servers.resolve(server).await?;
             Ok::<_, String>(resolved.iter().map(SocketAddr::to_string).collect::<Vec<_>>())
         };
         let all = ["10.0.0.1:2181", "10.0.0.2:2181", "[fd00::1]:2181"]
@@ -182,6 +196,8 @@ mod tests {
         assert_eq!(texts("zk:2181").await, Ok(all.clone()));
         AWAY.store(true, Ordering::Relaxed);
         assert_eq!(texts("zk:2181").await, Ok(all));
+        let failure = servers.resolve("zk:2181").await.unwrap().1.unwrap();
+        assert!(failure.starts_with("zk:2181: no such name; "), "{failure}");
         assert_eq!(texts("zk:2182").await, Err("zk:2182: no such name".to_owned()));
         assert_eq!(texts("[::1]:2181").await, Ok(vec!["[::1]:2181".to_owned()]));
         assert_eq!(texts("10.0.0.9:1").await, Ok(vec!["10.0.0.9:1".to_owned()]));

@@ -131,11 +131,6 @@ impl FaultyStore {
     }
 }
 
-fn path(write: &Write) -> &String {
-    let (Write::Create(path, ..) | Write::Set(path, ..) | Write::Delete(path)) = write;
-    path
-}
-
 fn not_authorized() -> StoreError {
     StoreError::Refused("not authorized".to_owned())
 }
@@ -222,7 +217,7 @@ impl Session for FaultySession {
             });
             writes
                 .iter()
-                .position(|write| plan.read_only.contains(path(write)))
+                .position(|write| plan.read_only.contains(write.path()))
         };
         let request = async {
             match refused {

@@ -73,7 +73,7 @@ impl Store for ZooKeeper {
         let addresses = found.connect_string();
         let connecting = connector.connect(&addresses);
         let why = match tokio::time::timeout(self.session_timeout, connecting).await {
-            Ok(Ok(client)) => return Ok(ZkSession::new(client)),
+            Ok(Ok(client)) => return Ok(ZkSession::new(client, found.into_dead())),
             // The library reports only the last of several faults.
             Ok(Err(Error::NoHosts | Error::Timeout)) | Err(_) => {
                 "takes connections, but gives no session".to_owned()
@@ -92,13 +92,18 @@ impl Store for ZooKeeper {
 pub struct ZkSession {
     client: Client,
     limit: Duration,
+    dead_servers: Vec<String>,
 }
 
 impl ZkSession {
-    fn new(client: Client) -> Self {
+    fn new(client: Client, dead_servers: Vec<String>) -> Self {
         // Long enough for a slow disk, short enough to notice a lost request within the session.
         let limit = client.session_timeout() * 2 / 3;
-        Self { client, limit }
+        Self {
+            client,
+            limit,
+            dead_servers,
+        }
     }
 }
 
@@ -160,6 +165,10 @@ impl Session for ZkSession {
 
     fn timeout(&self) -> Duration {
         self.client.session_timeout()
+    }
+
+    fn dead_servers(&self) -> &[String] {
+        &self.dead_servers
     }
 
     fn connection(&self) -> Connection {

@@ -38,7 +38,7 @@ pub struct Member {
     /// Last completed probe round.
     pub progress: Mono,
     /// It is stalled after this long without a round.
-    pub(super) freshness_limit: FreshnessLimit,
+    pub freshness_limit: FreshnessLimit,
     /// Reason of the status in force.
     pub(super) reason: Reason,
 }
@@ -62,6 +62,18 @@ pub struct Members {
 }
 
 impl Members {
+    /// The handle of each instance, in the order of [`iter`](Self::iter): the largest if it has several.
+    pub fn handles(&self) -> Vec<Option<Handle>> {
+        let mut all = vec![None; self.all.len()];
+        // Sorted, so that the largest comes last.
+        for (handle, place) in &self.handles {
+            if let Some(slot) = all.get_mut(*place as usize) {
+                *slot = Some(*handle);
+            }
+        }
+        all
+    }
+
     fn place(&self, id: &InstanceId) -> Result<usize, usize> {
         self.all.binary_search_by(|member| member.id.cmp(id))
     }
@@ -81,7 +93,7 @@ impl Members {
         self.all.is_empty()
     }
 
-    /// Counter that changes when an instance is added or removed.
+    /// Counter that changes when an instance is added or removed, or a handle is bound.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -142,7 +154,12 @@ impl Members {
         let Some(place) = self.place(id).ok().and_then(|place| u32::try_from(place).ok()) else {
             return;
         };
-        match self.handles.binary_search_by_key(&handle, |(known, _)| *known) {
+        let found = self.handles.binary_search_by_key(&handle, |(known, _)| *known);
+        if found.is_ok_and(|at| self.handles[at].1 == place) {
+            return;
+        }
+        self.version += 1;
+        match found {
             Ok(at) => self.handles[at].1 = place,
             Err(_) if self.handles.len() >= HANDLES_MAX => {
                 // The agent has given the same instance new handles repeatedly: only its newest handle counts.
@@ -244,6 +261,10 @@ mod tests {
                 for handle in 0..6 {
                     let named = members.by_handle(Handle(handle)).map(|member| member.id.clone());
                     prop_assert_eq!(named.as_ref(), model.get(&handle));
+                }
+                for (member, handle) in members.iter().zip(members.handles()) {
+                    let largest = model.iter().rfind(|(_, named)| **named == member.id);
+                    prop_assert_eq!(handle, largest.map(|(handle, _)| Handle(*handle)));
                 }
                 prop_assert!(members.iter().zip(members.iter().skip(1)).all(|(a, b)| a.id < b.id));
             }

@@ -147,6 +147,7 @@ impl Fleet {
             if let Some(member) = agent.members.get_mut(id).filter(|_| unheard && grace) {
                 member.progress = now;
                 member.freshness_limit = member.freshness_limit.max(FreshnessLimit::of(self.silent_after));
+                agent.version += 1;
             }
             agent.watch(self.silent_after, &mut self.deadlines);
         }

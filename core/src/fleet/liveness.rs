@@ -10,10 +10,15 @@ use crate::{
     time::{Mono, WallMs},
 };
 
+/// When an agent that was last heard, and whose last heartbeat was heard, at these times becomes silent if nothing more
+/// is heard. Messages without heartbeats prove no progress of probes.
+pub fn silent_at(heard: Mono, heartbeat_at: Mono, silent_after: Duration) -> Mono {
+    (heard + silent_after).min(heartbeat_at + silent_after * 2)
+}
+
 impl AgentState {
-    /// When the agent becomes silent if nothing more is heard. Messages without heartbeats prove no progress of probes.
     fn due(&self, silent_after: Duration) -> Mono {
-        (self.heard + silent_after).min(self.heartbeat_at + silent_after * 2)
+        silent_at(self.heard, self.heartbeat_at, silent_after)
     }
 
     /// Schedules a check of the agent, if none is scheduled.

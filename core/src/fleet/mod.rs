@@ -24,6 +24,7 @@ use crate::{
 pub use agent_slab::{Agents, SlotKey};
 pub use clocks::{ClockOffset, OFFSET_MIN};
 pub use instances_of_agent::{FreshnessLimit, Member, Members};
+pub use liveness::silent_at;
 pub use messages::{AgentInfo, Effect, Input, Message, Report, Rival};
 
 mod agent_slab;
@@ -55,8 +56,8 @@ const CONFLICTS_MAX: usize = 1_024;
 pub struct AgentState {
     /// Its name.
     pub name: AgentId,
-    /// Counts changes of the fields below, except `order`, `heard` and the progress of members, which change with each
-    /// message.
+    /// Counts changes of the fields below, except `order`, `heard`, `heartbeat_at` and the progress of members, which
+    /// change with each message, and the set of members, which has a counter of its own.
     pub version: u64,
     /// Order of its messages; `None` if it is known from ZooKeeper only.
     pub order: Option<MessageOrder>,
@@ -65,7 +66,7 @@ pub struct AgentState {
     /// When it was last heard, or adopted.
     pub heard: Mono,
     /// When its last heartbeat, or Hello, was heard. The progress of probes is judged against it.
-    heartbeat_at: Mono,
+    pub heartbeat_at: Mono,
     /// True if it has an entry in the deadlines.
     watched: bool,
     /// True if nothing was heard for `silent_after`, or no heartbeat for twice as long.

@@ -142,6 +142,7 @@ impl Fleet {
                 known.status.verdict.reason
             }
         };
+        let mut moved = false;
         let taken = owner.and_then(|owner| self.taken_from(&owner, &id, out));
         if let Some(agent) = self.agents.get_mut(name) {
             let known = found.and_then(|(place, _)| agent.members.at_mut(place));
@@ -156,6 +157,7 @@ impl Fleet {
             let freshness_limit = FreshnessLimit::of(report.freshness_limit);
             match known {
                 Some(member) => {
+                    moved = member.freshness_limit != freshness_limit;
                     (member.progress, member.freshness_limit, member.reason) =
                         (progress, freshness_limit, reason);
                 }
@@ -166,6 +168,7 @@ impl Fleet {
                     reason,
                 }),
             }
+            agent.version += u64::from(moved);
             if !found.is_some_and(|(_, named)| named) {
                 agent.members.bind_handle(report.handle, &id);
             }
@@ -205,7 +208,9 @@ impl Fleet {
             agent.members.bind_handle(report.handle, id);
             if let (Some(age), Some(member)) = (report.probe_age, agent.members.get_mut(id)) {
                 member.progress = member.progress.max(now.before(age));
-                member.freshness_limit = FreshnessLimit::of(report.freshness_limit);
+                let limit = FreshnessLimit::of(report.freshness_limit);
+                let before = std::mem::replace(&mut member.freshness_limit, limit);
+                agent.version += u64::from(before != limit);
             }
         }
         self.settle(wall, id, false, out);

@@ -101,3 +101,34 @@ fn times_of_an_agent_whose_clock_is_off_are_corrected() {
     assert_eq!(w.fleet.agents().get(&agent()).unwrap().clock.ahead_ms(), 0);
     assert_eq!(w.reason(1), Reason::Ok);
 }
+
+/// The shell shows handles and limits by a copy that it makes anew when a version moves.
+#[test]
+fn a_new_handle_or_limit_moves_a_version_and_a_heartbeat_does_not() {
+    let mut w = World::with_snapshot(1, &[1]);
+    let versions = |w: &World| {
+        let agent = w.fleet.agents().get(&agent()).unwrap();
+        (agent.version, agent.members.version())
+    };
+    let mut seq = 1;
+    let mut send = |w: &mut World, message| {
+        seq += 1;
+        let before = versions(w);
+        w.message(1, seq, message);
+        versions(w) != before
+    };
+    assert!(!send(&mut w, Message::Changes(vec![report(1, Reason::Loading)])));
+    assert!(!send(
+        &mut w,
+        Message::Heartbeat(vec![(Handle(1), Duration::ZERO)], WallMs(0))
+    ));
+    let mut moved = report(1, Reason::Ok);
+    moved.handle = Handle(77);
+    assert!(send(&mut w, Message::Changes(vec![moved.clone()])));
+    assert!(!send(&mut w, Message::Changes(vec![moved.clone()])));
+    moved.freshness_limit *= 2;
+    assert!(send(&mut w, Message::Changes(vec![moved.clone()])));
+    assert!(!send(&mut w, Message::Changes(vec![moved])));
+    let agent = w.fleet.agents().get(&agent()).unwrap();
+    assert_eq!(agent.members.handles(), [Some(Handle(77))]);
+}

@@ -147,6 +147,11 @@ impl Publisher {
         differences
     }
 
+    /// The bucket that the audit reads next, and the number of complete passes over all buckets.
+    pub fn audit_position(&self) -> (Bucket, u64) {
+        (self.audit.next, self.audit.pass)
+    }
+
     /// Number of orphans found so far.
     pub fn orphans(&self) -> usize {
         self.audit.orphans.len()

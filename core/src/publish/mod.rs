@@ -206,6 +206,28 @@ impl Publisher {
         self.dirty.values().map(|dirty| dirty.since).chain(sent).min()
     }
 
+    /// The statuses that are not yet acknowledged, if they are at most `max`.
+    pub fn pending_ids(&self, max: usize) -> Option<Vec<InstanceId>> {
+        if self.pending() > max {
+            return None;
+        }
+        let sent = self.in_flight.values().flat_map(|sent| &sent.batch.ops);
+        let sent = sent.filter_map(Op::id);
+        Some(
+            self.dirty
+                .keys()
+                .map(|key| &key.id)
+                .chain(sent)
+                .cloned()
+                .collect(),
+        )
+    }
+
+    /// The first `max` instances whose znodes ZooKeeper refuses to let the leader write.
+    pub fn quarantined_ids(&self, max: usize) -> Vec<InstanceId> {
+        self.quarantined.iter().take(max).cloned().collect()
+    }
+
     /// Number of instances whose znodes ZooKeeper refuses to let the leader write.
     pub fn quarantined(&self) -> usize {
         self.quarantined.len()

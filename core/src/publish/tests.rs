@@ -447,3 +447,27 @@ fn a_flapping_instance_is_written_once_a_second_with_its_newest_state() {
     // Other instances are not held up, and this one is unlimited again after it was quiet.
     assert_eq!(p.flapping(at(180_000)), 0);
 }
+
+#[test]
+fn pending_statuses_are_named_while_they_are_few() {
+    let (mut store, desired) = (
+        Store::default(),
+        (0..3)
+            .map(|n| (id(n), record(n, Reason::Ok)))
+            .collect::<BTreeMap<_, _>>(),
+    );
+    let mut p = publisher(&store);
+    (0..3).for_each(|n| p.mark(Mono(0), &id(n)));
+    let named = |p: &Publisher| p.pending_ids(1_000).map(BTreeSet::from_iter);
+    let all = Some((0..3).map(id).collect::<BTreeSet<_>>());
+    assert_eq!(named(&p), all);
+    assert_eq!(p.pending_ids(2), None);
+    p.next_batch(Mono(0), |id| desired.get(id).cloned());
+    assert_eq!(named(&p), all, "those in flight are pending too");
+    let batch = p.in_flight.values().next().unwrap().batch.clone();
+    store.apply(&batch).unwrap();
+    p.acknowledged(batch.number);
+    assert_eq!(named(&p), Some(BTreeSet::new()));
+    p.quarantined.extend([id(1), id(2)]);
+    assert_eq!(p.quarantined_ids(1), [id(1)]);
+}

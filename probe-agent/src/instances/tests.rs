@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use prost::Message as _;
 use redkeeper_core::{
     ids::InstanceId,
@@ -119,6 +121,27 @@ fn an_update_changes_the_identity_and_keeps_the_verdict() {
     let row = &table.entries()[&a];
     assert_eq!((&row.identity, row.verdict.reason), (&moved, Reason::Ok));
     assert_eq!(row.freshness_limit, Duration::from_secs(9));
+}
+
+#[test]
+fn rows_are_listed_in_short_and_found_by_their_id() {
+    let table = InstanceTable::new(Clock::new());
+    let (a, _) = (add(&table, "a"), add(&table, "b"));
+    table.set(a, verdict(Reason::Ok));
+    table.find("b").unwrap().progress.completed(Mono(7));
+    let summaries = table.summaries().into_iter();
+    let rows: Vec<_> = summaries
+        .map(|row| (row.id.to_string(), row.reason, row.last_round))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            ("a".to_owned(), Reason::Ok, None),
+            ("b".to_owned(), Reason::NotProbed, Some(Mono(7)))
+        ]
+    );
+    assert_eq!(table.find("a").unwrap().verdict.reason, Reason::Ok);
+    assert!(table.find("c").is_none() && table.find("").is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,7 +29,7 @@ pub struct Worker {
     pub handle: Handle,
     /// Receives the verdicts.
     pub table: Arc<InstanceTable>,
-    /// Records completed rounds.
+    /// Records completed rounds, and what the prober holds.
     pub progress: Progress,
     /// The clock.
     pub clock: Clock,
@@ -47,6 +47,7 @@ impl Worker {
         let mut timer = self.timers.timer();
         let mut effects = Vec::with_capacity(4);
         let mut certificate_warned = None;
+        self.progress.stepped(prober.snapshot());
         loop {
             let deadline = prober.next_deadline();
             let input = shell.next(|context| timer.poll(deadline, context)).await;
@@ -63,6 +64,7 @@ impl Worker {
             }
             let now = self.clock.now();
             prober.step(now, self.clock.wall(), input, &mut effects);
+            self.progress.stepped(prober.snapshot());
             for effect in effects.drain(..) {
                 if let Some(effect) = shell.carry_out(effect).await {
                     self.report(now, effect).await;

@@ -4,6 +4,7 @@
 pub mod boot_id;
 mod dial;
 mod stream_end;
+mod stream_status;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use crate::{instances::InstanceTable, metrics::Metrics, report::boot_id::Boot};
 
 pub use dial::{Dial, Dialing, Network};
 use stream_end::Ended;
+pub use stream_status::{Phase, StreamEnd, StreamState, StreamStatus, Welcomed};
 
 /// Task kind of the uplinks.
 pub const UPLINK: &str = "uplink";
@@ -74,6 +76,8 @@ pub struct Uplink {
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
+    /// Tells debug pages of the stream.
+    pub status: StreamStatus,
     /// Request to stop.
     pub stop: CancellationToken,
 }
@@ -93,6 +97,7 @@ impl Uplink {
         let (mut attempt, mut last_told, mut silent_after) = (0u32, None, SILENT_AFTER);
         while !stop.is_cancelled() {
             connected.set(0);
+            self.status.connecting(self.clock.now(), attempt);
             let mut opened = None;
             let boot = self.boot.subscribe().borrow().clone();
             let welcomed = |told| {
@@ -116,10 +121,14 @@ impl Uplink {
             if lasted.is_some_and(|time| time >= STABLE_AFTER) {
                 (attempt, last_told) = (0, None);
             }
-            let text = ended.to_string();
-            if last_told.as_ref() != Some(&text) {
-                tracing::warn!(collector = self.collector, "stream ended: {text}");
-                last_told = Some(text);
+            let end = StreamEnd {
+                at: self.clock.now(),
+                text: ended.to_string(),
+                is_refusal: ended.is_refusal(),
+            };
+            if last_told.as_ref() != Some(&end.text) {
+                tracing::warn!(collector = self.collector, "stream ended: {}", end.text);
+                last_told = Some(end.text.clone());
             }
             let longest = match ended.is_refusal() {
                 // After a refusal, the collector does not wait for the agent, so the pause may grow to its maximum.
@@ -132,6 +141,7 @@ impl Uplink {
                 _ => pause,
             };
             attempt = attempt.saturating_add(1);
+            self.status.ended(end, delay);
             tokio::select! { biased; () = stop.cancelled() => (), () = tokio::time::sleep(delay) => () }
         }
     }
@@ -166,11 +176,13 @@ impl Uplink {
             agent_time: convert::time_to_wire(self.clock.wall()),
         };
         let message = Some(report_status_request::Message::Hello(hello));
+        let seq = self.table.hello_seq();
         let first = v1::ReportStatusRequest {
-            sequence: self.table.hello_seq().0,
+            sequence: seq.0,
             message,
         };
         sender.try_send(first).map_err(|_| Ended::Closed)?;
+        self.status.sent(self.clock.now(), seq);
         let mut client = AgentServiceClient::new(channel);
         let call = async {
             let mut answers = client
@@ -201,6 +213,12 @@ impl Uplink {
             "stream open"
         );
         welcomed(silent_after);
+        let told = Welcomed {
+            collector_id: welcome.collector_id,
+            heartbeat_interval: heartbeat,
+            silent_after,
+        };
+        self.status.welcomed(self.clock.now(), told);
 
         let mut seen = self.table.changed_since(0).generation;
         let mut known: BTreeSet<_> = self.table.entries().into_keys().collect();
@@ -220,8 +238,10 @@ impl Uplink {
                     return Err(drain_reason(&mut answers).await);
                 }
                 outbox.sent(now, seq);
+                self.status.sent(now, seq);
                 self.metrics.messages.inc();
             }
+            self.status.awaits(&outbox);
             let ack_due = outbox.oldest_unacked().map(|at| at + ack_timeout);
             if ack_due.is_some_and(|at| now >= at) {
                 return Err(Ended::AckTimeout(ack_timeout));
@@ -237,7 +257,10 @@ impl Uplink {
             tokio::select! {
                 biased;
                 answer = answers.message() => match answer.map_err(Ended::Refused)?.and_then(|a| a.message) {
-                    Some(report_status_response::Message::Ack(ack)) => outbox.acked(Seq(ack.sequence)),
+                    Some(report_status_response::Message::Ack(ack)) => {
+                        outbox.acked(Seq(ack.sequence));
+                        self.status.acked(self.clock.now(), Seq(ack.sequence));
+                    }
                     Some(report_status_response::Message::Drain(drain)) => return Err(drained(drain)),
                     Some(_) => return Err(Ended::Protocol("a second Welcome".to_owned())),
                     None => return Err(Ended::Closed),

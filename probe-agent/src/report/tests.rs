@@ -27,6 +27,7 @@ use super::*;
 
 mod messages;
 mod reconnecting;
+mod status;
 
 /// Longer than anything takes in virtual time.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -83,6 +84,7 @@ impl Agent {
             state: Arc::new(Mutex::new((Path::Open, Vec::new()))),
             clock: self.clock,
         };
+        let status = StreamStatus::default();
         let uplink = Uplink {
             collector: COLLECTOR.to_owned(),
             dial: Arc::new(route.clone()),
@@ -92,10 +94,16 @@ impl Agent {
             table: Arc::clone(&self.table),
             clock: self.clock,
             metrics: self.metrics.clone(),
+            status: status.clone(),
             stop: self.supervisor.stop().clone(),
         };
         let task = self.supervisor.spawn(UPLINK, "", uplink.run());
-        Collector { calls, route, task }
+        Collector {
+            calls,
+            route,
+            status,
+            task,
+        }
     }
 
     fn connected(&self) -> i64 {
@@ -173,6 +181,7 @@ impl Dial for Route {
 struct Collector {
     calls: mpsc::Receiver<Call>,
     route: Route,
+    status: StreamStatus,
     task: Task,
 }
 

@@ -9,7 +9,7 @@ use std::{
 use redkeeper_agent::{
     instances::InstanceTable,
     metrics::Metrics,
-    report::{Dial, Uplink, boot_id::Boot},
+    report::{Dial, StreamStatus, Uplink, boot_id::Boot},
 };
 use redkeeper_core::{
     ids::{AgentId, InstanceId},
@@ -100,6 +100,7 @@ impl Agent {
                 table: Arc::clone(&table),
                 clock,
                 metrics: Metrics::default(),
+                status: StreamStatus::default(),
                 stop: CancellationToken::new(),
             };
             tasks.spawn(uplink.run());

@@ -2,9 +2,11 @@
 //! others (`stream`).
 
 mod control;
+pub mod open_streams;
 mod stream;
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
@@ -20,6 +22,7 @@ use redkeeper_runtime::{clock::Clock, log_limit::RepeatLimit, supervise::Supervi
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::open_streams::OpenStreams;
 use super::{
     errors::Failure,
     responses::{self, ResponseStream},
@@ -60,6 +63,16 @@ pub struct Ingest {
     pub next_stream: Arc<AtomicU64>,
     /// Limits the log lines about refused agents, which try again and again.
     pub refusals: Arc<Refusals>,
+    /// The open streams.
+    pub open_streams: Arc<OpenStreams>,
+}
+
+/// An agent that has sent its Hello on a new stream.
+struct Newcomer {
+    greeting: AgentInfo,
+    peer: Option<SocketAddr>,
+    /// Sequence of the Hello.
+    first: u64,
 }
 
 /// Limits the log lines about refused agents.
@@ -86,17 +99,22 @@ impl AgentService for Ingest {
         if self.supervisor.stop().is_cancelled() {
             return Err(Failure::ShuttingDown.into());
         }
-        let address = request.remote_addr();
-        let peer = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-        let address = address.map_or_else(String::new, |address| address.ip().to_canonical().to_string());
+        let peer = request.remote_addr();
+        let name = peer.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        let address = peer.map_or_else(String::new, |address| address.ip().to_canonical().to_string());
         // Boxed and shared: a task keeps room for each value that it is given, and for each place to which the value
         // moves.
         let mut messages = Box::new(request.into_inner());
-        let (seq, mut greeting) = self.greeting(&mut messages, &address).await?;
+        let (first, mut greeting) = self.greeting(&mut messages, &address).await?;
         greeting.address = address;
         let (answers, receiver) = responses::channel(ANSWERS_MAX);
-        let name = format!("{} from {peer}", greeting.agent);
-        let stream = Arc::new(self.clone()).stream(messages, seq, Box::new(greeting), answers);
+        let name = format!("{} from {name}", greeting.agent);
+        let newcomer = Newcomer {
+            greeting,
+            peer,
+            first,
+        };
+        let stream = Arc::new(self.clone()).stream(messages, Box::new(newcomer), answers);
         let _owned_by_supervisor = self.supervisor.spawn(STREAM, name, stream);
         Ok(Response::new(receiver))
     }

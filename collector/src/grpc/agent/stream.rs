@@ -9,8 +9,8 @@ use std::{
 
 use futures_util::Stream;
 use redkeeper_core::{
-    fleet::{AgentInfo, Message},
-    ids::{AgentId, Seq},
+    fleet::Message,
+    ids::Seq,
     limits::{AGENT_INSTANCES_MAX, AGENT_MESSAGE_BYTES_MAX, UNACKED_MESSAGES_MAX},
     time::Mono,
 };
@@ -24,9 +24,10 @@ use redkeeper_proto::{
 use tonic::{Status, Streaming};
 
 use super::{
-    Ingest,
+    Ingest, Newcomer,
     control::{ControlEvents, Event},
     in_range,
+    open_streams::OpenStream,
 };
 use crate::{
     fleet::{
@@ -79,23 +80,28 @@ impl Ingest {
     pub(super) async fn stream(
         self: Arc<Self>,
         mut messages: Box<Streaming<ReportStatusRequest>>,
-        first: u64,
-        greeting: Box<AgentInfo>,
+        newcomer: Box<Newcomer>,
         answers: ResponseSender<ReportStatusResponse>,
     ) {
         let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        let Newcomer {
+            greeting,
+            peer,
+            first,
+        } = &*newcomer;
         let agent = greeting.agent.to_string();
-        let (name, who) = (
-            greeting.agent.clone(),
-            format!("agent {agent} on {}", greeting.place()),
-        );
+        let who = format!("agent {agent} on {}", greeting.place());
+        let name = (greeting.agent.clone(), greeting.boot.clone());
+        let now = (self.clock.now(), self.clock.wall());
+        let entry = self
+            .open_streams
+            .add(OpenStream::new(stream, name, *peer, *first, now));
         let mut opened = false;
         let talk = async {
-            let status = self.open(stream, greeting).await?;
+            let status = self.open(&entry, newcomer).await?;
             opened = true;
             tracing::info!(agent, stream, "agent connected");
-            self.talk(&mut messages, first, (name, stream), status, &answers)
-                .await
+            self.talk(&mut messages, &entry, status, &answers).await
         };
         let ended = talk.await;
         // Before the reason is sent to the agent, so that its id is free when it reconnects. During shutdown the
@@ -119,14 +125,14 @@ impl Ingest {
     }
 
     /// Asks the aggregator whether the agent may report.
-    async fn open(&self, stream: u64, greeting: Box<AgentInfo>) -> Result<StreamStatus, Failure> {
-        let agent = greeting.agent.to_string();
-        let (sender, mut status) = stream_status::channel();
-        self.send(Command::Hello(stream, *greeting, sender)).await?;
+    async fn open(&self, entry: &OpenStream, newcomer: Box<Newcomer>) -> Result<StreamStatus, Failure> {
+        let (sender, mut status) = stream_status::channel(entry.applied.clone());
+        self.send(Command::Hello(entry.number, newcomer.greeting, sender))
+            .await?;
         // The aggregator certainly accepts or ends the stream; an agent that does not want to wait so long closes it.
         if (&mut status.accepted).await.is_err() {
             let why = (&mut status.end).await.ok();
-            return Err(failure(why, &agent));
+            return Err(failure(why, entry.agent.as_str()));
         }
         Ok(status)
     }
@@ -134,8 +140,7 @@ impl Ingest {
     async fn talk(
         &self,
         messages: &mut Streaming<ReportStatusRequest>,
-        mut last: u64,
-        (agent, stream): (AgentId, u64),
+        entry: &OpenStream,
         status: StreamStatus,
         answers: &ResponseSender<ReportStatusResponse>,
     ) -> Result<String, Failure> {
@@ -150,6 +155,8 @@ impl Ingest {
         if answers.send(answer(Answer::Welcome(welcome))).await.is_err() {
             return Ok("closed by the agent".to_owned());
         }
+        let mut last = entry.sequences().received;
+        entry.acknowledged(last);
         let (idle, ack_delay) = (self.silent_after * 2, ACK_DELAY.min(self.silent_after * 4 / 3));
         let (mut acked, mut ack_at, mut heard) = (last, None::<Mono>, self.clock.now());
         let (mut soon, mut streak) = (ACK_SOON.0, 0);
@@ -186,7 +193,7 @@ impl Ingest {
                     return Ok("drained".to_owned());
                 }
                 Next::ControlEvents(Event::End(why)) => {
-                    return Err(failure(why, agent.as_str()));
+                    return Err(failure(why, entry.agent.as_str()));
                 }
                 Next::ControlEvents(Event::Timer) => {
                     streak = 0;
@@ -196,6 +203,7 @@ impl Ingest {
                         // One slot is reserved for the reason of the end, so that nothing here waits for the agent.
                         if applied > acked && answers.capacity() > 1 {
                             acked = applied;
+                            entry.acknowledged(acked);
                             if answers
                                 .try_send(answer(Answer::Ack(Ack { sequence: acked })))
                                 .is_err()
@@ -231,13 +239,14 @@ impl Ingest {
                     }
                     in_range(seq).map_err(|text| self.bad(text))?;
                     last = seq;
+                    entry.received(seq, heard);
                     let content = message
                         .message
                         .ok_or_else(|| self.bad(format!("message {seq} is empty")))?;
-                    let content =
-                        convert::message_from_wire(content, &agent).map_err(|e| self.bad(e.to_string()))?;
+                    let content = convert::message_from_wire(content, &entry.agent)
+                        .map_err(|e| self.bad(e.to_string()))?;
                     let message = QueuedHeartbeat {
-                        stream,
+                        stream: entry.number,
                         seq: Seq(seq),
                         message: content,
                         received: heard,

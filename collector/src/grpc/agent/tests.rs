@@ -15,7 +15,7 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::fleet::{
     heartbeats::{QUEUED_MAX, QueuedHeartbeat},
-    stream_status::{End, StreamHandle},
+    stream_status::{self, Applied, End, StreamHandle},
 };
 
 mod answers;
@@ -32,6 +32,7 @@ struct Rig {
     heartbeats: Arc<HeartbeatQueue>,
     supervisor: Supervisor,
     metrics: Metrics,
+    open_streams: Arc<OpenStreams>,
 }
 
 /// An agent with an open stream.
@@ -52,7 +53,7 @@ impl Rig {
         let (sender, commands) = mpsc::channel(commands);
         let heartbeats = Arc::new(HeartbeatQueue::default());
         let supervisor = Supervisor::new(CancellationToken::new());
-        let metrics = Metrics::default();
+        let (metrics, open_streams) = (Metrics::default(), Arc::<OpenStreams>::default());
         let ingest = Ingest {
             id: "a".to_owned(),
             heartbeat_interval: Duration::from_secs(1),
@@ -64,6 +65,7 @@ impl Rig {
             metrics: metrics.clone(),
             next_stream: Arc::new(AtomicU64::new(7)),
             refusals: Arc::default(),
+            open_streams: Arc::clone(&open_streams),
         };
         Self {
             client: AgentServiceClient::new(AgentServiceServer::new(ingest)),
@@ -71,6 +73,7 @@ impl Rig {
             heartbeats,
             supervisor,
             metrics,
+            open_streams,
         }
     }
 
@@ -330,7 +333,7 @@ async fn without_the_aggregator_an_agent_is_sent_to_another_collector() {
 
     let mut rig = Rig::new();
     let mut agent = rig.connect().await;
-    agent.handle = crate::fleet::stream_status::channel().0;
+    agent.handle = stream_status::channel(Applied::default()).0;
     assert_eq!(
         told(&agent.error().await),
         error(Code::Unavailable, "SHUTTING_DOWN")

@@ -110,7 +110,7 @@ impl Rig {
     fn put_agent(&mut self, name: &str, ids: &[&str], silent: bool) {
         let live = LiveCounters::new(ids.len());
         let now = self.queries.clock.now();
-        live.set(42, now, ids.iter().map(|_| now));
+        live.set(42, (now, now), ids.iter().map(|_| now));
         let entry = AgentEntry {
             name: AgentId::new(name).unwrap(),
             greeting: Some(greeting(name)),
@@ -120,6 +120,7 @@ impl Rig {
             connected: WallMs(0),
             rival: None,
             ids: ids.iter().map(|id| InstanceId::new(id).unwrap()).collect(),
+            reporting: Box::default(),
             live: Arc::new(live),
         };
         self.view.agents.insert(entry.name.clone(), Arc::new(entry));

@@ -206,3 +206,25 @@ async fn without_the_parent_of_the_buckets_the_session_ends() {
     rig.delete("/redkeeper/instances").await;
     assert_eq!(rig.told().await, Input::Lost);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_in_flight_is_shown_with_its_status_until_it_is_acknowledged() {
+    let mut rig = Rig::live().await;
+    let progress = |rig: &Rig| rig.diagnostics.snapshot().publishing.unwrap();
+    let (_, oldest) = progress(&rig).few_pending.unwrap();
+    assert_eq!((progress(&rig).stage, oldest), ("writing", None));
+    let slow = Fault::After(Box::pin(tokio::time::sleep(Duration::from_secs(3))));
+    rig.store.plan_fault(Call::Commit, slow);
+    rig.put("db:1", Reason::Loading);
+    rig.run_for(Duration::from_secs(1)).await;
+    let shown = progress(&rig);
+    let (pending, oldest) = shown.few_pending.unwrap();
+    assert_eq!((pending, oldest.is_some()), (vec![id("db:1")], true));
+    assert_eq!((shown.writes_in_flight, shown.seen), (1, rig.view.revision));
+    rig.run_for(Duration::from_secs(3)).await;
+    let shown = progress(&rig);
+    assert_eq!(shown.few_pending, Some((Vec::new(), None)));
+    assert_eq!((shown.writes_in_flight, shown.on_hold), (0, false));
+    rig.term.pause();
+    assert!(progress(&rig).on_hold);
+}

@@ -7,8 +7,10 @@ use redkeeper_core::{
     probe::{
         ProbeConfig,
         schedule::{self, Spread},
+        trail::Event,
     },
     status::Identity,
+    time::WallMs,
 };
 use redkeeper_runtime::supervise::Exit;
 use tokio::time::{advance, sleep, timeout};
@@ -340,4 +342,44 @@ async fn the_request_to_stop_ends_all_workers() {
     assert!(ended);
     assert_eq!(rig.shared.clock.now(), asked);
     assert_eq!(rig.exits(Exit::Aborted), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_prober_holds_can_be_read_beside_its_worker() {
+    let mut rig = Rig::start(&["a"]);
+    let snapshot = || rig.shared.table.find("a").unwrap().progress.snapshot();
+    assert!(snapshot().is_none(), "no worker has run yet");
+    sleep(INTERVAL * 5).await;
+    let first = snapshot().unwrap();
+    let events: Vec<_> = first.trail.decisions().iter().map(|one| one.event).collect();
+    let (from, to) = (Reason::NotProbed, Reason::SocketMissing);
+    assert_eq!(
+        events,
+        [
+            Event::ConnectFailed,
+            Event::Verdict { from, to },
+            Event::ConnectFailed
+        ]
+    );
+    assert!(
+        first
+            .outlook
+            .due
+            .connect
+            .is_some_and(|at| at >= rig.shared.clock.now())
+    );
+    assert_eq!(first.config, instance("a").probe);
+    sleep(INTERVAL * 5).await;
+    let later = snapshot().unwrap();
+    assert!(later.trail.totals().connect_failures > first.trail.totals().connect_failures);
+    // A worker that replaces another one begins a trail of its own.
+    let handle = &rig.supervisor.as_ref().unwrap().probes[0];
+    let worker = handle.worker.clone();
+    rig.plant(
+        0,
+        worker.run(Prober::new(rig.shared.clock.now(), WallMs(0), first.config)),
+    );
+    sleep(INTERVAL).await;
+    let replaced = rig.shared.table.find("a").unwrap().progress.snapshot().unwrap();
+    assert!(replaced.trail.totals().connect_failures < later.trail.totals().connect_failures);
 }

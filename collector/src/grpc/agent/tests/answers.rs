@@ -179,3 +179,49 @@ async fn a_busy_aggregator_slows_an_agent_down() {
         assert_eq!(rig.message().await.0, Seq(sequence));
     }
 }
+
+/// What a stream shows on the debug page: received, applied, acknowledged, and the number of messages.
+fn shown(rig: &Rig) -> (u64, u64, u64, u64) {
+    let all = rig.open_streams.all();
+    assert_eq!(all.len(), 1);
+    let sequences = all[0].sequences();
+    (
+        sequences.received,
+        sequences.applied,
+        sequences.acknowledged,
+        all[0].messages(),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_stream_shows_how_far_it_is_until_it_ends() {
+    let mut rig = Rig::new();
+    let mut agent = rig.connect().await;
+    assert_eq!(shown(&rig), (1, 1, 1, 1));
+    agent.send(3, changes()).await;
+    agent.send(7, changes()).await;
+    for _ in 0..2 {
+        rig.message().await;
+    }
+    assert_eq!(shown(&rig), (7, 1, 1, 3));
+    agent.handle.applied(Seq(3));
+    assert_eq!(shown(&rig), (7, 3, 1, 3));
+    assert_eq!(agent.answer().await, ack(3));
+    assert_eq!(shown(&rig), (7, 3, 3, 3));
+    drop(agent);
+    rig.until_bye().await;
+    let ended = async {
+        while !rig.open_streams.all().is_empty() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LIMIT, ended).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_waits_for_the_aggregator_is_shown_behind_by_its_hello() {
+    let mut rig = Rig::new();
+    let _answers = rig.first(message(1, hello())).await.unwrap();
+    let _waits = rig.hello().await;
+    assert_eq!(shown(&rig), (1, 0, 0, 1));
+}
