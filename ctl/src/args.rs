@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use redkeeper_runtime::debug_client::DebugCommand;
 
 /// Asks a redkeeper collector which Redis instances are alive.
 #[derive(Parser, Debug)]
@@ -67,6 +68,9 @@ pub(crate) enum Command {
     Cluster,
     /// List agents.
     Agents,
+    /// Look into a running daemon, through its HTTP server for debugging (`admin_listen`).
+    #[command(subcommand)]
+    Debug(DebugCommand),
 }
 
 /// Which instances. Values of one option are alternatives; different options must all match.

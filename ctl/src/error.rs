@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use redkeeper_runtime::debug_client::DebugError;
 use tonic::Status;
 use tonic_types::StatusExt;
 
@@ -29,6 +30,9 @@ pub(crate) enum Error {
     /// The answer reports faults.
     #[error("{0} fault(s) in the cluster")]
     Faults(usize),
+    /// A daemon could not be looked into.
+    #[error("{0}")]
+    Debug(#[from] DebugError),
     /// The collector ended a watch.
     #[error("the collector ended the watch")]
     WatchEnded,
@@ -57,7 +61,7 @@ impl Error {
                 _ => None,
             },
             Self::WatchEnded | Self::Gone => Some("start it again; another collector may answer"),
-            Self::Usage(_) | Self::Output(_) | Self::Faults(_) => None,
+            Self::Usage(_) | Self::Output(_) | Self::Faults(_) | Self::Debug(_) => None,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use redkeeper_runtime::debug_client::DebugCommand;
+
 use crate::redis::tls::Verify;
 
 /// Probes the local Redis instances and reports to every collector.
@@ -36,6 +38,9 @@ pub enum Command {
         #[arg(long)]
         explain: bool,
     },
+    /// Look into the running agent, through its HTTP server for debugging (`admin_listen`).
+    #[command(subcommand)]
+    Debug(DebugCommand),
     /// Print the smallest ACL user that the agent needs, for each server version.
     Acl {
         /// Name of the user.

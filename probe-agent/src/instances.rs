@@ -18,7 +18,7 @@ use redkeeper_proto::{convert, v1};
 use redkeeper_runtime::clock::Clock;
 use tokio::sync::Notify;
 
-pub use progress::Progress;
+pub use progress::{Progress, SharedProber};
 
 mod progress;
 

@@ -15,7 +15,7 @@
 //! * [`report`]: one task for each collector, which runs `core::outbox`.
 //! * [`discovery`]: finds instances; [`reload`]: applies what it finds, and the configuration on SIGHUP.
 //! * [`debug`]: its own pages below `/debug/`.
-//! * [`commands`]: `probe`, `discover` and `acl`.
+//! * [`commands`]: `probe`, `discover`, `acl` and `debug`.
 //! * [`metrics`]: what `/metrics` shows.
 
 pub use redkeeper_runtime::blocking;

@@ -6,7 +6,7 @@ use clap::Parser;
 use redkeeper_agent::{
     app,
     cli::{Cli, Command},
-    commands::{acl, discover, probe},
+    commands::{acl, debug, discover, probe},
     config,
 };
 use redkeeper_runtime::{config::environment, daemon};
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     };
     match &cli.command {
         Some(Command::Probe(args)) => probe::main(args),
+        Some(Command::Debug(command)) => debug::main(command, config::load(&cli, environment())),
         Some(Command::Acl { user }) => acl::main(user),
         Some(Command::Discover { explain }) => discover::main(config::load(&cli, environment()), *explain),
         None => {

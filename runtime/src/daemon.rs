@@ -45,17 +45,12 @@ impl Log {
 }
 
 /// Settings of the pages below `/debug/`.
-#[derive(Deserialize, Serialize, Debug, Clone)]
+#[derive(Deserialize, Serialize, Debug, Clone, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct DebugPages {
-    /// Whether allocations are sampled for heap profiles.
+    /// Whether allocations are sampled for heap profiles from the start. Off by default: it takes 3 % more CPU and 6 %
+    /// more memory of an agent with 200 instances (`./bench agent-cost`).
     pub heap_profile: bool,
-}
-
-impl Default for DebugPages {
-    fn default() -> Self {
-        Self { heap_profile: true }
-    }
 }
 
 impl DebugPages {
@@ -63,8 +58,7 @@ impl DebugPages {
     fn apply(&self) {
         match heap::set_sampling(self.heap_profile) {
             Ok(()) => {}
-            // `/debug/memory` says so too.
-            Err(e) if self.heap_profile => tracing::debug!("no heap profiles: {e}"),
+            Err(e) if self.heap_profile => tracing::warn!("debug.heap_profile: {e}"),
             Err(_) => {}
         }
     }

@@ -2,6 +2,18 @@
 //! which a scraper reads by default. They differ in how counters are described: the classic format gives type and help
 //! to `x_total`, OpenMetrics to `x`. In the wrong format, both are lost.
 
+use prometheus_client::{encoding::text::encode, registry::Registry};
+
+/// All metrics, as OpenMetrics.
+///
+/// # Errors
+/// When one of them cannot be written; the text says so.
+pub(crate) fn openmetrics(registry: &Registry) -> Result<String, String> {
+    let mut text = String::new();
+    encode(&mut text, registry).map_err(|e| format!("metrics cannot be encoded: {e}\n"))?;
+    Ok(text)
+}
+
 /// Content type of OpenMetrics.
 pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Content type of the classic format.

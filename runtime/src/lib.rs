@@ -9,8 +9,10 @@
 //! * [`net`]: listeners with limits, a pause after errors, and metrics.
 //! * [`profile`]: profiles of memory and CPU.
 //! * [`daemon`]: start and stop of a daemon.
+//! * [`debug_client`]: the command that asks a daemon for its debug pages.
 //! * [`terminal`]: output of commands.
 //! * [`log_filter`]: the log filter, which can be changed for a time.
+//! * [`log_tail`]: the last log lines.
 //! * [`telemetry`], [`signals`], [`clock`], [`errors`], [`exit`]: logs, shutdown requests, time, error
 //!   texts, exit codes.
 
@@ -20,11 +22,13 @@ pub mod blocking;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod debug_client;
 pub mod errors;
 pub mod exit;
 mod exposition;
 pub mod log_filter;
 pub mod log_limit;
+pub mod log_tail;
 pub mod memory;
 pub mod net;
 pub mod profile;

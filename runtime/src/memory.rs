@@ -20,7 +20,7 @@ const TCACHE_BYTES: &[u8] = b"stats.arenas.4096.tcache_bytes\0";
 pub struct Allocated {
     /// Allocated by the program and not freed, without the threads' caches.
     pub allocated: usize,
-    /// Taken from the system by the allocator.
+    /// Pages of the allocator in physical memory, at most.
     pub resident: usize,
 }
 

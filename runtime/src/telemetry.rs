@@ -18,7 +18,7 @@ use prometheus_client::{
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt;
 
-use crate::log_filter;
+use crate::{log_filter, log_tail::Keep};
 
 /// Maximum number of lines waiting for standard error: enough for 10,000 transitions at once, about 3 MB.
 const LINES_MAX: usize = 16_384;
@@ -48,7 +48,7 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_MAX)
         .thread_name("log")
-        .finish(BufWriter::new(std::io::stderr()));
+        .finish(Keep(BufWriter::new(std::io::stderr())));
     LOST.get_or_init(|| writer.error_counter());
     *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
     let builder = fmt()

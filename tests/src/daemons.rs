@@ -159,7 +159,8 @@ pub struct Agent {
     pub process: Process,
     /// Admin HTTP port.
     pub admin: Port,
-    pub(crate) config: PathBuf,
+    /// Its configuration file.
+    pub config: PathBuf,
     pub(crate) hooks: PathBuf,
 }
 

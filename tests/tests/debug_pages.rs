@@ -27,8 +27,8 @@ async fn the_index_lists_all_pages_and_each_has_two_forms() {
             let (path, help) = (page["path"].as_str().unwrap(), page["help"].as_str().unwrap());
             assert!(text.contains(path) && text.contains(help), "{path}: {text}");
             let path = &path.replace("/ID", &format!("/{id}"));
-            if path.starts_with("/debug/pprof/") {
-                // tests/profiles reads them.
+            if path.starts_with("/debug/pprof/") || path == "/debug/bundle" {
+                // tests/profiles and tests/debug_command read them.
                 continue;
             }
             let (code, body) = http(port, "GET", path, "").unwrap();

@@ -117,6 +117,8 @@ async fn a_leak_of_memory_is_found_by_the_difference_of_two_profiles() {
     let sandbox = Sandbox::new();
     let (_redis, _a, agent, _) = sandbox.reported_redis(None).await;
     let (port, folder) = (agent.admin.number, folder(&sandbox));
+    assert_eq!(json(port, "/debug/memory?format=json")["heap_profile"], "off");
+    assert_eq!(http(port, "PUT", "/debug/pprof/heap", "on").unwrap().0, 200);
     assert_eq!(json(port, "/debug/memory?format=json")["heap_profile"], "on");
     let allocated = || async {
         json(port, "/debug/memory?format=json")["allocated_bytes"]
@@ -151,14 +153,15 @@ async fn a_leak_of_memory_is_found_by_the_difference_of_two_profiles() {
 #[tokio::test]
 async fn profiles_of_both_daemons_name_their_functions() {
     let sandbox = Sandbox::new();
-    let (_redis, a, agent, _) = sandbox.reported_redis(None).await;
-    for (port, own) in [
-        (a.admin.number, "redkeeper_collector::"),
-        (agent.admin.number, "redkeeper_agent::"),
-    ] {
+    let on = "[debug]\nheap_profile = true\n";
+    let a = sandbox
+        .collector_with("a", &format!("standalone = true\n{on}"))
+        .await;
+    let collectors = [format!("\"127.0.0.1:{}\"", a.grpc.number)];
+    let agent = sandbox.agent_with("db01", &collectors, on).await;
+    eventually("reports", || a.state("db01:6379"), |state| state != "-").await;
+    for port in [a.admin.number, agent.admin.number] {
         let url = |path: &str| format!("http://127.0.0.1:{port}/debug/pprof/{path}");
-        let top = go_pprof(&folder(&sandbox), &["-top", "-cum", &url("allocs")]);
-        assert!(top.contains(own), "{top}");
         // Something for it to do meanwhile.
         let busy = std::thread::spawn(move || {
             let until = std::time::Instant::now() + Duration::from_secs(4);
@@ -172,6 +175,11 @@ async fn profiles_of_both_daemons_name_their_functions() {
             "{top}"
         );
         busy.join().unwrap();
+        let top = go_pprof(&folder(&sandbox), &["-top", "-cum", &url("allocs")]);
+        assert!(
+            top.contains("Type: alloc_space") && top.contains("redkeeper_runtime::admin"),
+            "{top}"
+        );
         for path in ["/debug/pprof/heap?format=svg", "/debug/pprof/allocs?format=svg"] {
             let (code, svg) = slow(port, path);
             assert_eq!(code, 200, "{svg}");
@@ -215,9 +223,8 @@ async fn profiles_are_bounded_and_one_at_a_time() {
     drop(reader);
     eventually("the first has ended", second, |(code, _)| *code == 200).await;
 
-    // Switched off, there is no heap profile and the page says what to do.
+    // Without samples there is no heap profile, and the page says what to do.
     assert_eq!(http(port, "PUT", "/debug/pprof/heap", "maybe").unwrap().0, 400);
-    assert_eq!(http(port, "PUT", "/debug/pprof/heap", "off").unwrap().0, 200);
     let (code, text) = slow(port, "/debug/pprof/heap");
     assert!(
         code == 409 && text.contains("debug.heap_profile = true"),
@@ -226,4 +233,6 @@ async fn profiles_are_bounded_and_one_at_a_time() {
     assert_eq!(json(port, "/debug/memory?format=json")["heap_profile"], "off");
     assert_eq!(http(port, "PUT", "/debug/pprof/heap", "on").unwrap().0, 200);
     assert_eq!(json(port, "/debug/memory?format=json")["heap_profile"], "on");
+    assert_eq!(http(port, "PUT", "/debug/pprof/heap", "off").unwrap().0, 200);
+    assert_eq!(slow(port, "/debug/pprof/heap").0, 409);
 }

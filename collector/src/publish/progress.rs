@@ -3,10 +3,10 @@
 use redkeeper_core::publish::Publisher;
 
 use super::{LeaderTerm, Stage};
-use crate::store::{Store, diagnostics::Publishing};
-
-/// Statuses that are told by name. Looking at more of them would cost too much for each step.
-const NAMED_MAX: usize = 64;
+use crate::store::{
+    Store,
+    diagnostics::{NAMED_MAX, Publishing},
+};
 
 impl<S: Store> LeaderTerm<S> {
     /// Updates the metric at once, so that it is true whenever it is read.

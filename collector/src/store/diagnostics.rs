@@ -17,6 +17,8 @@ use redkeeper_runtime::clock::Clock;
 
 use super::Connection;
 
+/// Statuses that a leader's term tells by name, of each kind. Looking at more of them would cost too much for each step.
+pub(crate) const NAMED_MAX: usize = 64;
 /// Number of errors that are kept.
 const ERRORS_MAX: usize = 16;
 /// Longest text of an error or request: an error that names each of seven servers fits.
@@ -134,6 +136,8 @@ impl Diagnostics {
         let mut state = self.state();
         state.sessions += 1;
         state.session = Some(SessionState { id, timeout, opened });
+        // Those of a former session.
+        (state.election, state.publishing) = (None, None);
         state.connection = Some((Connection::Connected, opened));
     }
 

@@ -8,9 +8,6 @@ use crate::time::Mono;
 /// Commands that may be awaited at one time: AUTH, PING, INFO and CLUSTER INFO.
 pub(super) const AWAITED_MAX: usize = 4;
 
-// A snapshot is copied after each step, and one is kept for each instance.
-const _: () = assert!(std::mem::size_of::<ProbeSnapshot>() <= 672);
-
 /// State of the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkState {

@@ -1,9 +1,8 @@
 //! The trail of a prober: the last probes that were answered, and the last decisions with what they rest on. It changes
 //! no decision; debug pages show it.
 //!
-//! What it takes: each copy holds `PROBES_MAX` x 16 bytes = 256 bytes of probes and 40 bytes beside them, without an
-//! allocation; a prober and its snapshot are two copies. The decisions are shared by all copies: `DECISIONS_MAX` x 48
-//! bytes = 1,152 bytes, and their texts of at most `TEXT_BYTES_MAX` bytes each. A healthy instance has three to five of
+//! What it takes: `PROBES_MAX` x 16 bytes = 256 bytes of probes and 40 bytes beside them, without an allocation. The
+//! decisions are shared by all copies: `DECISIONS_MAX` x 48 bytes = 1,152 bytes, and their texts of at most `TEXT_BYTES_MAX` bytes each. A healthy instance has three to five of
 //! them, some 300 bytes.
 
 use std::{sync::Arc, time::Duration};

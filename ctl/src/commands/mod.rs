@@ -13,6 +13,7 @@ use crate::{
 
 mod agents;
 mod cluster;
+mod debug;
 mod filter;
 mod get;
 mod list;
@@ -38,6 +39,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         Command::Get { id } => asked.get(id).await,
         Command::Cluster => asked.cluster().await,
         Command::Agents => asked.agents().await,
+        Command::Debug(command) => asked.debug(&command).await,
         Command::Watch { filter } => asked.watch(filter).await,
     }
 }

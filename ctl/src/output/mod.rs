@@ -18,6 +18,11 @@ mod json;
 mod table;
 mod values;
 
+/// Prints a text as it is.
+pub(crate) fn text(text: &str) -> io::Result<()> {
+    print(text)
+}
+
 fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;

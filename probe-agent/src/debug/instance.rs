@@ -295,6 +295,7 @@ mod tests {
 
     use super::*;
     use crate::instances::InstanceTable;
+    use crate::instances::SharedProber;
 
     fn config() -> ProbeConfig {
         ProbeConfig {
@@ -352,7 +353,7 @@ mod tests {
         ] {
             prober.step(clock.now(), clock.wall(), input, &mut effects);
         }
-        row.progress.stepped(prober.snapshot());
+        row.progress.begins(&SharedProber::new(prober));
         let Content { text, json } = page(&row, clock);
         assert_eq!(json["thresholds"]["hang_after_seconds"], 3.0);
         assert_eq!(json["connection"]["state"], "open");

@@ -1,6 +1,6 @@
 //! `/debug/instances`: the last probe of each instance.
 
-use redkeeper_core::time::Mono;
+use redkeeper_core::{status::State, time::Mono};
 use redkeeper_runtime::admin::Content;
 use serde_json::json;
 
@@ -28,4 +28,11 @@ pub(super) fn list(table: &InstanceTable, now: Mono) -> Content {
     }
     let json = json!({ "instances": rows });
     Content { text, json }
+}
+
+/// Ids of all instances, those that are not UP first.
+pub(super) fn worst_first(table: &InstanceTable) -> Vec<String> {
+    let mut all = table.summaries();
+    all.sort_by_key(|instance| instance.reason.state() == State::Up);
+    all.into_iter().map(|instance| instance.id.to_string()).collect()
 }

@@ -22,7 +22,8 @@ pub fn pages(
     config: EffectiveConfig,
     clock: Clock,
 ) -> Vec<DebugPage> {
-    let (all, one, streams) = (Arc::clone(table), Arc::clone(table), Arc::clone(streams));
+    let [all, one, listed] = [0; 3].map(|_| Arc::clone(table));
+    let streams = Arc::clone(streams);
     vec![
         DebugPage::new(
             "/debug/instances",
@@ -33,6 +34,7 @@ pub fn pages(
             "/debug/instances/ID",
             "one instance: why it has its state, what was seen, what is due",
             move |id| Some(instance::page(&one.find(id)?, clock)),
+            move || instances::worst_first(&listed),
         ),
         DebugPage::new(
             "/debug/streams",

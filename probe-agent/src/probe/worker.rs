@@ -15,7 +15,7 @@ use redkeeper_runtime::{clock::Clock, log_limit::LogLimit};
 
 use crate::{
     config::InstanceConfig,
-    instances::{InstanceTable, Progress},
+    instances::{InstanceTable, Progress, SharedProber},
     metrics::Metrics,
     probe::{certificate, shell::Shell, timer::Timers},
 };
@@ -41,15 +41,16 @@ pub struct Worker {
 
 impl Worker {
     /// Probes until the probe supervisor ends the task. Never returns.
-    pub async fn run(self, mut prober: Prober) {
+    pub async fn run(self, prober: Prober) {
+        let prober = SharedProber::new(prober);
         let target = Arc::clone(&self.config.target);
         let mut shell = Shell::new(target, self.config.probe.connect_timeout);
         let mut timer = self.timers.timer();
         let mut effects = Vec::with_capacity(4);
         let mut certificate_warned = None;
-        self.progress.stepped(prober.snapshot());
+        self.progress.begins(&prober);
         loop {
-            let deadline = prober.next_deadline();
+            let deadline = prober.lock().next_deadline();
             let input = shell.next(|context| timer.poll(deadline, context)).await;
             match &input {
                 Input::Certificate(ends) => certificate::tell(
@@ -63,8 +64,7 @@ impl Worker {
                 _ => {}
             }
             let now = self.clock.now();
-            prober.step(now, self.clock.wall(), input, &mut effects);
-            self.progress.stepped(prober.snapshot());
+            prober.lock().step(now, self.clock.wall(), input, &mut effects);
             for effect in effects.drain(..) {
                 if let Some(effect) = shell.carry_out(effect).await {
                     self.report(now, effect).await;

@@ -1,6 +1,9 @@
 //! The pages below `/debug/`. They are made on the thread of the HTTP server and never wait for the main runtime.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use axum::{
     Router,
@@ -9,20 +12,24 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
+use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 
 use super::{
-    log_level, memory,
+    bundle, log_level, memory,
     page::{Content, DebugPage, Parameters, short},
     profiles,
     pulse::Pulse,
     runtime::{self, Busy},
     tasks,
 };
-use crate::{profile::Unit, supervise::Supervisor};
+use crate::{exposition, log_tail, profile::Unit, supervise::Supervisor};
 
 /// Longest body of a request: a log filter.
 const BODY_BYTES_MAX: usize = 4 * 1024;
+
+/// Pages of each kind of thing, such as instances, that an archive holds: those that need attention first.
+const BUNDLE_IDS_MAX: usize = 100;
 
 /// Produces a page's text on request. Must not block and must not wait for the main runtime.
 pub type Page = Arc<dyn Fn() -> String + Send + Sync>;
@@ -37,11 +44,14 @@ struct Inner {
     title: String,
     started: Instant,
     supervisor: Supervisor,
+    registry: Arc<Registry>,
     main: Handle,
     busy: Busy,
     pulse: Arc<Pulse>,
     summary: Page,
     pages: Vec<DebugPage>,
+    /// Path and help of each page; set with the routes.
+    index: OnceLock<Vec<(&'static str, &'static str)>>,
 }
 
 impl Debug {
@@ -49,6 +59,7 @@ impl Debug {
     pub(super) fn new(
         title: String,
         supervisor: Supervisor,
+        registry: Arc<Registry>,
         pulse: Arc<Pulse>,
         summary: Page,
         pages: Vec<DebugPage>,
@@ -59,11 +70,13 @@ impl Debug {
                 title,
                 started: Instant::now(),
                 supervisor,
+                registry,
                 busy: Busy::new(&main),
                 main,
                 pulse,
                 summary,
                 pages,
+                index: OnceLock::new(),
             }),
         }
     }
@@ -116,14 +129,21 @@ impl Debug {
                 "/debug/log-level",
                 "the log filter; PUT changes it for a time",
                 get(log_level).put(set_log_level).delete(reset_log_level),
+            )
+            .page("/debug/log", "the last log lines", get(log))
+            .page(
+                "/debug/bundle",
+                "all pages, metrics and the heap profile in one archive, for support; takes a second",
+                get(bundle),
             );
         for page in &self.inner.pages {
             pages = pages.page(page.path, page.help, of_daemon(page.clone()));
         }
         let Pages { router, index } = pages;
-        let index = Arc::new(index);
-        let make_index = move |State(debug): State<Debug>, Query(parameters), headers: HeaderMap| async move {
-            debug.index(&index).answer(&parameters, &headers)
+        // The same each time that the routes are made.
+        self.inner.index.set(index).ok();
+        let make_index = |State(debug): State<Debug>, Query(parameters), headers: HeaderMap| async move {
+            debug.index().answer(&parameters, &headers)
         };
         router
             .route("/debug/", get(make_index))
@@ -131,7 +151,36 @@ impl Debug {
             .with_state(self.clone())
     }
 
-    fn index(&self, pages: &[(&'static str, &'static str)]) -> Content {
+    /// All pages that have a text and JSON, each with its path.
+    fn contents(&self) -> Vec<(String, Content)> {
+        let Inner {
+            supervisor,
+            main,
+            busy,
+            pulse,
+            pages,
+            ..
+        } = &*self.inner;
+        let common = [
+            ("/debug/", self.index()),
+            ("/debug/tasks", tasks::page(supervisor, self.alive(), None)),
+            (
+                "/debug/runtime",
+                runtime::page(main, busy, supervisor, pulse.age()),
+            ),
+            ("/debug/memory", memory::page()),
+            ("/debug/log-level", log_level::page()),
+            ("/debug/log", Content::lines(log_tail::text())),
+        ];
+        let common = common
+            .into_iter()
+            .map(|(path, content)| (path.to_owned(), content));
+        common
+            .chain(pages.iter().flat_map(|page| page.all(BUNDLE_IDS_MAX)))
+            .collect()
+    }
+
+    fn index(&self) -> Content {
         let Inner {
             title,
             started,
@@ -145,6 +194,7 @@ impl Debug {
             ("/readyz", "the process does its job"),
             ("/metrics", "counts and ages as time series, for Prometheus"),
         ];
+        let pages = self.inner.index.get().map_or(&[][..], Vec::as_slice);
         let all = elsewhere.iter().chain(pages);
         for (path, help) in all.clone() {
             text.push_str(&format!("{path:<23}{help}\n"));
@@ -154,6 +204,7 @@ impl Debug {
             "title": title,
             "pid": pid,
             "up_seconds": up.as_secs_f64(),
+            "summary": summary(),
             "pages": all.map(|(path, help)| serde_json::json!({"path": path, "help": help})).collect::<Vec<_>>(),
         });
         Content { text, json }
@@ -171,7 +222,7 @@ impl Pages {
     fn page(mut self, path: &'static str, help: &'static str, methods: MethodRouter<Debug>) -> Self {
         self.index.push((path, help));
         let route = match path.strip_suffix("/ID") {
-            // An id may contain a slash: that of a Unix socket does.
+            // No id has a slash; with one, the answer is that there is no such thing.
             Some(before) => format!("{before}/{{*id}}"),
             None => path.to_owned(),
         };
@@ -242,6 +293,19 @@ async fn cpu(
     headers: HeaderMap,
 ) -> Response {
     profiles::cpu(debug.inner.title.clone(), &parameters, &headers).await
+}
+
+async fn log(Query(parameters): Query<Parameters>, headers: HeaderMap) -> Response {
+    Content::lines(log_tail::text()).answer(&parameters, &headers)
+}
+
+async fn bundle(State(debug): State<Debug>) -> Response {
+    let content = move || {
+        let metrics = exposition::openmetrics(&debug.inner.registry).unwrap_or_else(|e| e);
+        let files = vec![("metrics.txt".to_owned(), metrics.into_bytes())];
+        (debug.contents(), files)
+    };
+    bundle::answer(content).await
 }
 
 async fn log_level(Query(parameters): Query<Parameters>, headers: HeaderMap) -> Response {

@@ -47,7 +47,7 @@ pub(super) fn page() -> Content {
     let sampling = sampling();
     let profile = match sampling {
         Sampling::Unavailable => "unavailable: the allocator was built without them".to_owned(),
-        Sampling::Off => "off: PUT \"on\" to /debug/pprof/heap switches them on".to_owned(),
+        Sampling::Off => "off: `debug heap --sampling on` switches them on".to_owned(),
         Sampling::Every(bytes) => format!(
             "on: one allocation in {} KiB is recorded, see /debug/pprof/heap",
             bytes >> 10

@@ -14,7 +14,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use nix::sys::socket::{setsockopt, sockopt};
+use prometheus_client::registry::Registry;
 
 use self::{
     debug::Debug,
@@ -34,6 +35,7 @@ pub use config::config_page;
 pub use debug::Page;
 pub use page::{Content, DebugPage, short};
 
+mod bundle;
 mod config;
 mod debug;
 mod log_level;
@@ -48,6 +50,10 @@ mod tasks;
 /// The main runtime counts as stuck when its pulse is older than this.
 pub const PULSE_MAX_AGE: Duration = Duration::from_secs(5);
 
+/// A connection whose peer takes nothing of an answer for this long is closed, so that it does not hold one of the port's
+/// places.
+const UNREAD_MAX: Duration = Duration::from_secs(10);
+
 /// Data of the pages.
 #[derive(Clone)]
 pub struct Admin {
@@ -56,7 +62,7 @@ pub struct Admin {
 
 struct Inner {
     supervisor: Supervisor,
-    registry: Registry,
+    registry: Arc<Registry>,
     ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     notes: OnceLock<Page>,
     pulse: Arc<Pulse>,
@@ -78,7 +84,15 @@ impl Admin {
         registry.register_collector(Box::new(MemoryMetrics));
         registry.register_collector(Box::new(LogMetrics));
         let pulse = Pulse::start(&supervisor);
-        let debug = Debug::new(title, supervisor.clone(), Arc::clone(&pulse), summary, pages);
+        let registry = Arc::new(registry);
+        let debug = Debug::new(
+            title,
+            supervisor.clone(),
+            Arc::clone(&registry),
+            Arc::clone(&pulse),
+            summary,
+            pages,
+        );
         Self {
             inner: Arc::new(Inner {
                 supervisor,
@@ -151,6 +165,9 @@ impl Admin {
 /// When the address cannot be bound.
 pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
+    // Connections inherit the option of their listener.
+    let millis = u32::try_from(UNREAD_MAX.as_millis()).unwrap_or(u32::MAX);
+    setsockopt(&listener, sockopt::TcpUserTimeout, &millis)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -205,11 +222,10 @@ async fn readyz(State(admin): State<Admin>) -> Answer {
 }
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    let mut text = String::new();
-    if let Err(e) = encode(&mut text, &admin.inner.registry) {
-        let text = format!("metrics cannot be encoded: {e}\n");
-        return (StatusCode::INTERNAL_SERVER_ERROR, text).into_response();
-    }
+    let text = match exposition::openmetrics(&admin.inner.registry) {
+        Ok(text) => text,
+        Err(text) => return (StatusCode::INTERNAL_SERVER_ERROR, text).into_response(),
+    };
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let (kind, text) = if accept.is_some_and(exposition::prefers_openmetrics) {
         (exposition::OPENMETRICS, text)

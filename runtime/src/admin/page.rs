@@ -20,6 +20,9 @@ pub struct Content {
 /// Makes the content of a page from the id in its path.
 type MakeContent = dyn Fn(&str) -> Option<Content> + Send + Sync;
 
+/// Lists ids.
+type ListIds = dyn Fn() -> Vec<String> + Send + Sync;
+
 /// A page below `/debug/` that one of the daemons adds to the common ones.
 #[derive(Clone)]
 pub struct DebugPage {
@@ -31,6 +34,8 @@ pub struct DebugPage {
     /// Runs on the thread of the HTTP server. Must not block, must not wait for the main runtime, and may hold a lock
     /// that the main runtime needs for microseconds only.
     pub content: Arc<MakeContent>,
+    /// Ids of the things that the archive of `/debug/bundle` shows, the most interesting first.
+    pub ids: Arc<ListIds>,
 }
 
 impl DebugPage {
@@ -40,19 +45,22 @@ impl DebugPage {
         help: &'static str,
         content: impl Fn() -> Content + Send + Sync + 'static,
     ) -> Self {
-        Self::by_id(path, help, move |_| Some(content()))
+        // A single thing, whose id is empty.
+        Self::by_id(path, help, move |_| Some(content()), || vec![String::new()])
     }
 
-    /// Pages of things that have an id. `path` ends with `/ID`.
+    /// Pages of things that have an id. `path` ends with `/ID`; `ids` lists those that need attention first.
     pub fn by_id(
         path: &'static str,
         help: &'static str,
         content: impl Fn(&str) -> Option<Content> + Send + Sync + 'static,
+        ids: impl Fn() -> Vec<String> + Send + Sync + 'static,
     ) -> Self {
         Self {
             path,
             help,
             content: Arc::new(content),
+            ids: Arc::new(ids),
         }
     }
 }
@@ -72,7 +80,27 @@ pub(super) struct Parameters {
     pub(super) lasts: Option<String>,
 }
 
+impl DebugPage {
+    /// The pages for an archive, at most `max` of them, each with its path.
+    pub(super) fn all(&self, max: usize) -> Vec<(String, Content)> {
+        let page = |id: String| {
+            let path = self
+                .path
+                .strip_suffix("ID")
+                .map_or(self.path.to_owned(), |path| format!("{path}{id}"));
+            (self.content)(&id).map(|content| (path, content))
+        };
+        (self.ids)().into_iter().take(max).filter_map(page).collect()
+    }
+}
+
 impl Content {
+    /// A page that is the same for people and programs, apart from its form.
+    pub(super) fn lines(text: String) -> Self {
+        let json = serde_json::json!({ "lines": text.lines().collect::<Vec<_>>() });
+        Self { text, json }
+    }
+
     /// The form that was asked for.
     pub(super) fn answer(self, parameters: &Parameters, headers: &HeaderMap) -> Response {
         match wants_json(parameters, headers) {
@@ -92,7 +120,10 @@ impl Content {
 pub(super) fn wants_json(parameters: &Parameters, headers: &HeaderMap) -> bool {
     let accepts =
         |value: &header::HeaderValue| value.to_str().is_ok_and(|text| text.contains("application/json"));
-    parameters.format == "json" || headers.get(header::ACCEPT).is_some_and(accepts)
+    match parameters.format.as_str() {
+        "" => headers.get_all(header::ACCEPT).iter().any(accepts),
+        format => format == "json",
+    }
 }
 
 /// A duration as people read it: two units at most, milliseconds below ten seconds.

@@ -205,7 +205,7 @@ fn refused(error: ProfileError) -> Response {
         ProfileError::Busy => StatusCode::TOO_MANY_REQUESTS,
         ProfileError::Off => StatusCode::CONFLICT,
         ProfileError::Unavailable => StatusCode::NOT_IMPLEMENTED,
-        ProfileError::NoRoom { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        ProfileError::NoRoom { .. } | ProfileError::NoFolder { .. } => StatusCode::INSUFFICIENT_STORAGE,
         ProfileError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (code, format!("{error}\n")).into_response()

@@ -76,7 +76,7 @@ pub(super) fn page(main: &Handle, busy: &Busy, supervisor: &Supervisor, pulse_ag
 
     let (alive, queued) = (metrics.num_alive_tasks(), metrics.global_queue_depth());
     let mut text = format!(
-        "{} worker threads, {alive} tasks alive, {queued} waiting in the common queue\nlast pulse {} ago (one each second)\n\n\
+        "{} worker threads, {alive} tasks alive, {queued} waiting in the common queue (those in the queues of the threads are not counted)\nlast pulse {} ago (one each second; a thread that is held up counts as idle below)\n\n\
          WORKER  BUSY, LAST {:<8} SLEPT, TIMES A SECOND\n",
         workers.len(),
         short(pulse_age),
@@ -88,7 +88,7 @@ pub(super) fn page(main: &Handle, busy: &Busy, supervisor: &Supervisor, pulse_ag
             format!("{:.1} %", share * 100.0)
         ));
     }
-    text.push_str("\nLONGEST POLL  TASK                NAME\n");
+    text.push_str("\nLONGEST POLL OF THE LAST MINUTE\nTIME          TASK                NAME\n");
     for task in &tasks {
         let longest = short(task.longest_poll());
         text.push_str(&format!("{longest:<14}{:<20}{}\n", task.kind, task.name));

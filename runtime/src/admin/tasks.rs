@@ -1,6 +1,7 @@
 //! `/debug/tasks`: live tasks by kind and one by one, and how tasks ended.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,6 +14,9 @@ use crate::supervise::{LiveTask, Supervisor};
 
 /// Tasks of each kind that are listed if no kind is asked for: those that waited longest.
 const LISTED_MAX: usize = 50;
+
+/// A poll that lasts longer holds up the other tasks of its thread noticeably.
+const LONG_POLL: Duration = Duration::from_millis(100);
 
 /// What the tasks of one kind have in common.
 #[derive(Default)]
@@ -32,8 +36,10 @@ pub(super) fn page(supervisor: &Supervisor, alive: usize, only: Option<&str>) ->
     let mut tasks = supervisor.live();
     let supervised = tasks.len();
     tasks.retain(|task| is_asked(task.kind));
-    // By kind, and what waits longest first: a task that waits for ever grows in idle time.
-    tasks.sort_by_cached_key(|task| (task.kind, std::cmp::Reverse(task.idle())));
+    // By kind. A task that holds up its thread comes first, then what waits longest: a task that waits for ever grows in
+    // idle time.
+    let holds_up = |task: &LiveTask| task.running_poll().is_some_and(|time| time >= LONG_POLL);
+    tasks.sort_by_cached_key(|task| (task.kind, !holds_up(task), Reverse(task.idle())));
     let kinds = kinds(supervisor, &tasks, is_asked, now);
     let ended: Vec<_> = supervisor
         .exits()
@@ -79,7 +85,10 @@ pub(super) fn page(supervisor: &Supervisor, alive: usize, only: Option<&str>) ->
                 short(now - task.started),
                 short(task.idle()),
                 short(task.longest_poll()),
-                task.polls()
+                match task.running_poll().filter(|time| *time >= LONG_POLL) {
+                    Some(time) => format!("{}  <- in a poll for {}", task.polls(), short(time)),
+                    None => task.polls().to_string(),
+                }
             ));
         }
     }
@@ -113,6 +122,7 @@ pub(super) fn page(supervisor: &Supervisor, alive: usize, only: Option<&str>) ->
             "idle_seconds": task.idle().as_secs_f64(),
             "longest_poll_seconds": task.longest_poll().as_secs_f64(),
             "polls": task.polls(),
+            "running_poll_seconds": task.running_poll().map(|time| time.as_secs_f64()),
         })).collect::<Vec<_>>(),
     });
     Content { text, json }

@@ -100,29 +100,38 @@ fn flatten(key: &str, value: Value, found: &mut Vec<(String, Value)>) {
     }
 }
 
-/// Hides a value whose key says that it is a secret, and a password in a URL. No key of redkeeper holds a secret: passwords
-/// are in files. A label, or a URL where none is expected, could hold one.
+/// Hides a value that may be a secret: one whose key says so, a label, and whatever may hold a password, as in a URL. No key
+/// of redkeeper holds a secret, because passwords are in files; somebody may have put one where it does not belong.
 fn hide(key: &str, value: Value) -> Value {
-    const SECRET: [&str; 4] = ["password", "secret", "token", "key"];
     const HIDDEN: &str = "(hidden)";
-    let last = key.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-    let is_secret = |word: &str| SECRET.contains(&word);
-    // `password_file` names a file.
-    if last.rsplit(['_', '-']).next().is_some_and(is_secret) && !value.is_null() {
+    let key = key.to_ascii_lowercase();
+    if !value.is_null() && key.split('.').any(|part| part == "labels" || is_secret(part)) {
         return HIDDEN.into();
     }
     match value {
-        Value::String(text) => {
-            let authority = text.split_once("://").map_or("", |(_, rest)| rest);
-            let authority = authority.split('/').next().unwrap_or_default();
-            match authority.contains('@') {
-                true => HIDDEN.into(),
-                false => text.into(),
-            }
+        Value::String(text) if text.contains('@') || text.to_ascii_lowercase().contains("password=") => {
+            HIDDEN.into()
         }
         Value::Array(items) => items.into_iter().map(|item| hide("", item)).collect(),
         other => other,
     }
+}
+
+/// Whether a part of a key names a secret.
+fn is_secret(part: &str) -> bool {
+    const WORDS: [&str; 8] = [
+        "passw",
+        "passphrase",
+        "pwd",
+        "secret",
+        "token",
+        "credential",
+        "apikey",
+        "api_key",
+    ];
+    // Keys of redkeeper that name where a secret is, or whose.
+    const OWN: [&str; 3] = ["password_credential", "password_file", "password_users"];
+    !OWN.contains(&part) && WORDS.iter().any(|word| part.contains(word))
 }
 
 #[cfg(test)]
@@ -174,18 +183,25 @@ mod tests {
     #[test]
     fn secrets_are_hidden() {
         for (key, text) in [
-            ("labels.password", "x"),
+            ("instances.0.labels.rack", "x"),
             ("a.api_token", "x"),
+            ("a.dbPassword", "x"),
+            ("a.db_passwd_prod", "x"),
+            ("secrets.db", "x"),
             ("servers", "redis://user:pw@host:1/0"),
+            ("servers", "redis://:p/w@host"),
+            ("servers", "a://x,user:pw@h:1"),
+            ("servers", "http://h/?Password=x"),
         ] {
-            assert_eq!(hide(key, text.into()), "(hidden)", "{key}");
+            assert_eq!(hide(key, text.into()), "(hidden)", "{key} {text}");
         }
         assert_eq!(
             hide("servers", vec!["http://u:p@h"].into()),
             Value::from(vec!["(hidden)"])
         );
         for key in [
-            "password_file",
+            "instances.0.password_file",
+            "access.0.password_credential",
             "tls.key_file",
             "discovery.password_users",
             "servers",

@@ -65,6 +65,7 @@ pub fn profile(lasts: Duration, asked: &Receiver<()>) -> Result<CpuProfile, Prof
     }
     let _busy = Busy;
     check_room()?;
+    check_temporary_folder()?;
     let failed = |e: pprof::Error| ProfileError::Failed(format!("the CPU cannot be sampled: {e}"));
     let guard = ProfilerGuardBuilder::default()
         .frequency(FREQUENCY)
@@ -139,6 +140,18 @@ fn check_room() -> Result<(), ProfileError> {
         }),
         _ => Ok(()),
     }
+}
+
+/// Refuses a profile without a folder for temporary files: the library needs one, and remembers its first failure until
+/// the process ends.
+fn check_temporary_folder() -> Result<(), ProfileError> {
+    let folder = std::env::temp_dir();
+    let file = folder.join(format!("redkeeper-profile-{}", std::process::id()));
+    let made = std::fs::File::create_new(&file).and_then(|_| std::fs::remove_file(&file));
+    made.map_err(|e| ProfileError::NoFolder {
+        folder,
+        why: e.to_string(),
+    })
 }
 
 /// Bytes that the cgroup of this process (version 2) leaves; `None` if it has no limit, or cannot be read.

@@ -87,14 +87,15 @@ fn dump() -> std::io::Result<String> {
         Some(file) => file,
         none => none.insert(memory_file()?),
     };
-    DUMP.name()
-        .write(file.path)
-        .map_err(|e| std::io::Error::other(e.to_string()))?;
+    let written = DUMP.name().write(file.path);
     let mut text = String::new();
-    file.file.rewind()?;
-    let read = file.file.read_to_string(&mut text);
-    // Gives the memory back.
+    let read = file
+        .file
+        .rewind()
+        .and_then(|()| file.file.read_to_string(&mut text));
+    // Gives the memory back, whatever went wrong.
     file.file.set_len(0)?;
+    written.map_err(|e| std::io::Error::other(e.to_string()))?;
     read.map(|_| text)
 }
 

@@ -72,10 +72,10 @@ pub enum ProfileError {
     )]
     Unavailable,
     /// Allocations are not sampled.
-    #[error("allocations are not sampled: set debug.heap_profile = true, or PUT \"on\" to /debug/pprof/heap")]
+    #[error("allocations are not sampled: set debug.heap_profile = true, or run `debug heap --sampling on`")]
     Off,
     /// Another one is being made.
-    #[error("another profile of this kind is being made; try again later")]
+    #[error("another profile is being made, or this one takes too long; try again later")]
     Busy,
     /// It would take memory that the process may not use.
     #[error(
@@ -86,6 +86,14 @@ pub enum ProfileError {
         needed: u64,
         /// What is left, in MiB.
         left: u64,
+    },
+    /// There is no folder for temporary files.
+    #[error("a CPU profile needs a folder for temporary files, and {} cannot be written ({why}): set TMPDIR", folder.display())]
+    NoFolder {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// What the kernel said.
+        why: String,
     },
     /// Something else went wrong.
     #[error("{0}")]

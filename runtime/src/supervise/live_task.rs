@@ -16,6 +16,9 @@ use std::{
 use futures_util::{FutureExt, future::try_join3};
 use nix::time::{ClockId, clock_gettime};
 
+/// How long the longest poll is remembered, in milliseconds.
+const LATE_MILLIS: u64 = 60_000;
+
 /// One live task.
 #[derive(Debug)]
 pub struct LiveTask {
@@ -26,10 +29,14 @@ pub struct LiveTask {
     /// When it was started.
     pub started: Instant,
     polls: AtomicU64,
+    /// Polls that have ended: one less than `polls` while one runs.
+    ended_polls: AtomicU64,
     /// When the last poll began, in milliseconds of the coarse clock.
     polled_at: AtomicU64,
-    /// Milliseconds that the longest poll took.
+    /// Milliseconds that the longest poll of late took.
     longest_poll: AtomicU64,
+    /// When that poll ended, in milliseconds of the coarse clock.
+    longest_at: AtomicU64,
 }
 
 impl LiveTask {
@@ -39,8 +46,10 @@ impl LiveTask {
             name,
             started: Instant::now(),
             polls: AtomicU64::new(0),
+            ended_polls: AtomicU64::new(0),
             polled_at: AtomicU64::new(coarse_millis()),
             longest_poll: AtomicU64::new(0),
+            longest_at: AtomicU64::new(0),
         }
     }
 
@@ -54,10 +63,19 @@ impl LiveTask {
         Duration::from_millis(coarse_millis().saturating_sub(self.polled_at.load(Ordering::Relaxed)))
     }
 
-    /// The longest time that one poll took, in steps of the coarse clock. A long poll holds up all other tasks of its
-    /// thread.
+    /// The longest time that one poll of the last minute took, in steps of the coarse clock. A long poll holds up all other
+    /// tasks of its thread.
     pub fn longest_poll(&self) -> Duration {
-        Duration::from_millis(self.longest_poll.load(Ordering::Relaxed))
+        let is_of_late =
+            coarse_millis().saturating_sub(self.longest_at.load(Ordering::Relaxed)) <= LATE_MILLIS;
+        let longest = self.longest_poll.load(Ordering::Relaxed);
+        let ended = Duration::from_millis(if is_of_late { longest } else { 0 });
+        ended.max(self.running_poll().unwrap_or_default())
+    }
+
+    /// How long its present poll has lasted; `None` if no poll runs.
+    pub fn running_poll(&self) -> Option<Duration> {
+        (self.ended_polls.load(Ordering::Relaxed) != self.polls()).then(|| self.idle())
     }
 
     fn poll_begins(&self) {
@@ -67,9 +85,17 @@ impl LiveTask {
     }
 
     fn poll_ended(&self) {
-        let took = coarse_millis().saturating_sub(self.polled_at.load(Ordering::Relaxed));
-        if took > self.longest_poll.load(Ordering::Relaxed) {
+        self.ended_polls.store(self.polls(), Ordering::Relaxed);
+        let now = coarse_millis();
+        let took = now.saturating_sub(self.polled_at.load(Ordering::Relaxed));
+        // Most polls take no step of the clock.
+        if took == 0 {
+            return;
+        }
+        let is_old = now.saturating_sub(self.longest_at.load(Ordering::Relaxed)) > LATE_MILLIS;
+        if is_old || took > self.longest_poll.load(Ordering::Relaxed) {
             self.longest_poll.store(took, Ordering::Relaxed);
+            self.longest_at.store(now, Ordering::Relaxed);
         }
     }
 }
@@ -81,8 +107,8 @@ fn coarse_millis() -> u64 {
     u64::try_from(time.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Runs a task's future and records its polls. Not an `async` block, which would store the future twice: as a captured variable and as the awaited
-/// value. Three futures are polled in this order each time: one that notes the beginning, the task's, one that notes the
+/// Runs a task's future and records its polls. This is no `async` block, which would store the future twice: as a captured
+/// variable and as the awaited value. Three futures are polled in this order each time: one that notes the beginning, the task's, one that notes the
 /// end. The task's ends all three, as an error ends `try_join3`.
 pub(super) fn observed<T>(task: Arc<LiveTask>, future: impl Future<Output = T>) -> impl Future<Output = T> {
     let ended = Arc::clone(&task);
@@ -121,6 +147,18 @@ mod tests {
         assert_eq!(task.polls(), 3);
         // The coarse clock steps by up to 10 ms.
         assert!(task.longest_poll() >= Duration::from_millis(30), "{task:?}");
+
+        // After a minute it is forgotten, and a shorter one takes its place.
+        let minute_ago = coarse_millis().saturating_sub(LATE_MILLIS + 1);
+        task.longest_at.store(minute_ago, Ordering::Relaxed);
+        assert_eq!(task.longest_poll(), Duration::ZERO);
+        task.polled_at.store(coarse_millis() - 20, Ordering::Relaxed);
+        task.poll_ended();
+        let longest = task.longest_poll();
+        assert!(
+            longest >= Duration::from_millis(20) && longest < Duration::from_secs(10),
+            "{task:?}"
+        );
     }
 
     #[test]
@@ -131,7 +169,9 @@ mod tests {
             assert!(Instant::now() < deadline);
             std::thread::yield_now();
         }
+        assert_eq!(task.running_poll(), None);
         task.poll_begins();
+        assert!(task.running_poll().is_some());
         assert!(task.idle() <= Duration::from_secs(1), "{task:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use redkeeper_core::{
     fleet::silent_at,
     ids::{InstanceId, Revision},
-    status::{Reason, Status},
+    status::{Reason, State, Status},
     time::Mono,
 };
 use redkeeper_runtime::{
@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 
 use super::{Now, Sources, lines};
 use crate::{
-    fleet::view::{AgentEntry, Entry, View},
+    fleet::view::{AgentEntry, Entry, View, ViewHandle},
     grpc::agent::open_streams::OpenStream,
-    store::diagnostics::Publishing,
+    store::diagnostics::{NAMED_MAX, Publishing},
 };
 
 /// A part of the page: its rows, and the same as JSON.
@@ -49,6 +49,21 @@ pub(super) fn page(sources: &Sources, id: &str) -> Option<Content> {
         json[name] = section.json;
     }
     Some(Content { text, json })
+}
+
+/// Ids listed for an archive.
+const LISTED_MAX: usize = 100;
+
+/// Ids of instances, those that are not UP first.
+pub(super) fn worst_first(view: &ViewHandle) -> Vec<String> {
+    let view = view.get();
+    let is_up = |entry: &Entry| entry.status.verdict.state() == State::Up;
+    let of = |up| view.instances.iter().filter(move |(_, entry)| is_up(entry) == up);
+    of(false)
+        .chain(of(true))
+        .take(LISTED_MAX)
+        .map(|(id, _)| id.to_string())
+        .collect()
 }
 
 /// The wall-clock time of the last change of an instance, if that is still in the log of changes.
@@ -281,6 +296,9 @@ fn publication(entry: &Entry, publishing: Option<&Publishing>) -> &'static str {
     }
     if publishing.refused.contains(id) {
         return "refused";
+    }
+    if publishing.refused.len() >= NAMED_MAX {
+        return "not known: too many are refused";
     }
     match &publishing.few_pending {
         Some((ids, _)) if ids.contains(id) => "pending",

@@ -50,7 +50,7 @@ pub(crate) struct Sources {
 /// All of the pages.
 pub(super) fn pages(sources: Sources) -> Vec<DebugPage> {
     let sources = Arc::new(sources);
-    let [streams, zookeeper, instances] = [0; 3].map(|_| Arc::clone(&sources));
+    let [streams, zookeeper, instances, listed] = [0; 4].map(|_| Arc::clone(&sources));
     vec![
         DebugPage::new(
             "/debug/streams",
@@ -66,6 +66,7 @@ pub(super) fn pages(sources: Sources) -> Vec<DebugPage> {
             "/debug/instances/ID",
             "one instance: who reports what of it, what is due when, and what is published",
             move |id| instances::page(&instances, id),
+            move || instances::worst_first(&listed.view),
         ),
         config_page(sources.config.clone()),
     ]
