@@ -165,13 +165,11 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     }
     let sources = Sources::read(cli.config.as_deref(), Path::new(DEFAULT_FILE), env, flags)?;
     let raw: Raw = sources.extract()?;
-    let values = EffectiveConfig::default();
-    values.set(sources.effective(&raw));
     let mut problems = Vec::new();
     match validate(raw, &mut problems) {
         Some(config) if problems.is_empty() => Ok(Config {
             notes: sources.notes(),
-            values,
+            values: EffectiveConfig::of::<Raw>(sources),
             ..config
         }),
         _ => Err(sources.error(problems)),

@@ -212,8 +212,6 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     }
     let sources = Sources::read(cli.config.as_deref(), Path::new(DEFAULT_FILE), env, flags)?;
     let raw: Raw = sources.extract()?;
-    let values = EffectiveConfig::default();
-    values.set(sources.effective(&raw));
     let mut problems = Vec::new();
     let config = validate(raw, folders, &mut problems);
     let placed = |one: &Placed| Placed {
@@ -223,7 +221,7 @@ pub fn load(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Resul
     match config {
         Some(config) if problems.is_empty() => Ok(Config {
             notes: sources.notes(),
-            values,
+            values: EffectiveConfig::of::<Raw>(sources.clone()),
             files: config.files.clone().placed(|key| sources.place_of(key)),
             patterns: config.patterns.iter().map(placed).collect(),
             ..config

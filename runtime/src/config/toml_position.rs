@@ -2,23 +2,37 @@
 
 /// Byte offset of the key `path` in a TOML text, or of the nearest part of it that exists.
 pub(super) fn find(text: &str, path: &[String]) -> Option<usize> {
-    look_up(text, path).0
+    look_up(toml_edit::ImDocument::parse(text).ok()?.as_item(), path).0
 }
 
-/// Byte offset of the key `path` in a TOML text.
-pub(super) fn find_exactly(text: &str, path: &[String]) -> Option<usize> {
-    match look_up(text, path) {
-        (at, true) => at,
-        _ => None,
+/// The lines of many keys of one TOML text.
+pub(super) struct Positions {
+    document: Option<toml_edit::ImDocument<String>>,
+    /// Byte offset of the start of each line.
+    lines: Vec<usize>,
+}
+
+impl Positions {
+    /// Reads the text once. A text that is not TOML has no keys.
+    pub(super) fn of(text: &str) -> Self {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        Self {
+            document: toml_edit::ImDocument::parse(text.to_owned()).ok(),
+            lines: std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect(),
+        }
+    }
+
+    /// Line, from 1, of the key `path`; `None` if the text does not have it.
+    pub(super) fn line_of(&self, path: &[String]) -> Option<usize> {
+        let (Some(at), true) = look_up(self.document.as_ref()?.as_item(), path) else {
+            return None;
+        };
+        Some(self.lines.partition_point(|start| *start <= at))
     }
 }
 
 /// The offset of the last part of `path` that exists, and whether that is all of it.
-fn look_up(text: &str, path: &[String]) -> (Option<usize>, bool) {
-    let Ok(document) = toml_edit::ImDocument::parse(text) else {
-        return (None, false);
-    };
-    let mut item: &toml_edit::Item = document.as_item();
+fn look_up(mut item: &toml_edit::Item, path: &[String]) -> (Option<usize>, bool) {
     let mut best = None;
     for part in path {
         let next = match part.parse::<usize>() {

@@ -5,10 +5,12 @@ mod http;
 
 use std::{
     io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use hyper::body::Bytes;
 use redkeeper_core::hosts::{HostError, HostPort};
 
 use http::{Answer, Request};
@@ -97,7 +99,7 @@ pub enum DebugError {
     #[error("{0}")]
     Address(#[from] HostError),
     /// The daemon cannot be asked.
-    #[error("{0}: {1}; name the address that `admin_listen` of the daemon has")]
+    #[error("{0}: {1}; is that the `admin_listen` of a running daemon?")]
     Unreachable(String, String),
     /// The daemon refused.
     #[error("the daemon says {0}: {1}")]
@@ -125,37 +127,54 @@ pub async fn run(
         (None, true) => "json",
         (None, false) => "text",
     };
-    let Answer { status, body } = http::ask(
-        &address,
-        &Request {
-            method: asked.method,
-            path: format!(
-                "{}{}format={form}",
-                asked.path,
-                if asked.path.contains('?') { '&' } else { '?' }
-            ),
-            body: asked.body,
-        },
-        timeout,
-        asked.limit.max(timeout),
-    )
-    .await
-    .map_err(|why| DebugError::Unreachable(address.to_string(), why))?;
-    if status != 200 {
-        let text = String::from_utf8_lossy(&body).trim().to_owned();
-        return Err(DebugError::Refused(status, text));
-    }
+    let limits = (timeout, asked.limit.max(timeout));
+    let request = asked.request(form);
     let file = match (asked.save, asked.archive) {
         (Some(file), _) => file,
         (None, true) => archive_name(&address),
-        (None, false) => return Ok(String::from_utf8_lossy(&body).into_owned()),
+        (None, false) => {
+            let body = ask(&address, &request, limits).await?;
+            return Ok(String::from_utf8_lossy(&body).into_owned());
+        }
     };
-    save(&file, &body).map_err(|e| DebugError::Save(file.display().to_string(), e))?;
+    let failed = |e| DebugError::Save(file.display().to_string(), e);
+    // Before the daemon is asked, because that may take a minute.
+    let mut created = create(&file).map_err(failed)?;
+    let saved = match ask(&address, &request, limits).await {
+        Ok(body) => created.write_all(&body).map(|()| body.len()).map_err(failed),
+        Err(e) => Err(e),
+    };
+    // An incomplete file must not look like an answer.
+    let bytes = saved.inspect_err(|_| drop(std::fs::remove_file(&file)))?;
     let next = match form {
         "pprof" if !asked.archive => format!("; go tool pprof -top {}", file.display()),
         _ => String::new(),
     };
-    Ok(format!("saved {} ({} bytes){next}\n", file.display(), body.len()))
+    Ok(format!("saved {} ({bytes} bytes){next}\n", file.display()))
+}
+
+/// Gets an answer. The limits are those of the connection and of the whole answer.
+async fn ask(
+    address: &HostPort,
+    request: &Request,
+    (connect, whole): (Duration, Duration),
+) -> Result<Bytes, DebugError> {
+    let Answer { status, body } = http::ask(address, request, connect, whole)
+        .await
+        .map_err(|why| DebugError::Unreachable(address.to_string(), why))?;
+    if status == 200 {
+        return Ok(body);
+    }
+    Err(DebugError::Refused(
+        status,
+        String::from_utf8_lossy(&body).trim().to_owned(),
+    ))
+}
+
+/// A new file, which only its owner may read; one that exists is not overwritten.
+fn create(file: &Path) -> std::io::Result<std::fs::File> {
+    let mut options = std::fs::File::options();
+    options.write(true).create_new(true).mode(0o600).open(file)
 }
 
 /// A request and what to do with its answer.
@@ -167,6 +186,18 @@ struct Asked {
     save: Option<PathBuf>,
     archive: bool,
     limit: Duration,
+}
+
+impl Asked {
+    /// The request for an answer in this form.
+    fn request(&self, form: &str) -> Request {
+        let separator = if self.path.contains('?') { '&' } else { '?' };
+        Request {
+            method: self.method,
+            path: format!("{}{separator}format={form}", self.path),
+            body: self.body.clone(),
+        }
+    }
 }
 
 impl DebugCommand {
@@ -251,13 +282,6 @@ fn archive_name(address: &HostPort) -> PathBuf {
     format!("redkeeper-debug-{host}-{}.tar.gz", address.port).into()
 }
 
-/// Writes a new file; one that exists is not overwritten.
-fn save(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = std::fs::File::options().write(true).create_new(true).open(file)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -308,12 +332,29 @@ mod tests {
         assert!(asked("log-level --set debug --reset").is_err());
     }
 
-    #[test]
-    fn a_file_that_exists_is_not_overwritten() {
+    #[tokio::test]
+    async fn a_file_is_new_and_complete_or_not_there() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a");
-        save(&file, b"1").unwrap();
-        assert!(save(&file, b"2").is_err());
+        let command = DebugCommand::Bundle {
+            address: None,
+            save: Some(file.clone()),
+        };
+        // Nobody listens there: the port was free a moment ago.
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let asked = || run(&command, "", Duration::from_secs(5), false);
+        assert!(matches!(asked().await, Err(DebugError::Address(_))));
+        let asked = async |address: String| run(&command, &address, Duration::from_secs(5), false).await;
+        assert!(matches!(
+            asked(free.to_string()).await,
+            Err(DebugError::Unreachable(..))
+        ));
+        assert!(!file.exists());
+        std::fs::write(&file, "1").unwrap();
+        assert!(matches!(asked(free.to_string()).await, Err(DebugError::Save(..))));
         assert_eq!(std::fs::read(&file).unwrap(), b"1");
     }
 }

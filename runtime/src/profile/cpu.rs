@@ -154,14 +154,25 @@ fn check_temporary_folder() -> Result<(), ProfileError> {
     })
 }
 
-/// Bytes that the cgroup of this process (version 2) leaves; `None` if it has no limit, or cannot be read.
+/// Bytes that the cgroups of this process (version 2) leave, with what the kernel could reclaim of the file cache; `None`
+/// if none has a limit, or they cannot be read.
 fn room() -> Option<u64> {
     let cgroups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let read = |name: &str| {
-        let text = std::fs::read_to_string(format!("/sys/fs/cgroup{own}/{name}")).ok()?;
-        text.trim().parse::<u64>().ok()
-    };
+    let all = std::path::Path::new(own).ancestors();
+    all.filter_map(|cgroup| room_of(&cgroup.to_string_lossy())).min()
+}
+
+fn room_of(cgroup: &str) -> Option<u64> {
+    let read = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup{cgroup}/{name}")).ok();
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
     // Without a limit it says "max".
-    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+    let (limit, used) = (number("memory.max")?, number("memory.current")?);
+    let of_files = read("memory.stat").and_then(|text| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("inactive_file "))?;
+        line.parse::<u64>().ok()
+    });
+    Some(limit.saturating_sub(used.saturating_sub(of_files.unwrap_or(0))))
 }
