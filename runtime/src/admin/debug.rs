@@ -92,14 +92,17 @@ impl Debug {
 
     /// The routes: the common pages, those of the daemon, and the index of all of them.
     pub(super) fn router(&self) -> Router {
-        let count = |State(debug): State<Debug>| async move { format!("{}\n", debug.alive()) };
         let mut pages = Pages::default()
             .page(
                 "/debug/tasks",
                 "tasks by kind: how many, how old, how long they wait; ?kind= lists all of one kind",
                 get(tasks),
             )
-            .page("/debug/tasks/count", "the bare number of live tasks", get(count))
+            .page(
+                "/debug/tasks/count",
+                "the bare number of live tasks",
+                get(task_count),
+            )
             .page(
                 "/debug/runtime",
                 "how busy the main runtime is, and which tasks hold it up",
@@ -250,6 +253,16 @@ async fn tasks(
 ) -> Response {
     tasks::page(&debug.inner.supervisor, debug.alive(), parameters.kind.as_deref())
         .answer(&parameters, &headers)
+}
+
+async fn task_count(
+    State(debug): State<Debug>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Response {
+    let alive = debug.alive();
+    let (text, json) = (format!("{alive}\n"), serde_json::json!({ "alive": alive }));
+    Content { text, json }.answer(&parameters, &headers)
 }
 
 async fn main_runtime(
