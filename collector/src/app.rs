@@ -2,7 +2,7 @@
 //!
 //! `crate::components` builds what runs, `serve` gives it ports and starts it, `crate::shutdown` stops it step by step.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use redkeeper_runtime::{
@@ -26,6 +26,7 @@ use crate::{
     },
     leader::Coordinator,
     metrics::Metrics,
+    peers::Network,
     shutdown::Shutdown,
     store::{Store, memory::Memory, zookeeper::ZooKeeper},
 };
@@ -114,7 +115,7 @@ async fn serve<S: Store>(config: Config, store: S) -> Result<(), DaemonError> {
     let _listens = supervisor.spawn("signals", "", listens);
     let aggregating = supervisor.spawn_critical("aggregator", "", components.aggregator.run());
     let coordinating = start_coordinator(&supervisor, components.coordinator).map_err(DaemonError::Start)?;
-    let _owned_by_supervisor = supervisor.spawn_critical("peers", "", components.peer_poller.run());
+    let _owned_by_supervisor = supervisor.spawn_critical("peers", "", components.peer_links.run());
     let (failing, close, services) = (supervisor.clone(), shutdown.grpc.clone(), components.services);
     let connections = incoming::connections(ports.grpc);
     let _owned_by_supervisor = supervisor.spawn_critical("grpc", "", async move {
@@ -174,6 +175,7 @@ fn settings(config: &Config, close_grace: Duration) -> Settings {
         heartbeat_interval: config.heartbeat_interval,
         silent_after: config.silent_after,
         standalone: zookeeper.is_none(),
+        dial: Arc::new(Network),
         root: zookeeper.map_or("/redkeeper", |zk| zk.root.as_str()).to_owned(),
         orphans_max_percent: zookeeper.map_or(100, |zk| zk.orphans_max_percent),
         close_grace,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use redkeeper_core::{fleet::Fleet, ids::CollectorId};
+use redkeeper_proto::dial::Dial;
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,12 +21,13 @@ use crate::{
     },
     grpc::{
         agent::{Ingest, open_streams::OpenStreams},
+        peer_link::Links,
         server::Services,
         status::Queries,
     },
-    leader::{Coordinator, leadership::Leadership},
+    leader::{Coordinator, leadership::Leadership, proofs},
     metrics::Metrics,
-    peers::{Peers, poll::PeerPoller},
+    peers::{Peers, links::PeerLinks},
     publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
     store::{Store, diagnostics::Diagnostics, layout::Layout, observed::Observed},
 };
@@ -44,6 +46,8 @@ pub struct Settings {
     pub silent_after: Duration,
     /// Whether there is no ZooKeeper, and so no other collector.
     pub standalone: bool,
+    /// Opens connections to the other collectors.
+    pub dial: Arc<dyn Dial>,
     /// Path under which everything is stored.
     pub root: String,
     /// Most orphaned statuses that are deleted, in percent of all.
@@ -66,15 +70,15 @@ pub struct Components<S: Store> {
     pub aggregator: Aggregator,
     /// The session with ZooKeeper and the election.
     pub coordinator: Coordinator<Observed<S>>,
-    /// Polls the other collectors.
-    pub peer_poller: PeerPoller,
+    /// Keeps links to the other collectors.
+    pub peer_links: PeerLinks,
     /// The services of the gRPC server.
     pub services: Services,
     /// The fleet, as the aggregator publishes it.
     pub view: ViewHandle,
     /// Leadership, as the coordinator publishes it.
     pub leadership: watch::Receiver<Leadership>,
-    /// The other collectors, as the poller publishes them.
+    /// The other collectors, as the links tell.
     pub peers: watch::Receiver<Peers>,
     /// The open streams of agents.
     pub open_streams: Arc<OpenStreams>,
@@ -97,6 +101,7 @@ impl<S: Store> Components<S> {
         let (view_publisher, view) = view::channel();
         let (leadership_publisher, leadership) = watch::channel(Leadership::default());
         let (peers_publisher, peers) = watch::channel(Peers::default());
+        let (ended_publisher, ended) = watch::channel(proofs::Ended::default());
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let heartbeats = Arc::new(HeartbeatQueue::default());
         let (id, layout) = (settings.id.to_string(), Layout::new(&settings.root));
@@ -119,6 +124,7 @@ impl<S: Store> Components<S> {
             view: view.clone(),
             commands: commands.clone(),
             leadership: leadership_publisher,
+            ended,
             clock,
             orphans_max_percent: settings.orphans_max_percent,
             audit_interval: match settings.standalone {
@@ -129,11 +135,13 @@ impl<S: Store> Components<S> {
             diagnostics: Arc::clone(&diagnostics),
             stop: stop.leader,
         };
-        let peer_poller = PeerPoller {
+        let peer_links = PeerLinks {
             id: id.clone(),
             leadership: leadership.clone(),
             view: view.clone(),
             peers: peers_publisher,
+            ended: ended_publisher,
+            dial: settings.dial,
             clock,
             stop: supervisor.stop().clone(),
         };
@@ -150,6 +158,14 @@ impl<S: Store> Components<S> {
                 next_stream: Arc::new(AtomicU64::new(1)),
                 refusals: Arc::default(),
                 open_streams: Arc::clone(&open_streams),
+            },
+            links: Links {
+                id: id.clone(),
+                boot: settings.boot.clone(),
+                view: view.clone(),
+                leadership: leadership.clone(),
+                clock,
+                supervisor: supervisor.clone(),
             },
             queries: Queries {
                 id,
@@ -170,7 +186,7 @@ impl<S: Store> Components<S> {
         Self {
             aggregator,
             coordinator,
-            peer_poller,
+            peer_links,
             services,
             view,
             leadership,

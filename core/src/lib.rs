@@ -15,6 +15,7 @@
 //! * [`outbox`]: what an agent sends to one collector next.
 //! * [`fleet`]: what a collector knows of all instances: order of messages, time-outs, take-over, conflicts.
 //! * [`election`]: who may write to ZooKeeper.
+//! * [`peer_link`]: what the link to another collector proves of it.
 //! * [`publish`]: what to write, in which batches.
 //! * [`status`], [`ids`], [`id_map`], [`time`], [`limits`], [`backoff`], [`hosts`]: the types and bounds that they
 //!   share.
@@ -43,6 +44,7 @@ pub mod id_map;
 pub mod ids;
 pub mod limits;
 pub mod outbox;
+pub mod peer_link;
 pub mod probe;
 pub mod publish;
 pub mod redis;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
+use redkeeper_proto::dial::Network;
 use redkeeper_runtime::{
     admin::{self, Admin},
     clock::Clock,
@@ -24,7 +25,7 @@ use crate::{
         timer::{TIMERS, Timers},
     },
     reload::{Load, Reloader},
-    report::{Network, StreamStatus, UPLINK, Uplink, boot_id::Boot},
+    report::{StreamStatus, UPLINK, Uplink, boot_id::Boot},
 };
 
 /// Runs the agent until it is asked to stop.

@@ -1,6 +1,6 @@
 //! The wire format of redkeeper: messages and services of package `redkeeper.v1`, whose `.proto` files are the
-//! specification; [`convert`], the only place where wire types become core types and back; [`codec`]; and [`error_texts`],
-//! which describes failures.
+//! specification; [`convert`], the only place where wire types become core types and back; [`codec`]; [`dial`], which
+//! opens connections; and [`error_texts`], which describes failures.
 
 /// Generated from `proto/redkeeper/v1/*.proto`.
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, rustdoc::all)]
@@ -11,6 +11,7 @@ pub mod v1 {
 
 pub mod codec;
 pub mod convert;
+pub mod dial;
 pub mod error_texts;
 mod open_enum;
 

@@ -10,6 +10,7 @@ pub mod history;
 pub mod netns;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod sandbox;
 pub mod servers;
 pub mod sim;

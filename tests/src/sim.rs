@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 pub use flag::Flag;
 
-use self::{agent::Agent, collector::Collector, ensemble::Ensemble};
+use self::{agent::Agent, collector::Collector, ensemble::Ensemble, network::PeerRoutes};
 use crate::{
     check::{self, Deaf, Lost, Silence, Truth},
     history::Txn,
@@ -107,7 +107,10 @@ pub fn run(seed: u64) -> Outcome {
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let collectors: Vec<_> = ["a", "b", "c"].map(Collector::new).into();
+        let mut collectors: Vec<_> = ["a", "b", "c"].map(Collector::new).into();
+        for collector in &mut collectors {
+            collector.peers = (0..3).map(|_| Arc::new(Flag::new(true))).collect();
+        }
         let agents = (0..rng.usize(1..5)).map(|n| Agent::new(&format!("db{n}"), 1 + n * 2, collectors.len()));
         let agents: Vec<_> = agents.collect();
         Self {
@@ -126,6 +129,18 @@ impl World {
 
     fn collectors(&self) -> MutexGuard<'_, Vec<Collector>> {
         self.collectors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a collector.
+    fn start(&mut self, n: usize) {
+        let (fleet, seed) = (Arc::clone(&self.collectors), self.rng.u64(..));
+        let mut collectors = self.collectors();
+        let routes = PeerRoutes {
+            links: collectors[n].peers.clone(),
+            fleet,
+            rng: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
+        };
+        collectors[n].start(&self.ensemble, self.clock, Arc::new(routes));
     }
 
     /// Records which collectors can hear which agents from now on. `started` has just begun to listen.
@@ -178,9 +193,7 @@ impl World {
     }
 
     async fn act(&mut self) -> Result<usize, check::Violation> {
-        for collector in self.collectors().iter_mut() {
-            collector.start(&self.ensemble, self.clock);
-        }
+        (0..3).for_each(|n| self.start(n));
         for n in 0..self.agents.len() {
             let mut rng = self.rng.fork();
             let fleet = Arc::clone(&self.collectors);
@@ -241,7 +254,7 @@ impl World {
 
     async fn fault(&mut self) {
         let (agent, collector) = (self.rng.usize(..self.agents.len()), self.rng.usize(..3));
-        match self.rng.u8(..13) {
+        match self.rng.u8(..15) {
             0..=3 => self.change(agent),
             4 => {
                 let runs = self.agents[agent].process.take().is_some();
@@ -266,10 +279,9 @@ impl World {
             }
             7 => {
                 self.note(format!("collector {collector} killed or started"));
-                let (ensemble, clock) = (self.ensemble.clone(), self.clock);
                 let starts = self.collectors()[collector].process.is_none();
                 if starts {
-                    self.collectors()[collector].start(&ensemble, clock);
+                    self.start(collector);
                     self.note_hearing(Some(collector));
                 } else {
                     self.collectors()[collector].kill();
@@ -290,7 +302,14 @@ impl World {
                 self.note(format!("{percent} % of the requests are lost"));
                 self.ensemble.lose(percent);
             }
-            _ => self.meddle(agent).await,
+            12 => self.meddle(agent).await,
+            _ => {
+                let other = (collector + self.rng.usize(1..3)) % 3;
+                let link = Arc::clone(&self.collectors()[collector].peers[other]);
+                link.set(!link.get());
+                let word = if link.get() { "whole" } else { "cut" };
+                self.note(format!("collector {collector} to collector {other}: {word}"));
+            }
         }
         self.note_hearing(None);
     }
@@ -327,11 +346,12 @@ impl World {
     fn heal(&mut self) {
         self.note("healed".to_owned());
         self.ensemble.lose(0);
-        let (ensemble, clock, fleet) = (self.ensemble.clone(), self.clock, Arc::clone(&self.collectors));
+        let (clock, fleet) = (self.clock, Arc::clone(&self.collectors));
         for n in 0..3 {
             self.collectors()[n].zookeeper.set(true);
+            self.collectors()[n].peers.iter().for_each(|link| link.set(true));
             if self.collectors()[n].process.is_none() {
-                self.collectors()[n].start(&ensemble, clock);
+                self.start(n);
                 self.note_hearing(Some(n));
             }
         }

@@ -1,6 +1,7 @@
 //! What is told of the cluster itself: by `redkeeper cluster`, `/readyz`, the metrics and the log.
 #![allow(clippy::unwrap_used)]
 
+use nix::sys::signal::Signal;
 use redkeeper_proto::v1::{GetClusterStatusRequest, GetClusterStatusResponse};
 use redkeeper_tests::{
     Sandbox,
@@ -102,12 +103,13 @@ async fn an_agent_that_reaches_a_follower_only_is_told_by_all() {
 }
 
 #[tokio::test]
-async fn a_killed_leader_is_shown_as_one_that_does_not_answer() {
+async fn a_stopped_leader_is_shown_as_one_that_does_not_answer() {
     let sandbox = Sandbox::new();
     let zookeeper = sandbox.zookeeper().await;
-    // Nobody else leads within the test's patience.
-    let [mut a, b] = pair(&sandbox, &zookeeper, "5s").await;
-    a.process.kill();
+    // Nobody else leads while it is told.
+    let [a, b] = pair(&sandbox, &zookeeper, "10s").await;
+    // Its kernel still takes connections: that proves nothing.
+    a.process.signal(Signal::SIGSTOP);
     let silent = |answer: &Option<GetClusterStatusResponse>| {
         let members = answer.iter().flat_map(|answer| &answer.members);
         members
@@ -123,6 +125,27 @@ async fn a_killed_leader_is_shown_as_one_that_does_not_answer() {
     assert_eq!(code, Some(3), "{text}");
     assert!(b.metric("redkeeper_warnings{code=\"COLLECTOR_SILENT\"}") == Some(1.0));
     // When its session has ended, it is no member any more, and b leads.
+    eventually("all is well", || faults(&b), Vec::is_empty).await;
+}
+
+#[tokio::test]
+async fn a_killed_leader_is_shown_as_one_that_does_not_answer_while_the_next_one_leads() {
+    let sandbox = Sandbox::new();
+    let zookeeper = sandbox.zookeeper().await;
+    let [mut a, b] = pair(&sandbox, &zookeeper, "10s").await;
+    a.process.kill();
+    let taken_over = |answer: &Option<GetClusterStatusResponse>| {
+        let members = answer.iter().flat_map(|answer| &answer.members);
+        let mut members = members.map(|member| (member.leader, member.silent_since_time.is_some()));
+        members.next() == Some((false, true)) && members.next() == Some((true, false))
+    };
+    eventually("a is silent and b leads", || asked(&b), taken_over).await;
+    let (text, code) = cluster(&sandbox, &b);
+    assert!(
+        text.contains("warning: collector a at") && code == Some(3),
+        "{text}"
+    );
+    // When its session has ended, it is no member any more.
     eventually("all is well", || faults(&b), Vec::is_empty).await;
 }
 

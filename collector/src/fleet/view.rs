@@ -229,6 +229,12 @@ impl View {
         (heard > 0).then(|| now.since(Mono(heard)))
     }
 
+    /// The agents that are heard.
+    pub fn heard_agents(&self) -> impl Iterator<Item = &AgentId> {
+        let heard = |agent: &&Arc<AgentEntry>| agent.greeting.is_some() && !agent.silent;
+        self.agents.values().filter(heard).map(|agent| &agent.name)
+    }
+
     /// When an instance last completed a probe round.
     pub fn progress(&self, status: &Status) -> Option<Mono> {
         let agent = self.agents.get(&status.agent)?;

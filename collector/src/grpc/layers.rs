@@ -35,9 +35,10 @@ pub const UNARY_MAX: usize = 256;
 /// How long a unary call may take.
 pub const UNARY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls that are streams, to which these limits do not apply.
-const STREAMS: [&str; 5] = [
+const STREAMS: [&str; 6] = [
     "/redkeeper.v1.AgentService/ReportStatus",
     "/redkeeper.v1.StatusService/WatchInstances",
+    "/redkeeper.v1.PeerService/Link",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",

@@ -1,5 +1,5 @@
-//! The gRPC server: [`server`] binds and serves, [`agent`] accepts agents' streams, [`status`] answers tools, [`peer`]
-//! is for the other collectors, [`incoming`] accepts connections, [`layers`] wraps every call, `health` reports
+//! The gRPC server: [`server`] binds and serves, [`agent`] accepts agents' streams, [`status`] answers tools,
+//! [`peer_link`] the other collectors, [`incoming`] accepts connections, [`layers`] wraps every call, `health` reports
 //! whether this collector serves and leads, and [`errors`] is the one place where failures become gRPC codes.
 //!
 //! Handlers read the view and send commands; they never touch ZooKeeper.
@@ -9,10 +9,12 @@ pub mod errors;
 mod health;
 pub mod incoming;
 pub mod layers;
-pub mod peer;
+pub mod peer_link;
 mod responses;
 pub mod server;
 pub mod status;
 
+#[cfg(test)]
+mod tests_links;
 #[cfg(test)]
 mod tests_server;

@@ -25,7 +25,7 @@ use crate::{
         agent::Ingest,
         health,
         layers::{CatchPanic, Observe, UNARY_MAX, UNARY_TIMEOUT, UnaryLimits},
-        peer::Peers,
+        peer_link::{self, Links},
         status::Queries,
     },
     leader::leadership,
@@ -50,6 +50,8 @@ pub struct Services {
     pub ingest: Ingest,
     /// Service for tools.
     pub queries: Queries,
+    /// Service for the other collectors.
+    pub links: Links,
     /// The leader, for the health service.
     pub leadership: leadership::Reader,
     /// Clock.
@@ -104,7 +106,8 @@ where
         .layer(UnaryLimits::new(UNARY_MAX, UNARY_TIMEOUT));
     let agents = AgentServiceServer::new(services.ingest).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
     let tools = StatusServiceServer::new(services.queries).max_decoding_message_size(TOOL_MESSAGE_BYTES_MAX);
-    let peers = PeerServiceServer::new(Peers).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
+    let links = peer_link::Service::new(services.links, stop.clone());
+    let peers = PeerServiceServer::new(links).max_decoding_message_size(TOOL_MESSAGE_BYTES_MAX);
     let server = Server::builder()
         .accept_http1(false)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)

@@ -38,6 +38,7 @@ use tower::service_fn;
 use super::{
     agent::Ingest,
     health::LEADER_HEALTH,
+    peer_link::Links,
     server::{Services, serve},
     status::Queries,
 };
@@ -58,21 +59,21 @@ const CLOSE_GRACE: Duration = Duration::from_secs(3);
 const PIPE_BYTES: usize = 64 * 1024;
 
 /// A running server.
-struct Rig {
-    entrance: mpsc::Sender<Result<DuplexStream, Infallible>>,
+pub(super) struct Rig {
+    pub(super) entrance: mpsc::Sender<Result<DuplexStream, Infallible>>,
     commands: mpsc::Receiver<Command>,
-    leadership: watch::Sender<Leadership>,
+    pub(super) leadership: watch::Sender<Leadership>,
     clock: Clock,
     _view: ViewPublisher,
     /// Ends the streams.
     draining: CancellationToken,
     /// Closes the port.
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
     running: Task,
 }
 
 impl Rig {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let (publisher, view) = view::channel();
         let (leadership, reader) = watch::channel(Leadership::default());
         let (sender, commands) = mpsc::channel(16);
@@ -95,13 +96,21 @@ impl Rig {
             queries: Queries {
                 id: "a".to_owned(),
                 boot: "boot".to_owned(),
-                view,
+                view: view.clone(),
                 leadership: reader.clone(),
                 peers: watch::channel(Peers::default()).1,
                 standalone: false,
                 clock,
-                supervisor,
+                supervisor: supervisor.clone(),
                 metrics: Metrics::default(),
+            },
+            links: Links {
+                id: "a".to_owned(),
+                boot: "boot".to_owned(),
+                view: view.clone(),
+                leadership: reader.clone(),
+                clock,
+                supervisor: supervisor.clone(),
             },
             leadership: reader,
             clock,

@@ -111,6 +111,18 @@ impl Collector for Standing {
             ConstGauge::new(i64::try_from(count).unwrap_or(0))
                 .encode(metric.encode_family(&[("code", code)])?)?;
         }
+        let help = "Other collectors by the link to them; `none` is one that does not answer, or refuses";
+        let mut metric =
+            encoder.encode_descriptor("redkeeper_collector_links", help, None, MetricType::Gauge)?;
+        let (open, none) = {
+            let peers = self.peers.borrow();
+            let open = peers.peers.values().filter(|peer| peer.is_linked()).count();
+            (open, peers.peers.len() - open)
+        };
+        for (state, count) in [("open", open), ("none", none)] {
+            ConstGauge::new(i64::try_from(count).unwrap_or(0))
+                .encode(metric.encode_family(&[("state", state)])?)?;
+        }
         let unheard = i64::try_from(self.peers.borrow().unheard.len()).unwrap_or(0);
         ConstGauge::new(unheard).encode(encoder.encode_descriptor(
             "redkeeper_agents_unheard",

@@ -23,6 +23,7 @@ impl<S: Store> Coordinator<S> {
             d.phase = "offline";
             (d.lease, d.oldest_pending, d.refused) = (None, None, None);
             (d.id_taken, d.id_shared) = (None, None);
+            d.candidate.clear();
             d.leader_hint.clear();
             if let Some(error) = error {
                 d.last_error = error;
@@ -56,6 +57,7 @@ impl<S: Store> Coordinator<S> {
         self.tell(|d| {
             d.note_connection(Some(connection), self.clock.wall());
             d.phase = phase;
+            election.node().unwrap_or_default().clone_into(&mut d.candidate);
             d.lease = election.term().map(|_| lease);
             match election.term() {
                 Some(term) if connection == Connection::Connected => {

@@ -35,11 +35,11 @@ pub(crate) async fn watch_candidate<T: Session>(
 }
 
 /// Claims leadership: one multi that advances the epoch, on condition that nobody else did and the own node still
-/// exists.
+/// exists. It deletes the candidates in `ended`, whose processes have ended, so that nobody waits for them.
 pub(crate) async fn claim<T: Session>(
     session: &T,
     layout: &Layout,
-    node: &str,
+    (node, ended): (&str, &[String]),
     id: &CollectorId,
     newest: Epoch,
 ) -> Result<Input, StoreError> {
@@ -72,7 +72,8 @@ pub(crate) async fn claim<T: Session>(
         holder: next.holder.clone(),
         phase: "reconciling".to_owned(),
     };
-    let mut writes = Vec::with_capacity(3);
+    let delete = |node: &String| Write::Delete(layout.candidate(node));
+    let mut writes: Vec<_> = ended.iter().take(ENDED_MAX).map(delete).collect();
     if publisher.is_some() {
         writes.push(Write::Delete(layout.publisher()));
     }
@@ -100,6 +101,9 @@ pub(crate) async fn claim<T: Session>(
         Err(CommitError::Fenced | CommitError::Operation(..)) => refused().await,
     }
 }
+
+/// Maximum candidates that a claim deletes: one for each other collector.
+const ENDED_MAX: usize = 16;
 
 /// Another collector was faster, or the server that was asked lags behind: waits before the next attempt.
 async fn refused() -> Result<Input, StoreError> {
@@ -175,7 +179,7 @@ fn name(effect: &Effect) -> &'static str {
         Effect::FindOwn => "look for the own candidate",
         Effect::List => "list the candidates",
         Effect::Watch(_) => "watch the candidate ahead",
-        Effect::Claim => "claim leadership",
+        Effect::Claim(_) => "claim leadership",
         Effect::Settle => "find out whether the claim was applied",
         Effect::Verify => "verify leadership",
         Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) => "none",
@@ -201,7 +205,7 @@ impl<S: Store> Coordinator<S> {
                 Effect::FindOwn => layout.find_own(&*session).await.map(Input::Found),
                 Effect::List => list(&*session, &layout).await,
                 Effect::Watch(other) => watch_candidate(&*session, &layout, &other).await,
-                Effect::Claim => claim(&*session, &layout, &node, &id, newest).await,
+                Effect::Claim(ended) => claim(&*session, &layout, (&node, &ended), &id, newest).await,
                 Effect::Settle => settle(&*session, &layout, &node).await,
                 Effect::Verify => verify(&*session, &layout, &node, term).await,
                 Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) => Ok(Input::LookAgain),

@@ -25,6 +25,8 @@ pub struct Leadership {
     pub lease: Option<Lease>,
     /// Newest known term.
     pub epoch: u64,
+    /// Name of the own candidate znode; empty while there is none.
+    pub candidate: String,
     /// All registered collectors.
     pub members: Vec<CollectorJson>,
     /// State of the own session; `None` before the first one.

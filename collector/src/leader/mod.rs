@@ -6,6 +6,7 @@ mod announce;
 mod campaign;
 pub mod leadership;
 mod membership;
+pub mod proofs;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -54,6 +55,8 @@ pub struct Coordinator<S: Store> {
     pub leadership: leadership::Sender,
     /// Clock.
     pub clock: Clock,
+    /// Candidates whose processes have ended, as the links to them prove.
+    pub ended: proofs::Reader,
     /// Largest share of the statuses that may be deleted as orphans, in percent.
     pub orphans_max_percent: u8,
     /// Time between the read-backs of two buckets.
@@ -167,6 +170,8 @@ impl<S: Store> Coordinator<S> {
             Ok(newest) => election.step(Input::Seen(newest), &mut effects),
             Err(e) => tracing::warn!("published statuses could not be read: {}", chain(&e)),
         }
+        let mut ended = self.ended.clone();
+        ended.mark_changed();
         let mut lease = Lease::new(session.timeout());
         let mut operation: Option<Operation> = None;
         let mut publishing: Option<LeaderTerm<S>> = None;
@@ -237,6 +242,7 @@ impl<S: Store> Coordinator<S> {
                     }
                     input
                 }
+                candidates = proofs::next(&mut ended) => Input::Ended(candidates),
                 input = run(&mut publishing) => input,
                 _ = verify.tick(), if election.term().is_some() && operation.is_none() && connection == Connection::Connected => {
                     operation = Some(self.operation(session, election, Effect::Verify));
@@ -310,6 +316,8 @@ mod tests;
 mod tests_campaign;
 #[cfg(test)]
 mod tests_faults;
+#[cfg(test)]
+mod tests_proofs;
 
 async fn run<S: Store>(publishing: &mut Option<LeaderTerm<S>>) -> Input {
     match publishing {

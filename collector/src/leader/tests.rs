@@ -23,6 +23,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A collector without gRPC.
 pub(super) struct Rig {
     pub(super) leadership: leadership::Reader,
+    /// Proves the end of other collectors' processes.
+    pub(super) ended: proofs::Sender,
     metrics: Metrics,
     stop: CancellationToken,
     running: Task,
@@ -35,6 +37,7 @@ impl Rig {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (leadership, reader) = watch::channel(Leadership::default());
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
+        let (ended, ended_reader) = watch::channel(proofs::Ended::default());
         let aggregator = Aggregator::new(
             Fleet::new(clock.now(), Duration::from_secs(1)),
             view_publisher,
@@ -52,6 +55,7 @@ impl Rig {
             view,
             commands,
             leadership,
+            ended: ended_reader,
             clock,
             orphans_max_percent: 10,
             audit_interval: AUDIT_INTERVAL,
@@ -65,6 +69,7 @@ impl Rig {
         });
         Self {
             leadership: reader,
+            ended,
             metrics,
             stop,
             running,
@@ -74,6 +79,11 @@ impl Rig {
     pub(super) async fn until(&mut self, what: &str, reached: impl FnMut(&Leadership) -> bool) {
         let waiting = timeout(LIMIT, self.leadership.wait_for(reached));
         assert!(matches!(waiting.await, Ok(Ok(_))), "not reached: {what}");
+    }
+
+    /// Ends as a killed process does: its session stays until it expires.
+    pub(super) fn kill(self) {
+        self.running.abort();
     }
 
     pub(super) async fn end(self) {

@@ -54,7 +54,7 @@ impl Room {
 
     async fn claim(&self, node: &str, newest: u64) -> Result<Input, StoreError> {
         let id = CollectorId::new("a").unwrap();
-        claim(&*self.session, &self.layout, node, &id, Epoch(newest)).await
+        claim(&*self.session, &self.layout, (node, &[]), &id, Epoch(newest)).await
     }
 
     async fn settle(&self, node: &str) -> Result<Input, StoreError> {
@@ -106,7 +106,7 @@ fn claim_of(session: &Arc<FaultySession>, layout: &Layout, node: &str) -> Fault 
     let (session, layout, node) = (Arc::clone(session), layout.clone(), node.to_owned());
     let id = CollectorId::new("b").unwrap();
     Fault::After(Box::pin(async move {
-        let claimed = claim(&*session, &layout, &node, &id, Epoch(0)).await;
+        let claimed = claim(&*session, &layout, (&node, &[]), &id, Epoch(0)).await;
         assert!(matches!(claimed, Ok(Input::Claimed(_))), "{claimed:?}");
     }))
 }
@@ -150,7 +150,7 @@ async fn a_claim_replaces_the_publisher_of_a_deposed_leader_that_still_has_a_ses
     let room = Room::new().await;
     let (other, node) = room.other().await;
     let id = CollectorId::new("b").unwrap();
-    let claimed = claim(&*other, &room.layout, &node, &id, Epoch(0)).await;
+    let claimed = claim(&*other, &room.layout, (&node, &[]), &id, Epoch(0)).await;
     assert_eq!(claimed, Ok(Input::Claimed(term(1, 1))));
     delete(&other, &room.layout.candidate(&node)).await;
     let own = room.enqueue().await;
@@ -403,6 +403,7 @@ fn coordinator(room: &Room) -> Coordinator<FaultyStore> {
         view,
         commands: mpsc::channel(1).0,
         leadership: watch::channel(Leadership::default()).0,
+        ended: watch::channel(proofs::Ended::default()).1,
         clock: Clock::simulated(),
         orphans_max_percent: 10,
         audit_interval: AUDIT_INTERVAL,

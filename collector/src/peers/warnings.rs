@@ -12,10 +12,11 @@ use crate::{
 };
 
 /// Codes of all warnings, as tools see them.
-pub const CODES: [&str; 7] = [
+pub const CODES: [&str; 8] = [
     ZOOKEEPER_AWAY,
     COLLECTOR_SILENT,
     COLLECTOR_MISTAKEN,
+    COLLECTOR_NOT_LINKED,
     COLLECTOR_ID_SHARED,
     AGENT_UNHEARD,
     AGENT_ID_SHARED,
@@ -27,6 +28,8 @@ pub const ZOOKEEPER_AWAY: &str = "ZOOKEEPER_AWAY";
 pub const COLLECTOR_SILENT: &str = "COLLECTOR_SILENT";
 /// Somebody else answers at the address of a collector.
 pub const COLLECTOR_MISTAKEN: &str = "COLLECTOR_MISTAKEN";
+/// A registered collector answers, and refuses the link.
+pub const COLLECTOR_NOT_LINKED: &str = "COLLECTOR_NOT_LINKED";
 /// Another collector has the id of this one.
 pub const COLLECTOR_ID_SHARED: &str = "COLLECTOR_ID_SHARED";
 /// An agent that the leader does not hear.
@@ -150,7 +153,7 @@ pub fn warnings(leadership: &Leadership, peers: &Peers, now: Mono) -> Vec<Warnin
 }
 
 fn about(peer: &Peer, id: &str, address: &str, who: &str) -> Option<Warning> {
-    let (code, text, since) = match peer.silent_since {
+    let (code, text, since) = match peer.link.silent_since() {
         Some(since) => (
             COLLECTOR_SILENT,
             format!(
@@ -165,6 +168,14 @@ fn about(peer: &Peer, id: &str, address: &str, who: &str) -> Option<Warning> {
             format!(
                 "the address {address}, which {who} {id} tells others, is answered by {}; correct its `advertise`",
                 peer.served_by
+            ),
+            None,
+        ),
+        None if !peer.refusal.is_empty() => (
+            COLLECTOR_NOT_LINKED,
+            format!(
+                "{who} {id} at {address} answers, but refuses the link to it: {}",
+                peer.refusal
             ),
             None,
         ),
@@ -303,11 +314,7 @@ mod tests {
     #[test]
     fn silent_and_mistaken_collectors_and_unheard_agents_are_named() {
         let mut peers = Peers::default();
-        let silent = Peer {
-            silent_since: Some(WallMs(1_000)),
-            error: "refused".to_owned(),
-            ..Peer::default()
-        };
+        let silent = Peer::silent(WallMs(1_000), "refused");
         let mistaken = Peer {
             served_by: "c".to_owned(),
             ..Peer::default()

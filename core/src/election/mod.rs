@@ -4,10 +4,19 @@
 //! The core asks for one operation at a time, and for none while the session is suspended. It emits [`Effect::Lead`]
 //! only after an acknowledged claim of the epoch, and [`Effect::Hold`] at the instant at which leadership becomes
 //! doubtful. Safety does not rest on this: every write is conditional on the epoch.
+//!
+//! A candidate whose process has provably ended is passed over, so that nobody waits for its session to expire. If the
+//! proof is wrong, its process is fenced like any other former leader.
 
+mod candidates;
 pub mod lease;
 
+use std::collections::BTreeSet;
+
 use crate::ids::Epoch;
+
+pub use candidates::Candidate;
+use candidates::Place;
 
 /// An acknowledged claim.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -16,22 +25,6 @@ pub struct Term {
     pub epoch: Epoch,
     /// Version of the epoch znode: the fencing token of every write.
     pub token: i32,
-}
-
-/// A candidate znode.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Candidate {
-    /// Its name.
-    pub name: String,
-    /// The session that owns it; 0 if none does, as with a znode that a backup tool restored.
-    pub owner: i64,
-}
-
-impl Candidate {
-    /// True if no session owns the candidate: it neither leads nor ever disappears by itself.
-    pub fn is_leftover(&self) -> bool {
-        self.owner == 0
-    }
 }
 
 /// What the shell observed.
@@ -63,6 +56,9 @@ pub enum Input {
     Fenced,
     /// The requested operation ended without a known outcome.
     Unknown,
+    /// The candidates whose processes have ended, as their peers' links prove; replaces the former set. They do not stand
+    /// in the way of others any more, although their sessions have not expired.
+    Ended(BTreeSet<String>),
     /// An epoch was seen: in its znode, in a published status, or in an answer.
     Seen(Epoch),
     /// Give up leadership and candidacy.
@@ -80,8 +76,9 @@ pub enum Effect {
     List,
     /// Watch this candidate -> `LookAgain`.
     Watch(String),
-    /// Claim the epoch -> `Claimed`, `ClaimRefused` or `Unknown`.
-    Claim,
+    /// Claim the epoch, and delete these candidates, whose processes have ended, in the same multi -> `Claimed`,
+    /// `ClaimRefused` or `Unknown`.
+    Claim(Vec<String>),
     /// Find out whether the claim was applied -> `Settled`.
     Settle,
     /// Check the own node and the epoch -> `Verified`.
@@ -116,6 +113,8 @@ pub struct Election {
     connected: bool,
     /// Operation to ask for when the session is usable again.
     postponed: Option<Effect>,
+    /// Candidates whose processes have ended.
+    ended: BTreeSet<String>,
     /// Newest term that this process led.
     led: Epoch,
     /// Newest term seen, of any collector.
@@ -129,6 +128,7 @@ impl Default for Election {
             node: None,
             connected: false,
             postponed: None,
+            ended: BTreeSet::new(),
             led: Epoch(0),
             seen: Epoch(0),
         }
@@ -187,6 +187,7 @@ impl Election {
                 }
                 self.forget();
             }
+            Input::Ended(candidates) => self.ended(candidates, out),
             Input::Seen(epoch) => self.seen = self.seen.max(plausible(epoch)),
             Input::Resign => {
                 let term = self.term();
@@ -235,6 +236,13 @@ impl Election {
         }
     }
 
+    fn ended(&mut self, candidates: BTreeSet<String>, out: &mut Vec<Effect>) {
+        let before = std::mem::replace(&mut self.ended, candidates);
+        if before != self.ended && self.phase == Phase::Queued {
+            self.ask(Effect::List, out);
+        }
+    }
+
     fn ask(&mut self, effect: Effect, out: &mut Vec<Effect>) {
         if self.connected {
             out.push(effect)
@@ -253,22 +261,17 @@ impl Election {
         self.ask(Effect::List, out);
     }
 
-    fn listed(&mut self, mut candidates: Vec<Candidate>, out: &mut Vec<Effect>) {
-        // A candidate that no session owns would stay before all others for ever.
-        candidates.retain(|candidate| !candidate.is_leftover());
-        let mut names: Vec<_> = candidates.into_iter().map(|candidate| candidate.name).collect();
-        names.sort_by_key(|name| sequence(name));
-        let own = names.iter().position(|name| Some(name) == self.node.as_ref());
-        match own {
-            None => self.give_up(out),
-            Some(0) => {
+    fn listed(&mut self, candidates: Vec<Candidate>, out: &mut Vec<Effect>) {
+        let Some(own) = &self.node else {
+            return self.give_up(out);
+        };
+        match candidates::place(candidates, own, &self.ended) {
+            Place::None => self.give_up(out),
+            Place::First(ended) => {
                 self.phase = Phase::Claiming;
-                self.ask(Effect::Claim, out);
+                self.ask(Effect::Claim(ended), out);
             }
-            Some(place) => {
-                let predecessor = names.swap_remove(place - 1);
-                self.ask(Effect::Watch(predecessor), out);
-            }
+            Place::Behind(predecessor) => self.ask(Effect::Watch(predecessor), out),
         }
     }
 
@@ -315,9 +318,10 @@ impl Election {
         out.push(Effect::Drop);
     }
 
-    /// Starts over, but keeps the terms that must never be forgotten.
+    /// Starts over, but keeps the terms that must never be forgotten, and what is known of others.
     fn forget(&mut self) {
         *self = Self {
+            ended: std::mem::take(&mut self.ended),
             led: self.led,
             seen: self.seen,
             ..Self::default()
@@ -332,14 +336,6 @@ pub const EPOCH_MAX: u64 = 1 << 53;
 /// The epoch, or 0 if its number is not plausible.
 pub fn plausible(epoch: Epoch) -> Epoch {
     if epoch.0 <= EPOCH_MAX { epoch } else { Epoch(0) }
-}
-
-/// Sequence number at the end of a candidate's name. ZooKeeper counts in an i32 that overflows to negative numbers;
-/// those sort after all positive ones.
-fn sequence(name: &str) -> (u32, String) {
-    let digits = name.rsplit("n-").next().unwrap_or_default();
-    let number = digits.parse::<i32>().unwrap_or(i32::MAX);
-    (number as u32, name.to_owned())
 }
 
 #[cfg(test)]

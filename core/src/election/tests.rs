@@ -41,7 +41,7 @@ fn leading() -> Election {
         [
             Effect::Enqueue,
             Effect::List,
-            Effect::Claim,
+            Effect::Claim(vec![]),
             Effect::Lead(term(7))
         ]
     );
@@ -89,7 +89,10 @@ fn candidates_that_no_session_owns_do_not_count() {
             ]),
         ],
     );
-    assert_eq!(out[2..], [Effect::Watch(other), Effect::List, Effect::Claim]);
+    assert_eq!(
+        out[2..],
+        [Effect::Watch(other), Effect::List, Effect::Claim(vec![])]
+    );
     // Its own node is not its own once somebody has restored it.
     let mut election = Election::default();
     let out = run(
@@ -104,6 +107,45 @@ fn candidates_that_no_session_owns_do_not_count() {
 }
 
 #[test]
+fn candidates_whose_processes_have_ended_are_passed_over() {
+    let names = ["a-n-0000000001", "b-n-0000000002", "c-n-0000000003"].map(str::to_owned);
+    let ended = |names: &[String]| Input::Ended(names.iter().cloned().collect());
+    let queued = |own: &String| [Input::Connected, Input::Enqueued(own.clone()), candidates(&names)];
+    // The first in line claims at once, and removes the candidate of the one that has ended.
+    let mut election = Election::default();
+    run(&mut election, queued(&names[1]));
+    let out = run(&mut election, [ended(&names[..1]), candidates(&names)]);
+    assert_eq!(out, [Effect::List, Effect::Claim(names[..1].to_vec())]);
+    // The one behind goes on waiting for the one before it.
+    let mut election = Election::default();
+    run(&mut election, queued(&names[2]));
+    let out = run(&mut election, [ended(&names[..1]), candidates(&names)]);
+    assert_eq!(out, [Effect::List, Effect::Watch(names[1].clone())]);
+    let out = run(&mut election, [ended(&names[..2]), candidates(&names)]);
+    assert_eq!(out, [Effect::List, Effect::Claim(names[..2].to_vec())]);
+    // Nothing is done anew for what is known, and a proof is known before the session that needs it.
+    let mut election = Election::default();
+    run(&mut election, [ended(&names[..1])]);
+    let out = run(&mut election, queued(&names[1]));
+    assert_eq!(out.last(), Some(&Effect::Claim(names[..1].to_vec())));
+    assert_eq!(run(&mut election, [Input::ClaimRefused]), [Effect::List]);
+    assert_eq!(run(&mut election, [ended(&names[..1])]), []);
+}
+
+#[test]
+fn a_proof_that_is_withdrawn_counts_no_more() {
+    let names = ["a-n-0000000001", "b-n-0000000002"].map(str::to_owned);
+    let mut election = Election::default();
+    run(
+        &mut election,
+        [Input::Connected, Input::Enqueued(names[1].clone())],
+    );
+    run(&mut election, [Input::Ended([names[0].clone()].into())]);
+    let out = run(&mut election, [Input::Ended(BTreeSet::new()), candidates(&names)]);
+    assert_eq!(out, [Effect::List, Effect::Watch(names[0].clone())]);
+}
+
+#[test]
 fn the_next_term_is_above_all_that_were_seen() {
     let mut election = leading();
     assert_eq!(election.newest(), Epoch(7));
@@ -114,11 +156,6 @@ fn the_next_term_is_above_all_that_were_seen() {
     // Whatever ends a session, the term is not forgotten.
     run(&mut election, [Input::Lost, Input::Connected, Input::Found(None)]);
     assert_eq!(election.newest(), Epoch(12));
-}
-
-#[test]
-fn sequence_overflow_keeps_the_order() {
-    assert!(sequence("a-n-2147483647") < sequence("b-n--2147483648"));
 }
 
 #[test]
@@ -156,7 +193,10 @@ fn an_unknown_create_is_looked_for_and_an_unknown_claim_is_settled() {
         ],
     );
     use Effect::{Claim, Enqueue, FindOwn, Lead, List, Settle};
-    assert_eq!(out, [Enqueue, FindOwn, List, Claim, Settle, Lead(term(3))]);
+    assert_eq!(
+        out,
+        [Enqueue, FindOwn, List, Claim(vec![]), Settle, Lead(term(3))]
+    );
 }
 
 fn input() -> impl Strategy<Value = Input> {
@@ -178,6 +218,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => any::<bool>().prop_map(Input::Verified),
         1 => Just(Input::Fenced),
         1 => (1u64..9).prop_map(|e| Input::Seen(Epoch(e))),
+        1 => proptest::collection::btree_set(name(), 0..3).prop_map(Input::Ended),
         2 => Just(Input::Unknown),
     ]
 }

@@ -2,7 +2,6 @@
 //! dead collector delays only its own stream.
 
 pub mod boot_id;
-mod dial;
 mod stream_end;
 mod stream_status;
 
@@ -16,6 +15,7 @@ use redkeeper_core::{
 };
 use redkeeper_proto::{
     convert,
+    dial::Dial,
     v1::{self, agent_service_client::AgentServiceClient, report_status_request, report_status_response},
 };
 use redkeeper_runtime::clock::Clock;
@@ -26,7 +26,6 @@ use tonic::transport::Endpoint;
 
 use crate::{instances::InstanceTable, metrics::Metrics, report::boot_id::Boot};
 
-pub use dial::{Dial, Dialing, Network};
 use stream_end::Ended;
 pub use stream_status::{Phase, StreamEnd, StreamState, StreamStatus, Welcomed};
 

@@ -13,10 +13,13 @@ use redkeeper_core::{
     status::{Identity, Reason, Stage, Verdict},
     time::{Mono, WallMs},
 };
-use redkeeper_proto::v1::{
-    agent_service_server::{AgentService, AgentServiceServer},
-    report_status_request::Message as Request,
-    report_status_response::Message as Answer,
+use redkeeper_proto::{
+    dial::Dialing,
+    v1::{
+        agent_service_server::{AgentService, AgentServiceServer},
+        report_status_request::Message as Request,
+        report_status_response::Message as Answer,
+    },
 };
 use redkeeper_runtime::supervise::{Supervisor, Task};
 use tokio::{io::DuplexStream, time::timeout};

@@ -9,13 +9,14 @@ use std::{
 use redkeeper_agent::{
     instances::InstanceTable,
     metrics::Metrics,
-    report::{Dial, StreamStatus, Uplink, boot_id::Boot},
+    report::{StreamStatus, Uplink, boot_id::Boot},
 };
 use redkeeper_core::{
     ids::{AgentId, InstanceId},
     status::{Identity, Reason, Stage, Verdict},
     time::WallMs,
 };
+use redkeeper_proto::dial::Dial;
 use redkeeper_runtime::clock::Clock;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -11,6 +11,7 @@ use redkeeper_collector::{
     metrics::Metrics,
 };
 use redkeeper_core::{ids::CollectorId, status::State};
+use redkeeper_proto::dial::Dial;
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tokio::{
     sync::{mpsc, watch},
@@ -38,6 +39,10 @@ pub struct Collector {
     pub id: CollectorId,
     /// Its network link to ZooKeeper.
     pub zookeeper: Arc<Flag>,
+    /// Its network links to the other collectors, for the connections that it opens, by their index.
+    pub peers: Vec<Arc<Flag>>,
+    /// How often it was started.
+    starts: u64,
     /// The running process, if any.
     pub process: Option<Process>,
 }
@@ -56,6 +61,7 @@ pub struct Process {
     stop: [CancellationToken; 3],
     tasks: JoinSet<()>,
     server: JoinSet<()>,
+    _links: JoinSet<()>,
 }
 
 impl Drop for Process {
@@ -79,6 +85,8 @@ impl Collector {
         Self {
             id: CollectorId::new(name).expect("a name"),
             zookeeper: Arc::new(Flag::new(true)),
+            peers: Vec::new(),
+            starts: 0,
             process: None,
         }
     }
@@ -87,12 +95,14 @@ impl Collector {
     ///
     /// # Panics
     /// When the server cannot be built.
-    pub fn start(&mut self, ensemble: &Ensemble, clock: Clock) {
+    pub fn start(&mut self, ensemble: &Ensemble, clock: Clock, dial: Arc<dyn Dial>) {
+        self.starts += 1;
         let [stop, leader_stop, server_stop] = [0; 3].map(|_| CancellationToken::new());
         let settings = Settings {
             id: self.id.clone(),
             advertise: format!("{}:7400", self.id),
-            boot: "1".to_owned(),
+            boot: self.starts.to_string(),
+            dial,
             heartbeat_interval: HEARTBEAT,
             silent_after: SILENT_AFTER,
             standalone: false,
@@ -114,6 +124,8 @@ impl Collector {
         let mut tasks = JoinSet::new();
         tasks.spawn(components.aggregator.run());
         tasks.spawn(components.coordinator.run());
+        let mut links = JoinSet::new();
+        links.spawn(components.peer_links.run());
         let (entrance, accepted) = mpsc::channel(BACKLOG);
         let served = server::serve(
             ReceiverStream::new(accepted),
@@ -130,6 +142,7 @@ impl Collector {
             leadership: components.leadership,
             stop: [stop, leader_stop, server_stop],
             tasks,
+            _links: links,
         });
     }
 

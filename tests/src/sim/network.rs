@@ -1,4 +1,4 @@
-//! Simulated network between agents and collectors: TCP connections are in-memory pipes that delay, stall and break
+//! Simulated network between agents and collectors, and between collectors: TCP connections are in-memory pipes that delay, stall and break
 //! like a real path. The product's gRPC runs over them unchanged.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use redkeeper_agent::report::{Dial, Dialing};
+use redkeeper_proto::dial::{Dial, Dialing};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, ReadHalf, WriteHalf},
     time::sleep,
@@ -91,7 +91,7 @@ impl Connected for Socket {
     fn connect_info(&self) {}
 }
 
-/// Network route of an agent to one collector. Clones share state.
+/// Network route to one collector. Clones share state.
 #[derive(Clone)]
 pub struct Route {
     /// Whether packets pass.
@@ -114,6 +114,36 @@ impl Dial for Route {
             });
             endpoint.connect_with_connector(connect).await
         })
+    }
+}
+
+/// Routes of a collector to the others, which it dials by name.
+pub struct PeerRoutes {
+    /// Whether packets of its connections pass, by index of the other collector.
+    pub links: Vec<Arc<Flag>>,
+    /// All collectors.
+    pub fleet: Fleet,
+    /// Draws delays and how connections break.
+    pub rng: Arc<Mutex<fastrand::Rng>>,
+}
+
+impl Dial for PeerRoutes {
+    fn dial(&self, endpoint: Endpoint) -> Dialing {
+        let number = {
+            let fleet = self.fleet.lock().unwrap_or_else(PoisonError::into_inner);
+            let host = endpoint.uri().host().unwrap_or_default();
+            fleet
+                .iter()
+                .position(|c| c.id.as_str() == host)
+                .unwrap_or_default()
+        };
+        let route = Route {
+            link: Arc::clone(&self.links[number]),
+            fleet: Arc::clone(&self.fleet),
+            number,
+            rng: Arc::clone(&self.rng),
+        };
+        route.dial(endpoint)
     }
 }
 

@@ -166,15 +166,15 @@ impl StatusService for Queries {
             let silent = peers
                 .peers
                 .get(&member.id)
-                .filter(|peer| peer.silent_since.is_some());
+                .filter(|peer| peer.link.silent_since().is_some());
             v1::Member {
                 leader: member.id == leader,
                 id: member.id,
                 address: member.grpc,
                 version: member.version,
-                silent_since_time: silent.and_then(|peer| convert::time_to_wire(peer.silent_since?)),
+                silent_since_time: silent.and_then(|peer| convert::time_to_wire(peer.link.silent_since()?)),
                 error: silent.map_or_else(String::new, |peer| peer.error.clone()),
-                silent_age: silent.and_then(|peer| peer.silent_since).map(age),
+                silent_age: silent.and_then(|peer| peer.link.silent_since()).map(age),
             }
         };
         let warning = |warning: Warning| v1::Warning {

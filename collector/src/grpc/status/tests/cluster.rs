@@ -66,11 +66,7 @@ async fn members_are_told_with_the_leader_and_those_that_do_not_answer() {
         d.members = ["a", "b", "c"].map(member).to_vec();
         "b".clone_into(&mut d.leader_hint);
     });
-    let silent = Peer {
-        silent_since: Some(WallMs(4_000)),
-        error: "no route".to_owned(),
-        ..Default::default()
-    };
+    let silent = Peer::silent(WallMs(4_000), "no route");
     let peers = [("b", Peer::default()), ("c", silent)].map(|(id, peer)| (id.to_owned(), peer));
     rig.peers.send_modify(|known| known.peers = BTreeMap::from(peers));
     let answer = cluster(&rig).await;

@@ -1,4 +1,4 @@
-//! Connects to a collector: over the network, or within a simulation.
+//! How a client of these services connects: over the network, or within a simulation.
 
 use std::pin::Pin;
 
