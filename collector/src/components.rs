@@ -44,6 +44,8 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     /// Silence after which an agent's instances are UNKNOWN.
     pub silent_after: Duration,
+    /// Time between two freshness marks.
+    pub freshness_interval: Duration,
     /// Whether there is no ZooKeeper, and so no other collector.
     pub standalone: bool,
     /// Opens connections to the other collectors.
@@ -131,6 +133,7 @@ impl<S: Store> Components<S> {
                 true => AUDIT_INTERVAL_STANDALONE,
                 false => AUDIT_INTERVAL,
             },
+            freshness_interval: settings.freshness_interval,
             metrics: metrics.clone(),
             diagnostics: Arc::clone(&diagnostics),
             stop: stop.leader,

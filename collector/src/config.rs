@@ -37,6 +37,8 @@ struct Raw {
     #[serde(with = "humantime_serde")]
     silent_after: Duration,
     #[serde(with = "humantime_serde")]
+    freshness_interval: Duration,
+    #[serde(with = "humantime_serde")]
     shutdown_grace: Duration,
     zookeeper: ZooKeeper,
     log: Log,
@@ -54,6 +56,7 @@ impl Default for Raw {
             admin_listen: "127.0.0.1:7402".to_owned(),
             heartbeat_interval: Duration::from_secs(1),
             silent_after: Duration::from_secs(3),
+            freshness_interval: Duration::from_secs(5),
             shutdown_grace: Duration::from_secs(10),
             zookeeper: ZooKeeper::default(),
             log: Log::default(),
@@ -113,6 +116,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Silence after which an agent's instances are UNKNOWN.
     pub silent_after: Duration,
+    /// Time between two freshness marks in ZooKeeper.
+    pub freshness_interval: Duration,
     /// How long shutdown may take.
     pub shutdown_grace: Duration,
     /// ZooKeeper; `None` when standalone.
@@ -202,6 +207,7 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
     };
     range("heartbeat_interval", raw.heartbeat_interval, 20, 60_000);
     range("silent_after", raw.silent_after, 100, 600_000);
+    range("freshness_interval", raw.freshness_interval, 100, 60_000);
     range("shutdown_grace", raw.shutdown_grace, 100, 600_000);
     range(
         "zookeeper.session_timeout",
@@ -255,6 +261,7 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         admin_listen: admin_listen?,
         heartbeat_interval: raw.heartbeat_interval,
         silent_after: raw.silent_after,
+        freshness_interval: raw.freshness_interval,
         shutdown_grace: raw.shutdown_grace,
         zookeeper,
         log: raw.log,

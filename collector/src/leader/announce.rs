@@ -86,6 +86,7 @@ impl<S: Store> Coordinator<S> {
         self.metrics.epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
         self.tell(|d| {
             d.members = seen.members;
+            d.note_publisher(seen.publisher.clone(), self.clock.now());
             d.note_id(seen.taken_by, self.clock.now(), session_timeout);
             (d.oldest_pending, d.refused) = (oldest_pending, refused);
             // The snapshot may be older than an own claim.

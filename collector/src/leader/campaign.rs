@@ -71,6 +71,7 @@ pub(crate) async fn claim<T: Session>(
         epoch: next.epoch,
         holder: next.holder.clone(),
         phase: "reconciling".to_owned(),
+        ..PublisherJson::default()
     };
     let delete = |node: &String| Write::Delete(layout.candidate(node));
     let mut writes: Vec<_> = ended.iter().take(ENDED_MAX).map(delete).collect();

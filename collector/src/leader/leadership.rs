@@ -9,7 +9,10 @@ use redkeeper_core::{
 use redkeeper_runtime::clock::rfc3339;
 use tokio::sync::watch;
 
-use crate::store::{Connection, records::CollectorJson};
+use crate::store::{
+    Connection,
+    records::{CollectorJson, PublisherJson},
+};
 
 /// Write half of the watched standing.
 pub type Sender = watch::Sender<Leadership>;
@@ -27,6 +30,10 @@ pub struct Leadership {
     pub epoch: u64,
     /// Name of the own candidate znode; empty while there is none.
     pub candidate: String,
+    /// What the leader says in ZooKeeper of its publishing, as last read.
+    pub publisher: PublisherJson,
+    /// When a new mark of it was last seen.
+    pub mark_seen: Mono,
     /// All registered collectors.
     pub members: Vec<CollectorJson>,
     /// State of the own session; `None` before the first one.
@@ -61,6 +68,15 @@ impl Leadership {
     /// Whether this collector leads, everything known is published, and its lease holds.
     pub fn leads(&self, now: Mono) -> bool {
         self.phase == "leader" && self.lease.is_some_and(|lease| lease.holds(now))
+    }
+
+    /// Records what `publisher` says.
+    pub(crate) fn note_publisher(&mut self, seen: PublisherJson, now: Mono) {
+        let mark = |publisher: &PublisherJson| (publisher.epoch, publisher.mark);
+        if mark(&seen) != mark(&self.publisher) {
+            self.mark_seen = now;
+        }
+        self.publisher = seen;
     }
 
     /// Records the state of the connection at this wall-clock time.

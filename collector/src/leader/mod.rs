@@ -61,6 +61,8 @@ pub struct Coordinator<S: Store> {
     pub orphans_max_percent: u8,
     /// Time between the read-backs of two buckets.
     pub audit_interval: Duration,
+    /// Time between two freshness marks.
+    pub freshness_interval: Duration,
     /// Counters.
     pub metrics: Metrics,
     /// Record for debug pages.
@@ -290,6 +292,7 @@ impl<S: Store> Coordinator<S> {
             clock: self.clock,
             orphans_max_percent: self.orphans_max_percent,
             audit_interval: self.audit_interval,
+            freshness_interval: self.freshness_interval,
             metrics: self.metrics.clone(),
             diagnostics: Arc::clone(&self.diagnostics),
         }

@@ -59,6 +59,7 @@ impl Rig {
             clock,
             orphans_max_percent: 10,
             audit_interval: AUDIT_INTERVAL,
+            freshness_interval: Duration::from_secs(5),
             metrics: metrics.clone(),
             diagnostics: Arc::new(Diagnostics::new(clock)),
             stop: stop.clone(),

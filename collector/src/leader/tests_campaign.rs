@@ -407,6 +407,7 @@ fn coordinator(room: &Room) -> Coordinator<FaultyStore> {
         clock: Clock::simulated(),
         orphans_max_percent: 10,
         audit_interval: AUDIT_INTERVAL,
+        freshness_interval: Duration::from_secs(5),
         metrics: Metrics::default(),
         diagnostics: Arc::new(Diagnostics::new(Clock::simulated())),
         stop: CancellationToken::new(),

@@ -1,4 +1,4 @@
-//! The leader's writes as requests to the store: batches of `core::publish`, and the end of the reconciliation.
+//! The leader's writes as requests to the store: batches of `core::publish`, and the freshness mark.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -22,31 +22,26 @@ pub(crate) type Commit = Pin<Box<dyn Future<Output = (Work, Result<(), CommitErr
 pub(crate) enum Work {
     /// The batch with this number.
     Batch(u64),
-    /// The end of the reconciliation.
-    MarkLive,
+    /// The freshness mark; true if it says that everything known is published.
+    Mark(bool),
 }
 
-/// Writes that everything known is published.
-pub(crate) fn mark_live<S: Store>(
+/// Rewrites `publisher`.
+pub(crate) fn mark<S: Store>(
     session: &Arc<S::Session>,
     layout: &Layout,
     term: Term,
-    id: &str,
+    (live, json): (bool, &PublisherJson),
 ) -> Commit {
-    let json = PublisherJson {
-        epoch: term.epoch.0,
-        holder: id.to_owned(),
-        phase: "live".to_owned(),
-    };
     let write = Write::Set(
         layout.publisher(),
-        serde_json::to_vec(&json).unwrap_or_default(),
+        serde_json::to_vec(json).unwrap_or_default(),
         None,
     );
     let (session, epoch) = (Arc::clone(session), layout.epoch());
     Box::pin(async move {
         (
-            Work::MarkLive,
+            Work::Mark(live),
             session.commit((&epoch, term.token), vec![write]).await,
         )
     })

@@ -18,6 +18,7 @@ use crate::{
     metrics::Metrics,
     publish::{
         fenced_write::Commit,
+        freshness::Freshness,
         load::{Published, ReadBack, Unresolved, read_and_adopt, read_back},
     },
     store::{CommitError, Store, StoreError, diagnostics::Diagnostics, layout::Layout},
@@ -26,6 +27,7 @@ use crate::{
 mod audit;
 mod fenced_write;
 pub mod format;
+mod freshness;
 pub(crate) mod load;
 mod progress;
 mod send_changes;
@@ -69,6 +71,8 @@ pub struct Setup {
     pub orphans_max_percent: u8,
     /// Time between the read-backs of two buckets.
     pub audit_interval: Duration,
+    /// Time between two freshness marks.
+    pub freshness_interval: Duration,
     /// Counters.
     pub metrics: Metrics,
     /// Record for debug pages.
@@ -98,8 +102,7 @@ pub struct LeaderTerm<S: Store> {
     /// The coordinator has asked for a hold since the last [`resume`](Self::resume).
     paused_by_leader: bool,
     live: bool,
-    /// The write that marks the term as live is in flight.
-    marking_live: bool,
+    freshness: Freshness,
     /// An outcome became unknown: nothing is sent until everything in flight has ended and was read back.
     needs_resolution: bool,
 }
@@ -123,7 +126,6 @@ impl<S: Store> LeaderTerm<S> {
             stage: Stage::Reading(Box::pin(reading)),
             audit: None,
             audit_at: Instant::now() + setup.audit_interval,
-            setup,
             adopting: None,
             commits: FuturesUnordered::new(),
             paused: false,
@@ -132,8 +134,9 @@ impl<S: Store> LeaderTerm<S> {
             repair_lines: LogLimit::new(20, Duration::from_secs(10)),
             paused_by_leader: false,
             live: false,
-            marking_live: false,
+            freshness: Freshness::new(Instant::now() + setup.freshness_interval),
             needs_resolution: false,
+            setup,
         }
     }
 

@@ -12,7 +12,7 @@ use redkeeper_core::{
 
 use super::{
     LeaderTerm, Reading, Request, Stage,
-    fenced_write::{Work, commit, mark_live},
+    fenced_write::{Work, commit},
 };
 use crate::{
     fleet::change_log::Lagged,
@@ -41,17 +41,11 @@ impl<S: Store> LeaderTerm<S> {
                     .push(commit::<S>(&self.session, &self.setup.layout, self.term, batch));
                 sent = true;
             }
-            // What is left now waits for a read-back or for its rate limit.
-            if !self.live && !self.marking_live && publisher.in_flight() == 0 {
-                self.marking_live = true;
-                self.commits.push(mark_live::<S>(
-                    &self.session,
-                    &self.setup.layout,
-                    self.term,
-                    &self.setup.id,
-                ));
-            }
+            self.send_mark();
         }
+        let Stage::Writing(publisher) = &self.stage else {
+            return Ok(());
+        };
         let may_write = !self.paused && !self.needs_resolution;
         let paced = publisher.next_deadline().filter(|_| may_write);
         let paced = paced.map(|due| self.setup.clock.instant(due));
@@ -73,6 +67,7 @@ impl<S: Store> LeaderTerm<S> {
                 }
             }
             () = tokio::time::sleep_until(paced.unwrap_or(self.audit_at)), if paced.is_some() => {}
+            () = tokio::time::sleep_until(self.freshness.due), if may_write && !self.freshness.in_flight() => {}
             // Poll the new commit once before building the next batch.
             () = tokio::task::yield_now(), if sent => (),
             () = tokio::time::sleep_until(self.audit_at), if may_audit && self.audit.is_none() => self.start_audit(),
@@ -105,20 +100,12 @@ impl<S: Store> LeaderTerm<S> {
     }
 
     fn committed(&mut self, work: Work, result: Result<(), CommitError>) -> Result<(), CommitError> {
+        let number = match work {
+            Work::Mark(live) => return self.marked(live, result),
+            Work::Batch(number) => number,
+        };
         let Stage::Writing(publisher) = &mut self.stage else {
             return result;
-        };
-        let number = match (work, &result) {
-            (Work::MarkLive, Ok(())) => {
-                tracing::info!(epoch = self.term.epoch.0, "live: everything known is published");
-                self.live = true;
-                return Ok(());
-            }
-            (Work::MarkLive, Err(_)) => {
-                self.marking_live = false;
-                return result;
-            }
-            (Work::Batch(number), _) => number,
         };
         let kind = match result {
             Ok(()) => {

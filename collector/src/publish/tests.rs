@@ -30,10 +30,13 @@ use crate::{
 };
 
 mod audit;
+mod freshness;
 mod load;
 mod outcomes;
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Interval of freshness marks.
+const FRESHNESS: Duration = Duration::from_secs(5);
 /// Token of the term under test.
 const TOKEN: i32 = 1;
 
@@ -143,6 +146,7 @@ impl Rig {
             clock: Clock::simulated(),
             orphans_max_percent: 10,
             audit_interval: AUDIT_INTERVAL,
+            freshness_interval: FRESHNESS,
             metrics: metrics.clone(),
             diagnostics: Arc::clone(&diagnostics),
         };

@@ -63,6 +63,14 @@ pub struct PublisherJson {
     pub holder: String,
     /// `reconciling` or `live`.
     pub phase: String,
+    /// Grows with each rewriting of this znode in a term. Who sees no new one knows that the statuses may be outdated.
+    pub mark: u64,
+    /// Statuses that are known and not yet acknowledged.
+    pub pending: u64,
+    /// Age of the oldest of them, in milliseconds.
+    pub oldest_pending_ms: u64,
+    /// Statuses that are known to differ from what the leader wrote, or that ZooKeeper refuses to let it write.
+    pub wrong: u64,
 }
 
 /// Content of `collectors/<id>`.

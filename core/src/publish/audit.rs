@@ -45,6 +45,16 @@ pub enum Difference {
     Orphan(InstanceId),
 }
 
+impl Difference {
+    /// The status that somebody else changed.
+    fn id(&self) -> Option<&InstanceId> {
+        match self {
+            Self::Deleted(id) | Self::Edited(id) | Self::Foreign(id, _) => Some(id),
+            Self::Bucket(_) | Self::Orphan(_) => None,
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Audit {
     next: Bucket,
@@ -55,6 +65,8 @@ pub(super) struct Audit {
     /// The pass in which, and the time at which, each orphan was first seen.
     orphans: BTreeMap<InstanceId, (u64, Mono)>,
     orphans_max_percent: u8,
+    /// Statuses that were found changed by somebody else and are not written anew yet.
+    wrong: BTreeSet<InstanceId>,
 }
 
 impl Audit {
@@ -66,7 +78,13 @@ impl Audit {
             reading: None,
             orphans: BTreeMap::new(),
             orphans_max_percent,
+            wrong: BTreeSet::new(),
         }
+    }
+
+    /// A status was written.
+    pub(super) fn written(&mut self, id: &InstanceId) {
+        self.wrong.remove(id);
     }
 
     /// Discards the reading of a bucket that is written meanwhile, because it proves nothing.
@@ -121,6 +139,10 @@ impl Publisher {
         let held = found.held;
         let mut differences = self.compare(now, bucket, &held);
         let is_known = differences.is_empty();
+        self.audit.wrong.retain(|id| id.bucket() != bucket);
+        self.audit
+            .wrong
+            .extend(differences.iter().filter_map(Difference::id).cloned());
         let books = self.buckets.entry(bucket).or_default();
         let count = held.len() as u64;
         if *books != data || data.count != count {
@@ -150,6 +172,12 @@ impl Publisher {
     /// The bucket that the audit reads next, and the number of complete passes over all buckets.
     pub fn audit_position(&self) -> (Bucket, u64) {
         (self.audit.next, self.audit.pass)
+    }
+
+    /// Number of statuses that are known to differ from what this leader wrote, or that ZooKeeper refuses to let it write.
+    pub fn wrong(&self) -> usize {
+        let refused = self.quarantined.difference(&self.audit.wrong).count();
+        self.audit.wrong.len() + refused
     }
 
     /// Number of orphans found so far.

@@ -30,12 +30,14 @@ impl Publisher {
                     let id = record.id().clone();
                     self.rate_limits.written(&id, sent.at);
                     self.rev_max = self.rev_max.max(record.rev);
+                    self.audit.written(&id);
                     self.mirror.insert(id, StoredStatus::Record(record));
                 }
                 Op::Delete(id) => {
                     written += 1;
                     self.mirror.remove(&id);
                     self.removed.remove(&id);
+                    self.audit.written(&id);
                 }
                 Op::Bucket(bucket, data, _) => {
                     self.new_buckets.remove(&bucket);

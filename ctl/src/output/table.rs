@@ -95,17 +95,36 @@ pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) 
             ),
         ),
     ];
+    let published = header.and_then(|header| header.publishing.as_ref());
+    let published = published.map(|published| ("Published", publishing(published)));
     let certificate = v
         .certificate_end_time
         .as_ref()
         .map(|end| ("TLS", format!("certificate ends {}", clock(Some(end)))));
     let mut text: String = rows
         .iter()
+        .chain(&published)
         .chain(&certificate)
         .map(|(key, value)| format!("{key:<10}{}\n", clean(value)))
         .collect();
     text.push_str(&answered(header));
     print(&text)
+}
+
+/// How far the leader is with its publishing to ZooKeeper.
+fn publishing(p: &v1::Publishing) -> String {
+    let oldest = match &p.oldest_pending_age {
+        Some(oldest) => format!(" (the oldest for {})", age(Some(oldest))),
+        None => String::new(),
+    };
+    format!(
+        "{}, mark {} seen {} ago, {} pending{oldest}, {} wrong",
+        p.phase,
+        p.mark,
+        age(p.mark_age.as_ref()),
+        p.pending,
+        p.wrong
+    )
 }
 
 /// Prints a change as one line of `watch`.

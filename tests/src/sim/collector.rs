@@ -26,6 +26,8 @@ use super::{Flag, ensemble::Ensemble, network::Socket};
 pub const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// Heartbeat interval of agents.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Interval of freshness marks.
+const FRESHNESS: Duration = Duration::from_secs(1);
 /// Maximum time that a process may take to stop.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// How long the streams take to be drained.
@@ -105,6 +107,7 @@ impl Collector {
             dial,
             heartbeat_interval: HEARTBEAT,
             silent_after: SILENT_AFTER,
+            freshness_interval: FRESHNESS,
             standalone: false,
             root: "/redkeeper".to_owned(),
             orphans_max_percent: 10,

@@ -1,15 +1,18 @@
 //! What every query needs: the view, the leader, and the tokens with which a watcher resumes.
 
-use redkeeper_core::ids::Revision;
+use std::time::Duration;
+
+use redkeeper_core::{ids::Revision, time::Mono};
 use redkeeper_proto::{convert, v1};
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 
 use crate::{
     fleet::view::{View, ViewHandle},
     grpc::errors::Failure,
-    leader::leadership,
+    leader::leadership::{self, Leadership},
     metrics::Metrics,
     peers,
+    store::records::PublisherJson,
 };
 
 /// Answers queries.
@@ -45,6 +48,7 @@ impl Queries {
             epoch: leadership.epoch,
             revision: view.revision.0,
             data_age: view.data_age(now).map(convert::duration_to_wire),
+            publishing: publishing(&leadership, now),
         }
     }
 
@@ -64,4 +68,24 @@ impl Queries {
             _ => Err(Failure::RevisionCompacted),
         }
     }
+}
+
+fn publishing(leadership: &Leadership, now: Mono) -> Option<v1::Publishing> {
+    let PublisherJson {
+        phase,
+        mark,
+        pending,
+        oldest_pending_ms,
+        wrong,
+        ..
+    } = leadership.publisher.clone();
+    let age = |ms| convert::duration_to_wire(Duration::from_millis(ms));
+    (leadership.publisher.epoch > 0).then(|| v1::Publishing {
+        phase,
+        mark,
+        mark_age: Some(convert::duration_to_wire(now.since(leadership.mark_seen))),
+        pending,
+        oldest_pending_age: (pending > 0).then(|| age(oldest_pending_ms)),
+        wrong,
+    })
 }

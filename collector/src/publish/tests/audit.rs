@@ -94,7 +94,10 @@ async fn what_is_right_is_not_written_again() {
     let mut rig = Rig::live().await;
     rig.store.take_multis();
     rig.run_for(Duration::from_secs(30)).await;
-    assert_eq!(rig.store.take_multis(), []);
+    let publisher = rig.layout.publisher();
+    let mut multis = rig.store.take_multis();
+    multis.retain(|multi| multi.writes.iter().any(|write| write.path() != publisher));
+    assert_eq!(multis, []);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,90 @@
+//! The freshness mark: the leader rewrites `publisher` each `freshness_interval` with a number that grows, and with how
+//! much of what it knows is not published. A consumer that sees no new number for three intervals by its own clock knows
+//! that the statuses may be outdated, whatever holds the leader up. It is one write for the whole fleet.
+
+use tokio::time::Instant;
+
+use super::{LeaderTerm, Stage, fenced_write::mark};
+use crate::store::{CommitError, Store, records::PublisherJson};
+
+/// What is known of the marks of a term.
+#[derive(Debug)]
+pub(super) struct Freshness {
+    /// Number of the last mark that was sent.
+    number: u64,
+    /// When the next mark is due.
+    pub(super) due: Instant,
+    /// A mark is in flight.
+    in_flight: bool,
+}
+
+impl Freshness {
+    pub(super) fn new(due: Instant) -> Self {
+        Self {
+            number: 0,
+            due,
+            in_flight: false,
+        }
+    }
+
+    /// Whether a mark is in flight.
+    pub(super) fn in_flight(&self) -> bool {
+        self.in_flight
+    }
+}
+
+impl<S: Store> LeaderTerm<S> {
+    /// Sends a mark if one is due: for the time, or because everything known is published for the first time.
+    pub(super) fn send_mark(&mut self) {
+        let Stage::Writing(publisher) = &self.stage else {
+            return;
+        };
+        // What is left without a batch in flight waits for a read-back or for its rate limit.
+        let live = self.live || publisher.in_flight() == 0;
+        let is_due = live != self.live || Instant::now() >= self.freshness.due;
+        if self.freshness.in_flight || !is_due {
+            return;
+        }
+        self.freshness.number += 1;
+        self.freshness.in_flight = true;
+        let json = PublisherJson {
+            epoch: self.term.epoch.0,
+            holder: self.setup.id.clone(),
+            phase: if live { "live" } else { "reconciling" }.to_owned(),
+            mark: self.freshness.number,
+            ..self.progress()
+        };
+        let commit = mark::<S>(&self.session, &self.setup.layout, self.term, (live, &json));
+        self.commits.push(commit);
+    }
+
+    /// How much is not published.
+    fn progress(&self) -> PublisherJson {
+        let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let Stage::Writing(publisher) = &self.stage else {
+            return PublisherJson::default();
+        };
+        let now = self.setup.clock.now();
+        let oldest = publisher
+            .oldest_pending()
+            .map_or(0, |at| now.since(at).as_millis());
+        PublisherJson {
+            pending: number(publisher.pending()),
+            oldest_pending_ms: u64::try_from(oldest).unwrap_or(u64::MAX),
+            wrong: number(publisher.wrong()),
+            ..PublisherJson::default()
+        }
+    }
+
+    /// Records the outcome of a mark.
+    pub(super) fn marked(&mut self, live: bool, result: Result<(), CommitError>) -> Result<(), CommitError> {
+        self.freshness.in_flight = false;
+        result?;
+        self.freshness.due = Instant::now() + self.setup.freshness_interval;
+        if live && !self.live {
+            tracing::info!(epoch = self.term.epoch.0, "live: everything known is published");
+            self.live = true;
+        }
+        Ok(())
+    }
+}
