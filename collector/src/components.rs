@@ -17,17 +17,13 @@ use crate::{
         aggregator::Aggregator,
         command::COMMANDS_MAX,
         heartbeats::HeartbeatQueue,
+        open_streams::OpenStreams,
         view::{self, ViewHandle},
     },
-    grpc::{
-        agent::{Ingest, open_streams::OpenStreams},
-        peer_link::Links,
-        server::Services,
-        status::Queries,
-    },
+    grpc::{agent::Ingest, peer_link::Links, server::Services, status::Queries},
     leader::{Coordinator, leadership::Leadership, proofs},
     metrics::Metrics,
-    peers::{Peers, links::PeerLinks},
+    peers::{Peers, asking::Intervals, links::PeerLinks, relay::Intake},
     publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
     store::{Store, diagnostics::Diagnostics, layout::Layout, observed::Observed},
 };
@@ -109,6 +105,7 @@ impl<S: Store> Components<S> {
         let (id, layout) = (settings.id.to_string(), Layout::new(&settings.root));
         let diagnostics = Arc::new(Diagnostics::new(clock));
         let open_streams = Arc::<OpenStreams>::default();
+        let next_stream = Arc::new(AtomicU64::new(1));
         let aggregator = Aggregator::new(
             Fleet::new(clock.now(), settings.silent_after),
             view_publisher,
@@ -144,6 +141,17 @@ impl<S: Store> Components<S> {
             view: view.clone(),
             peers: peers_publisher,
             ended: ended_publisher,
+            open_streams: Arc::clone(&open_streams),
+            intake: Intake {
+                commands: commands.clone(),
+                next_stream: Arc::clone(&next_stream),
+                metrics: metrics.clone(),
+                refused: Arc::default(),
+            },
+            intervals: Intervals {
+                heartbeat: settings.heartbeat_interval,
+                silent_after: settings.silent_after,
+            },
             dial: settings.dial,
             clock,
             stop: supervisor.stop().clone(),
@@ -153,16 +161,19 @@ impl<S: Store> Components<S> {
                 id: id.clone(),
                 heartbeat_interval: settings.heartbeat_interval,
                 silent_after: settings.silent_after,
-                commands,
+                commands: commands.clone(),
                 heartbeats,
                 clock,
                 supervisor: supervisor.clone(),
                 metrics: metrics.clone(),
-                next_stream: Arc::new(AtomicU64::new(1)),
+                next_stream,
                 refusals: Arc::default(),
                 open_streams: Arc::clone(&open_streams),
             },
             links: Links {
+                open_streams: Arc::clone(&open_streams),
+                commands,
+                metrics: metrics.clone(),
                 id: id.clone(),
                 boot: settings.boot.clone(),
                 view: view.clone(),

@@ -17,6 +17,8 @@ type Labels = [(&'static str, &'static str); 1];
 pub struct Metrics {
     /// Messages from agents by result.
     pub reports: Family<Labels, Counter>,
+    /// Agents' messages relayed between collectors, by direction.
+    pub relayed: Family<Labels, Counter>,
     /// Changes of state or reason, by the new reason.
     pub transitions: Family<Labels, Counter>,
     /// Number of times that the collector found that it had been asleep.
@@ -57,6 +59,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             reports: Default::default(),
+            relayed: Default::default(),
             transitions: Default::default(),
             pauses: Default::default(),
             epoch: Default::default(),
@@ -83,6 +86,11 @@ impl Metrics {
             "redkeeper_agent_reports",
             "Messages from agents by result",
             m.reports.clone(),
+        );
+        registry.register(
+            "redkeeper_relayed_messages",
+            "Messages of agents relayed to (sent) and by (received) other collectors",
+            m.relayed.clone(),
         );
         registry.register(
             "redkeeper_transitions",

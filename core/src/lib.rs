@@ -16,6 +16,7 @@
 //! * [`fleet`]: what a collector knows of all instances: order of messages, time-outs, take-over, conflicts.
 //! * [`election`]: who may write to ZooKeeper.
 //! * [`peer_link`]: what the link to another collector proves of it.
+//! * [`relay_plan`]: which agents are asked of which other collector.
 //! * [`publish`]: what to write, in which batches.
 //! * [`status`], [`ids`], [`id_map`], [`time`], [`limits`], [`backoff`], [`hosts`]: the types and bounds that they
 //!   share.
@@ -48,5 +49,6 @@ pub mod peer_link;
 pub mod probe;
 pub mod publish;
 pub mod redis;
+pub mod relay_plan;
 pub mod status;
 pub mod time;

@@ -46,6 +46,11 @@ const CHANGES: (Duration, Duration) = (Duration::from_secs(8), Duration::from_mi
 /// An agent that can reach a collector is heard again within this time: a SYN that is resent after 1 s, and the longest
 /// back-off.
 const ATTACHED: Duration = Duration::from_secs(2);
+/// An agent that can reach another collector is heard by way of it within this time: a new session with ZooKeeper and the
+/// list of members, the longest back-off of the link, the first roster, and the request once a heartbeat is overdue.
+const RELAYED: Duration = Duration::from_secs(12);
+/// When a path is lost, another one takes its place within this time: a heartbeat must be overdue first.
+const SWITCHED: Duration = Duration::from_millis(2_500);
 /// Maximum age of a status when it is written.
 const WRITE_LAG: Duration = Duration::from_millis(500);
 /// Maximum time between a true DOWN and its writing, by a collector that no longer hears the agent.
@@ -76,7 +81,29 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The paths by which a collector can hear an agent: by itself, or by way of others, by their index.
+#[derive(Default)]
+struct Paths {
+    open: BTreeSet<usize>,
+    /// When a path was lost last, and when the first one of a series was, in which no other path had time to take over.
+    lost: u64,
+    losing_since: u64,
+}
+
+impl Paths {
+    fn change(&mut self, open: BTreeSet<usize>, now: u64) {
+        if self.open.difference(&open).next().is_some() || open.is_empty() {
+            if now.saturating_sub(self.lost) > ms(SWITCHED) {
+                self.losing_since = now;
+            }
+            self.lost = now;
+        }
+        self.open = open;
+    }
+}
+
 struct World {
+    paths: BTreeMap<(String, usize), Paths>,
     ensemble: Ensemble,
     clock: Clock,
     rng: fastrand::Rng,
@@ -120,6 +147,7 @@ impl World {
             collectors: Arc::new(Mutex::new(collectors)),
             agents,
             truth: Truth::new(),
+            paths: BTreeMap::new(),
             lost: Lost::new(),
             deaf: Deaf::new(),
             others: BTreeSet::new(),
@@ -158,6 +186,7 @@ impl World {
             } else {
                 lost.begin(now);
             }
+            let hears = |n: usize| reached(n) && fleet[n].process.is_some();
             for (n, collector) in fleet.iter().enumerate() {
                 let deaf = self
                     .deaf
@@ -166,10 +195,22 @@ impl World {
                 if started == Some(n) {
                     deaf.begin_anew(now);
                 }
-                if reached(n) && collector.process.is_some() {
+                // Another collector relays the agent where the link to that one is whole. They know each other by ZooKeeper.
+                let is_known = |n: usize| fleet[n].process.is_some() && fleet[n].zookeeper.get();
+                let relays = |other: usize| {
+                    is_known(n) && hears(other) && is_known(other) && collector.peers[other].get()
+                };
+                let mut paths: BTreeSet<usize> = (0..fleet.len()).filter(|other| relays(*other)).collect();
+                paths.extend(hears(n).then_some(n));
+                let key = (name.clone(), n);
+                let known = self.paths.entry(key).or_default();
+                known.change(paths, now);
+                if hears(n) {
                     deaf.end(attached);
+                } else if !known.open.is_empty() {
+                    deaf.end(now + ms(RELAYED));
                 } else {
-                    deaf.begin(now);
+                    deaf.begin(known.losing_since);
                 }
             }
         }

@@ -62,7 +62,7 @@ async fn pair(sandbox: &Sandbox, zookeeper: &ZooKeeper, session_timeout: &str) -
 }
 
 #[tokio::test]
-async fn an_agent_that_reaches_a_follower_only_is_told_by_all() {
+async fn an_agent_that_reaches_a_follower_only_is_relayed_and_told_by_all() {
     let sandbox = Sandbox::new();
     let zookeeper = sandbox.zookeeper().await;
     let redis = sandbox.redis().await;
@@ -70,13 +70,15 @@ async fn an_agent_that_reaches_a_follower_only_is_told_by_all() {
     let all = sandbox.agent("db01", &[redis.port.number], &[&a, &b]).await;
     let lost = sandbox.agent("db02", &[redis.port.number], &[&b]).await;
     for collector in [&a, &b] {
-        let unheard = |codes: &Vec<String>| codes == &["AGENT_UNHEARD"];
+        let unheard = |codes: &Vec<String>| codes == &["AGENT_RELAYED"];
         eventually("it is told", || faults(collector), unheard).await;
         let told = || async { collector.metric("redkeeper_agents_unheard") };
         eventually("it is counted", told, |n| *n == Some(1.0)).await;
         let page = ready(collector);
         assert!(
-            page.starts_with("ok\nwarning: 1 agent(s) are not heard by the leader a"),
+            page.starts_with(
+                "ok\nwarning: 1 agent(s) reach the leader a only by way of collectors that relay them"
+            ),
             "{page}"
         );
         assert!(page.contains("db02 (heard by b)"), "{page}");
@@ -87,7 +89,7 @@ async fn an_agent_that_reaches_a_follower_only_is_told_by_all() {
         );
         let log = || async { collector.process.log() };
         eventually("the log tells it", log, |log| {
-            log.contains("code=\"AGENT_UNHEARD\"")
+            log.contains("code=\"AGENT_RELAYED\"")
         })
         .await;
     }

@@ -1,15 +1,12 @@
 //! The task that owns `core::fleet`. Streams and the coordinator send it commands through one bounded channel. It
 //! publishes a new [`View`] after each batch of commands, and also within a batch that changes much.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use prometheus_client::metrics::counter::Counter;
 use redkeeper_core::{
-    fleet::{AgentInfo, Effect, Fleet, Input, SlotKey, message_order::Arrival},
-    ids::{InstanceId, Revision},
+    fleet::{AgentInfo, Effect, Fleet, Input, message_order::Arrival},
+    ids::Revision,
     time::{Mono, WallMs},
 };
 use redkeeper_runtime::clock::Clock;
@@ -18,12 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     fleet::{
-        change_log::Change,
         command::Command,
         heartbeats::HeartbeatQueue,
         stream_status::{End, StreamHandle},
-        transition_log::{TransitionLog, log_clock_offset},
-        view::{AgentEntry, LiveCounters, Put, Reporting, View, ViewPublisher},
+        transition_log::TransitionLog,
+        view::{AgentEntry, View, ViewPublisher},
     },
     metrics::Metrics,
 };
@@ -39,10 +35,10 @@ type Version = (u64, u64);
 
 /// The aggregator.
 pub struct Aggregator {
-    fleet: Fleet,
-    view: View,
+    pub(super) fleet: Fleet,
+    pub(super) view: View,
     /// True if the view differs from the published one.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// Revision of the newest published change.
     published_revision: Revision,
     view_publisher: ViewPublisher,
@@ -50,10 +46,10 @@ pub struct Aggregator {
     heartbeats: Arc<HeartbeatQueue>,
     streams: BTreeMap<u64, StreamHandle>,
     /// The view's entry of each agent, with its version; indexed by the agent's place in the fleet.
-    agents: Vec<Option<(Version, Arc<AgentEntry>)>>,
-    transition_log: TransitionLog,
-    clock: Clock,
-    metrics: Metrics,
+    pub(super) agents: Vec<Option<(Version, Arc<AgentEntry>)>>,
+    pub(super) transition_log: TransitionLog,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
     /// The counter that most messages increment.
     accepted: Counter,
     stop: CancellationToken,
@@ -134,16 +130,28 @@ impl Aggregator {
             self.step(now, Input::Tick, &mut effects);
             for command in batch.drain(..) {
                 match command {
-                    Command::Hello(stream, greeting, state) => {
-                        self.streams.insert(stream, state);
-                        self.step(now, Input::Hello(stream, greeting), &mut effects);
-                        if let Some(handle) = self.streams.get_mut(&stream) {
-                            handle.accept();
-                        }
+                    Command::Hello(stream, greeting, handle) => {
+                        self.begin(
+                            now,
+                            (stream, handle),
+                            Input::Hello(stream, greeting),
+                            &mut effects,
+                        );
                     }
                     Command::Message(stream, seq, message) => {
                         acks.push((stream, seq));
                         self.step(now, Input::Message(stream, seq, message), &mut effects);
+                    }
+                    Command::RelayBegins(stream, greeting, handle, [heard, heartbeat]) => {
+                        let begins = Input::RelayBegins(stream, greeting, heard, heartbeat);
+                        self.begin(now, (stream, handle), begins, &mut effects);
+                    }
+                    Command::Relayed(stream, seq, message, age) => {
+                        self.step(now, Input::Relayed(stream, seq, message, age), &mut effects);
+                    }
+                    Command::Snapshot(agent, answer) => {
+                        // A link that has ended needs no answer.
+                        answer.send(self.fleet.agent_snapshot(stepped, &agent)).ok();
                     }
                     Command::Bye(stream) => {
                         self.streams.remove(&stream);
@@ -169,6 +177,20 @@ impl Aggregator {
                 // The requester may have gone away; the statuses are adopted anyway.
                 done.send(()).ok();
             }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        now: (Mono, WallMs),
+        (stream, handle): (u64, StreamHandle),
+        begins: Input,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.streams.insert(stream, handle);
+        self.step(now, begins, effects);
+        if let Some(handle) = self.streams.get_mut(&stream) {
+            handle.accept();
         }
     }
 
@@ -236,108 +258,5 @@ impl Aggregator {
         if let Some(handle) = self.streams.get_mut(&stream) {
             handle.end(why);
         }
-    }
-
-    fn changed(&mut self, id: &InstanceId) {
-        let Some(instance) = self.fleet.instance(id) else {
-            return;
-        };
-        let (status, origin) = (Arc::clone(&instance.status), instance.origin);
-        let previous = match self.view.put(&status, origin) {
-            Put::Same => return,
-            Put::New => None,
-            Put::Instead(former) => Some(former),
-        };
-        self.dirty = true;
-        let revision = self.view.revision;
-        let reason = previous.as_ref().map(|former| former.verdict.reason);
-        if previous
-            .as_ref()
-            .is_none_or(|former| status.is_transition_from(former))
-        {
-            self.transition_log.transition(&status, reason);
-            self.metrics
-                .transitions
-                .get_or_create(&[("reason", status.verdict.reason.as_str())])
-                .inc();
-        }
-        self.view.log.push(Change {
-            revision,
-            status,
-            origin,
-            previous,
-            removed: false,
-            time: self.clock.wall(),
-        });
-    }
-
-    fn removed(&mut self, id: &InstanceId) {
-        let Some(former) = self.view.remove(id) else {
-            return;
-        };
-        self.transition_log.removed(id);
-        self.view.conflicts.forget(id);
-        self.dirty = true;
-        self.view.revision = Revision(self.view.revision.0 + 1);
-        self.view.log.push(Change {
-            revision: self.view.revision,
-            previous: Some(Arc::clone(&former.status)),
-            status: former.status,
-            origin: former.origin,
-            removed: true,
-            time: self.clock.wall(),
-        });
-    }
-
-    /// Updates the view's entry of an agent. Most messages move its live numbers only.
-    fn agent(&mut self, place: SlotKey) {
-        let Some(agent) = self.fleet.agents().at(place) else {
-            return;
-        };
-        let sequence = agent.order.as_ref().map_or(0, |order| order.highest().0);
-        let heard = (agent.heard, agent.heartbeat_at);
-        let progress = agent.members.iter().map(|member| member.progress);
-        if sequence > 0 {
-            self.view.heard.fetch_max(agent.heard.0, Ordering::Relaxed);
-        }
-        let version = (agent.version, agent.members.version());
-        if self.agents.len() <= place.index() {
-            self.agents.resize(place.index() + 1, None);
-        }
-        if let Some((told, entry)) = &self.agents[place.index()]
-            && *told == version
-            && entry.name == agent.name
-        {
-            entry.live.set(sequence, heard, progress);
-            return;
-        }
-        let before = self.agents[place.index()]
-            .as_ref()
-            .filter(|(_, entry)| entry.name == agent.name)
-            .map_or(0, |(_, entry)| entry.clock_ahead_ms);
-        let ahead = agent.clock.ahead_ms();
-        if ahead != before {
-            log_clock_offset(&agent.name, ahead);
-        }
-        let live = LiveCounters::new(agent.members.len());
-        live.set(sequence, heard, progress);
-        let members = agent.members.iter().zip(agent.members.handles());
-        let entry = Arc::new(AgentEntry {
-            name: agent.name.clone(),
-            greeting: agent.greeting.clone(),
-            silent: agent.silent,
-            clock_ahead_ms: agent.clock.ahead_ms(),
-            complete: agent.complete,
-            connected: agent.connected,
-            rival: agent.rival.as_deref().cloned(),
-            ids: agent.members.iter().map(|member| member.id.clone()).collect(),
-            reporting: members
-                .map(|(member, handle)| Reporting::new(member, handle))
-                .collect(),
-            live: Arc::new(live),
-        });
-        self.view.agents.insert(agent.name.clone(), Arc::clone(&entry));
-        self.agents[place.index()] = Some((version, entry));
-        self.dirty = true;
     }
 }

@@ -1,10 +1,10 @@
 //! The commands that streams and the leader's session loop send to the aggregator.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use redkeeper_core::{
-    fleet::{AgentInfo, Message, message_order::Origin},
-    ids::Seq,
+    fleet::{AgentInfo, AgentSnapshot, Message, message_order::Origin},
+    ids::{AgentId, Seq},
     publish::Record,
     status::Status,
 };
@@ -21,6 +21,12 @@ pub enum Command {
     Hello(u64, AgentInfo, StreamHandle),
     /// A message of a stream.
     Message(u64, Seq, Message),
+    /// Another collector begins to relay an agent, which it heard last, and whose last heartbeat it heard, this long ago.
+    RelayBegins(u64, AgentInfo, StreamHandle, [Duration; 2]),
+    /// A relayed message, which the other collector heard this long ago.
+    Relayed(u64, Seq, Message, Duration),
+    /// What is known of an agent that is heard directly.
+    Snapshot(AgentId, oneshot::Sender<Option<AgentSnapshot>>),
     /// A stream ended.
     Bye(u64),
     /// Statuses found in ZooKeeper, and whether another collector led until now. Answered when they are in the view.

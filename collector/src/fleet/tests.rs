@@ -65,6 +65,7 @@ impl Rig {
             boot: BootId::new(&format!("{boot:032x}")).unwrap(),
             version: String::new(),
             host: "x".to_owned(),
+            via: String::new(),
             address: String::new(),
             clock: WallMs(0),
         };

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
 use redkeeper_core::{
-    fleet::{FreshnessLimit, Member, Rival, message_order::Origin},
+    fleet::{AgentInfo, FreshnessLimit, Member, Rival, message_order::Origin},
     ids::{AgentId, Handle, InstanceId, Revision},
     status::Status,
     time::{Mono, WallMs},
@@ -38,7 +38,7 @@ pub struct AgentEntry {
     /// Its name.
     pub name: AgentId,
     /// Boot, version and host, if it was heard.
-    pub greeting: Option<redkeeper_core::fleet::AgentInfo>,
+    pub greeting: Option<AgentInfo>,
     /// True if nothing was heard for `silent_after`.
     pub silent: bool,
     /// How far its wall clock is ahead of this collector's, if that is worth a correction.
@@ -229,9 +229,12 @@ impl View {
         (heard > 0).then(|| now.since(Mono(heard)))
     }
 
-    /// The agents that are heard.
+    /// The agents that are heard directly, not by way of another collector.
     pub fn heard_agents(&self) -> impl Iterator<Item = &AgentId> {
-        let heard = |agent: &&Arc<AgentEntry>| agent.greeting.is_some() && !agent.silent;
+        let heard = |agent: &&Arc<AgentEntry>| {
+            let greeting = agent.greeting.as_ref();
+            !agent.silent && greeting.is_some_and(|greeting| greeting.via.is_empty())
+        };
         self.agents.values().filter(heard).map(|agent| &agent.name)
     }
 

@@ -31,6 +31,9 @@ pub enum Failure {
     /// A limit is reached.
     #[error("the collector is full: {0}")]
     Full(&'static str),
+    /// The other collector takes what is relayed too slowly.
+    #[error("too much waits to be relayed; link again")]
+    RelayTooSlow,
     /// The collector stops.
     #[error("the collector is shutting down; try another one")]
     ShuttingDown,
@@ -56,6 +59,7 @@ impl Failure {
             Self::IdInUse(..) => (Code::AlreadyExists, "AGENT_ID_IN_USE"),
             Self::Resend => (Code::Aborted, "RESEND"),
             Self::Full(_) => (Code::ResourceExhausted, "COLLECTOR_FULL"),
+            Self::RelayTooSlow => (Code::Aborted, "RELAY_TOO_SLOW"),
             Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
             Self::InstanceNotFound(_) => (Code::NotFound, "INSTANCE_NOT_FOUND"),
             Self::InvalidArgument(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),

@@ -33,6 +33,8 @@ use crate::{
 
 /// Maximum size of a tool's request: filters and ids, nothing large.
 const TOOL_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Maximum size of a request of another collector: ids of 20,000 agents, of at most 65 bytes each.
+const PEER_MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Maximum calls at a time on one connection, streams included: an agent needs one, a tool a few, a program that watches
 /// for others some dozens. HTTP/2 makes a client wait that wants more. It is a quarter of [`UNARY_MAX`], so that one
 /// connection does not take all places of unary calls.
@@ -107,7 +109,7 @@ where
     let agents = AgentServiceServer::new(services.ingest).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
     let tools = StatusServiceServer::new(services.queries).max_decoding_message_size(TOOL_MESSAGE_BYTES_MAX);
     let links = peer_link::Service::new(services.links, stop.clone());
-    let peers = PeerServiceServer::new(links).max_decoding_message_size(TOOL_MESSAGE_BYTES_MAX);
+    let peers = PeerServiceServer::new(links).max_decoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let server = Server::builder()
         .accept_http1(false)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)

@@ -10,7 +10,16 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use redkeeper_proto::dial::{Dial, Dialing};
+use redkeeper_core::{
+    fleet::{AgentInfo, AgentSnapshot, Message, Report},
+    ids::{AgentId, BootId, Handle, InstanceId, Seq},
+    status::{Identity, Reason, Stage, Verdict},
+    time::WallMs,
+};
+use redkeeper_proto::{
+    dial::{Dial, Dialing},
+    v1::{Heartbeat, ReportStatusRequest, report_status_request::Message as Wire},
+};
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,9 +28,15 @@ use tower::service_fn;
 
 use super::tests_server::Rig;
 use crate::{
-    fleet::view,
+    fleet::{
+        command::Command,
+        open_streams::{OpenStream, OpenStreams},
+        stream_status::End,
+        view::{self, AgentEntry, View},
+    },
     leader::{leadership::Leadership, proofs},
-    peers::{Peer, Peers, links::PeerLinks},
+    metrics::Metrics,
+    peers::{Peer, Peers, asking::Intervals, links::PeerLinks, relay::Intake},
     store::records::CollectorJson,
 };
 
@@ -77,7 +92,10 @@ struct Pair {
     ended: proofs::Reader,
     members: watch::Sender<Leadership>,
     stop: CancellationToken,
-    _view: view::ViewPublisher,
+    /// What the link hands to the aggregator of `b`.
+    intake: tokio::sync::mpsc::Receiver<Command>,
+    publisher: view::ViewPublisher,
+    open_streams: Arc<OpenStreams>,
 }
 
 impl Pair {
@@ -87,6 +105,8 @@ impl Pair {
         let (ended_sender, ended) = watch::channel(proofs::Ended::default());
         let (members, leadership) = watch::channel(Leadership::default());
         let (publisher, view) = view::channel();
+        let (commands, intake) = tokio::sync::mpsc::channel(64);
+        let open_streams = Arc::<OpenStreams>::default();
         let (address, stop) = (
             Arc::new(AtomicU8::new(Address::Answers as u8)),
             CancellationToken::new(),
@@ -97,6 +117,17 @@ impl Pair {
             view,
             peers: peers_sender,
             ended: ended_sender,
+            open_streams: Arc::clone(&open_streams),
+            intake: Intake {
+                commands,
+                next_stream: Arc::default(),
+                metrics: Metrics::default(),
+                refused: Arc::default(),
+            },
+            intervals: Intervals {
+                heartbeat: Duration::from_secs(1),
+                silent_after: Duration::from_secs(3),
+            },
             dial: Arc::new(Way {
                 entrance: server.entrance.clone(),
                 address: Arc::clone(&address),
@@ -112,7 +143,9 @@ impl Pair {
             ended,
             members,
             stop,
-            _view: publisher,
+            intake,
+            publisher,
+            open_streams,
         };
         pair.server.leadership.send_modify(|d| {
             "n-1".clone_into(&mut d.candidate);
@@ -187,14 +220,19 @@ async fn a_link_that_breaks_proves_nothing_where_nobody_refuses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_collector_that_is_no_member_any_more_is_forgotten_with_its_link() {
+async fn a_collector_that_is_no_member_any_more_is_forgotten_once_its_link_has_ended() {
     let mut pair = Pair::linked().await;
     pair.members.send_modify(|d| d.members.clear());
+    // It has lost ZooKeeper only, and may still relay.
+    let gone = timeout(
+        Duration::from_secs(30),
+        pair.peers.wait_for(|peers| peers.peers.is_empty()),
+    );
+    assert!(gone.await.is_err());
+    pair.set(Address::BlackHole);
+    pair.server.stop.cancel();
     let gone = pair.peers.wait_for(|peers| peers.peers.is_empty());
     assert!(timeout(LIMIT, gone).await.is_ok());
-    // And linked again when it returns.
-    pair.register("a");
-    pair.until("linked again", |peer| peer.leader == "a").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,4 +257,213 @@ async fn a_change_of_leadership_is_told_at_once() {
     let proven = pair.ended.wait_for(|ended| !ended.is_empty());
     assert!(timeout(LIMIT, proven).await.is_ok());
     assert_eq!(pair.ended(), ["n-2"]);
+}
+
+const BOOT: &str = "00000000000000000000000000000001";
+
+fn boot() -> BootId {
+    BootId::new(BOOT).unwrap()
+}
+
+fn db() -> AgentId {
+    AgentId::new("db").unwrap()
+}
+
+fn greeting() -> AgentInfo {
+    AgentInfo {
+        agent: db(),
+        boot: boot(),
+        version: "1".to_owned(),
+        host: "db.example".to_owned(),
+        address: String::new(),
+        via: String::new(),
+        clock: WallMs(0),
+    }
+}
+
+fn report(n: u32) -> Report {
+    Report {
+        handle: Handle(n),
+        identity: Identity {
+            id: InstanceId::new(&format!("db:{n}")).unwrap(),
+            cluster: None,
+            address: "127.0.0.1:1".into(),
+            labels: Arc::default(),
+        },
+        verdict: Verdict::blank(Reason::Ok, Stage::Reply, "", WallMs(1)),
+        probe_age: Some(Duration::from_millis(7)),
+        freshness_limit: Duration::from_secs(2),
+    }
+}
+
+fn beat(sequence: u64) -> ReportStatusRequest {
+    let beat = Heartbeat {
+        handles: vec![1],
+        probe_ages_ms: vec![30],
+        agent_time: None,
+    };
+    ReportStatusRequest {
+        sequence,
+        message: Some(Wire::Heartbeat(beat)),
+    }
+}
+
+impl Pair {
+    /// `a` hears the agent, and says so.
+    fn hears_the_agent(&self) {
+        let mut view = View::default();
+        view.agents.insert(db(), self.entry());
+        self.server.view.replace(view);
+    }
+
+    fn entry(&self) -> Arc<AgentEntry> {
+        Arc::new(AgentEntry {
+            name: db(),
+            greeting: Some(greeting()),
+            silent: false,
+            clock_ahead_ms: 0,
+            complete: true,
+            connected: WallMs(0),
+            rival: None,
+            ids: Vec::new(),
+            reporting: Box::default(),
+            live: Arc::default(),
+        })
+    }
+
+    /// Answers what `a` is asked by its link: three instances, two of which came with the same message.
+    async fn answers(&mut self) {
+        let asked = timeout(LIMIT, self.server.commands.recv()).await.unwrap();
+        let Some(Command::Snapshot(agent, answer)) = asked else {
+            panic!("another command");
+        };
+        assert_eq!(agent, db());
+        let snapshot = AgentSnapshot {
+            greeting: greeting(),
+            heard_age: Duration::from_millis(400),
+            heartbeat_age: Duration::from_millis(900),
+            reports: [(Seq(4), vec![report(1), report(2)]), (Seq(9), vec![report(3)])].into(),
+            complete: Some(Seq(11)),
+        };
+        assert!(answer.send(Some(snapshot)).is_ok());
+    }
+
+    async fn taken(&mut self) -> Command {
+        timeout(LIMIT, self.intake.recv()).await.unwrap().unwrap()
+    }
+
+    /// The link hands on what `a` knows; returns the number of the stream.
+    async fn begins(&mut self) -> u64 {
+        let Command::RelayBegins(stream, told, _handle, ages) = self.taken().await else {
+            panic!("another command");
+        };
+        let via = AgentInfo {
+            via: "a".to_owned(),
+            ..greeting()
+        };
+        assert_eq!(told, via);
+        assert_eq!(ages, [400, 900].map(Duration::from_millis));
+        let expected = [
+            (4, Message::Snapshot(vec![report(1), report(2)], false)),
+            (9, Message::Snapshot(vec![report(3)], false)),
+            (11, Message::Snapshot(Vec::new(), true)),
+        ];
+        for (seq, message) in expected {
+            let Command::Relayed(of, sequence, content, age) = self.taken().await else {
+                panic!("another command");
+            };
+            assert_eq!((of, sequence, content), (stream, Seq(seq), message));
+            assert_eq!(age, Duration::from_millis(400));
+        }
+        stream
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_only_the_other_collector_hears_is_relayed_until_it_is_heard() {
+    let mut pair = Pair::linked().await;
+    let open = |number| {
+        let clock = Clock::simulated();
+        let now = (clock.now(), clock.wall());
+        OpenStream::new(number, (db(), boot()), None, 1, now)
+    };
+    let there = pair.server.open_streams.add(open(5));
+    pair.hears_the_agent();
+    pair.answers().await;
+    let stream = pair.begins().await;
+    assert!(there.is_tapped());
+    // What comes from then on, with the time that it waited.
+    there.pass_on(&beat(12), pair.server.clock.now());
+    let Command::Relayed(of, Seq(12), Message::Heartbeat(ages, _), age) = pair.taken().await else {
+        panic!("another command");
+    };
+    assert_eq!(of, stream);
+    assert_eq!(ages, [(Handle(1), Duration::from_millis(30))]);
+    assert!(age < Duration::from_millis(100), "{age:?}");
+
+    // The agent connects here, and talks: after a while the relay ends.
+    let here = pair.open_streams.add(open(6));
+    let mut view = View::default();
+    view.agents.insert(db(), pair.entry());
+    pair.publisher.replace(view);
+    let talks = async {
+        for sequence in 2.. {
+            here.received(sequence, pair.server.clock.now());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let ended = tokio::select! { taken = pair.intake.recv() => taken, () = talks => None };
+    assert!(matches!(ended, Some(Command::Bye(of)) if of == stream));
+    let untapped = async {
+        while there.is_tapped() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(timeout(LIMIT, untapped).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_ends_leaves_no_relay_behind_on_either_side() {
+    let mut pair = Pair::linked().await;
+    let clock = Clock::simulated();
+    let stream = OpenStream::new(5, (db(), boot()), None, 1, (clock.now(), clock.wall()));
+    let there = pair.server.open_streams.add(stream);
+    pair.hears_the_agent();
+    pair.answers().await;
+    let stream = pair.begins().await;
+    pair.set(Address::BlackHole);
+    pair.server.stop.cancel();
+    let ended = pair.taken().await;
+    assert!(matches!(ended, Command::Bye(of) if of == stream));
+    let untapped = async {
+        while there.is_tapped() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(timeout(LIMIT, untapped).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_whose_stream_is_refused_is_asked_for_again() {
+    let mut pair = Pair::linked().await;
+    let clock = Clock::simulated();
+    let stream = OpenStream::new(5, (db(), boot()), None, 1, (clock.now(), clock.wall()));
+    let there = pair.server.open_streams.add(stream);
+    pair.hears_the_agent();
+    pair.answers().await;
+    let Command::RelayBegins(first, _, mut handle, _) = pair.taken().await else {
+        panic!("another command");
+    };
+    handle.end(End::Resend);
+    // What is on its way is dropped, and the next message finds the end.
+    there.pass_on(&beat(12), pair.server.clock.now());
+    loop {
+        match pair.taken().await {
+            Command::Bye(of) if of == first => break,
+            Command::Relayed(of, ..) if of == first => (),
+            _ => panic!("another command"),
+        }
+    }
+    pair.answers().await;
+    assert!(pair.begins().await > first);
 }

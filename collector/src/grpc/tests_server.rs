@@ -45,6 +45,7 @@ use super::{
 use crate::{
     fleet::{
         command::Command,
+        open_streams::OpenStreams,
         stream_status::StreamHandle,
         view::{self, ViewPublisher},
     },
@@ -61,10 +62,11 @@ const PIPE_BYTES: usize = 64 * 1024;
 /// A running server.
 pub(super) struct Rig {
     pub(super) entrance: mpsc::Sender<Result<DuplexStream, Infallible>>,
-    commands: mpsc::Receiver<Command>,
+    pub(super) commands: mpsc::Receiver<Command>,
     pub(super) leadership: watch::Sender<Leadership>,
-    clock: Clock,
-    _view: ViewPublisher,
+    pub(super) clock: Clock,
+    pub(super) open_streams: Arc<OpenStreams>,
+    pub(super) view: ViewPublisher,
     /// Ends the streams.
     draining: CancellationToken,
     /// Closes the port.
@@ -77,6 +79,7 @@ impl Rig {
         let (publisher, view) = view::channel();
         let (leadership, reader) = watch::channel(Leadership::default());
         let (sender, commands) = mpsc::channel(16);
+        let open_streams = Arc::<OpenStreams>::default();
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let (supervisor, clock) = (Supervisor::new(draining.clone()), Clock::simulated());
         let services = Services {
@@ -84,14 +87,14 @@ impl Rig {
                 id: "a".to_owned(),
                 heartbeat_interval: Duration::from_secs(1),
                 silent_after: Duration::from_secs(3),
-                commands: sender,
+                commands: sender.clone(),
                 heartbeats: Arc::default(),
                 clock,
                 supervisor: supervisor.clone(),
                 metrics: Metrics::default(),
                 next_stream: Arc::new(AtomicU64::new(1)),
                 refusals: Arc::default(),
-                open_streams: Arc::default(),
+                open_streams: Arc::clone(&open_streams),
             },
             queries: Queries {
                 id: "a".to_owned(),
@@ -105,6 +108,9 @@ impl Rig {
                 metrics: Metrics::default(),
             },
             links: Links {
+                open_streams: Arc::clone(&open_streams),
+                commands: sender.clone(),
+                metrics: Metrics::default(),
                 id: "a".to_owned(),
                 boot: "boot".to_owned(),
                 view: view.clone(),
@@ -126,7 +132,8 @@ impl Rig {
             commands,
             leadership,
             clock,
-            _view: publisher,
+            open_streams,
+            view: publisher,
             draining,
             stop,
             running,

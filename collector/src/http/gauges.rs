@@ -1,7 +1,7 @@
 //! Metrics that are computed from the present state when they are requested: the fleet's view, leadership, and peers.
 //! No metric has to be removed when an instance goes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -12,7 +12,7 @@ use prometheus_client::{
 use redkeeper_runtime::clock::Clock;
 
 use crate::{
-    fleet::view::ViewHandle,
+    fleet::view::{AgentEntry, ViewHandle},
     leader::leadership,
     peers::{
         self,
@@ -57,6 +57,16 @@ impl Collector for Fleet {
             ConstGauge::new(i64::try_from(count).unwrap_or(0))
                 .encode(metric.encode_family(&[("state", state)])?)?;
         }
+        let via = |agent: &&Arc<AgentEntry>| {
+            agent
+                .greeting
+                .as_ref()
+                .is_some_and(|greeting| !greeting.via.is_empty())
+        };
+        let relayed = view.agents.values().filter(via).count();
+        let help = "Agents that are heard by way of other collectors only";
+        let metric = encoder.encode_descriptor("redkeeper_agents_relayed", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(relayed).unwrap_or(0)).encode(metric)?;
         let off = view
             .agents
             .values()
@@ -126,7 +136,7 @@ impl Collector for Standing {
         let unheard = i64::try_from(self.peers.borrow().unheard.len()).unwrap_or(0);
         ConstGauge::new(unheard).encode(encoder.encode_descriptor(
             "redkeeper_agents_unheard",
-            "Agents that another collector hears, but not the leader",
+            "Agents that another collector hears directly, but not the leader",
             None,
             MetricType::Gauge,
         )?)?;

@@ -11,8 +11,8 @@ use redkeeper_core::{
 use redkeeper_proto::{
     dial::Dial,
     v1::{
-        HeardAgents, LinkRequest, LinkResponse, PeerHello, PeerStatus, PeerWelcome, link_request,
-        link_response::Message, peer_service_client::PeerServiceClient,
+        HeardAgents, LinkRequest, LinkResponse, PeerHello, PeerStatus, PeerWelcome, RelayRequest,
+        link_request, link_response::Message, peer_service_client::PeerServiceClient,
     },
 };
 use redkeeper_runtime::clock::Clock;
@@ -21,9 +21,15 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming, transport::Endpoint};
 
-use super::{Peer, Sender};
+use super::{
+    Peer, Sender,
+    asking::Wanted,
+    relay::{Intake, Relayed},
+};
+use crate::fleet::command::Stopped;
 
 /// How long a connection, and then each of the first answers, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,7 +54,13 @@ pub(super) struct Link {
     pub(super) address: String,
     pub(super) dial: Arc<dyn Dial>,
     pub(super) peers: Sender,
+    /// The agents that the other one is to relay.
+    pub(super) wanted: Wanted,
+    /// Where what is relayed goes.
+    pub(super) intake: Intake,
     pub(super) clock: Clock,
+    /// Request to end the link.
+    pub(super) stop: CancellationToken,
 }
 
 /// Why a link ended, or was not opened.
@@ -68,24 +80,35 @@ impl Ended {
 }
 
 impl Link {
-    /// Keeps the link open, for ever.
-    pub(super) async fn run(self) {
+    /// Keeps the link open until asked to end it.
+    pub(super) async fn run(mut self) {
         let mut attempt = 0;
         loop {
             let opened = Instant::now();
-            let Err(ended) = self.talk().await;
+            let (intake, via) = (self.intake.clone(), self.id.clone());
+            let mut relayed = Relayed::new(&intake, &via);
+            let stop = self.stop.clone();
+            let ended = tokio::select! {
+                biased;
+                () = stop.cancelled() => None,
+                ended = self.talk(&mut relayed) => Some(ended),
+            };
+            // The aggregator ends with the process only.
+            relayed.close().await.ok();
+            let Some(Err(ended)) = ended else { return };
             if opened.elapsed() >= GOOD_AFTER {
                 attempt = 0;
             }
             tracing::debug!(collector = self.id, "link: {}", ended.text);
             self.note(|peer| peer.ended(ended, &self.clock));
-            tokio::time::sleep(RETRY.delay(attempt, fastrand::f64())).await;
+            let pause = RETRY.delay(attempt, fastrand::f64());
+            tokio::select! { biased; () = stop.cancelled() => return, () = tokio::time::sleep(pause) => () }
             attempt = attempt.saturating_add(1);
         }
     }
 
     /// Opens the link and records the answers, until it ends.
-    async fn talk(&self) -> Result<std::convert::Infallible, Ended> {
+    async fn talk(&mut self, relayed: &mut Relayed<'_>) -> Result<std::convert::Infallible, Ended> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address))
             .map_err(|e| Ended::no_answer(format!("{:?} is not a valid HOST:PORT: {e}", self.address)))?;
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
@@ -108,12 +131,26 @@ impl Link {
             .map_err(|_| silent(CONNECT_TIMEOUT))?
             .map_err(|status| refused(&status))?
             .into_inner();
-        let Some(Message::Welcome(welcome)) = next(&mut answers, CONNECT_TIMEOUT).await? else {
+        let Some(Message::Welcome(welcome)) = next(&mut answers, CONNECT_TIMEOUT, CONNECT_TIMEOUT).await?
+        else {
             return Err(Ended::no_answer("the first answer is no Welcome"));
         };
         self.note(|peer| peer.welcomed(&welcome));
+        self.wanted.mark_changed();
+        let mut heard = Instant::now();
         loop {
-            match next(&mut answers, SILENCE).await? {
+            let left = SILENCE.saturating_sub(heard.elapsed());
+            let next = tokio::select! {
+                biased;
+                answer = next(&mut answers, left, SILENCE) => answer?,
+                Ok(()) = self.wanted.changed() => {
+                    self.ask(&requests, relayed).await?;
+                    continue;
+                }
+            };
+            heard = Instant::now();
+            match next {
+                Some(Message::Relayed(messages)) => relayed.take(messages).await.map_err(stopped)?,
                 Some(Message::Status(status)) => {
                     self.note(|peer| peer.told(&welcome, status));
                 }
@@ -122,6 +159,26 @@ impl Link {
                 // Of a newer version.
                 None => {}
             }
+        }
+    }
+
+    /// Asks the other collector to relay what is wanted now, and no more.
+    async fn ask(
+        &mut self,
+        requests: &mpsc::Sender<LinkRequest>,
+        relayed: &mut Relayed<'_>,
+    ) -> Result<(), Ended> {
+        let wanted = Arc::clone(&self.wanted.borrow_and_update());
+        relayed.keep(&wanted).await.map_err(stopped)?;
+        let request = LinkRequest {
+            message: Some(link_request::Message::Relay(RelayRequest {
+                agent_ids: wanted.iter().map(ToString::to_string).collect(),
+            })),
+        };
+        let sent = timeout(SILENCE, requests.send(request)).await;
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Ended::no_answer("it takes no request")),
         }
     }
 
@@ -173,8 +230,17 @@ impl Peer {
     }
 }
 
-async fn next(answers: &mut Streaming<LinkResponse>, limit: Duration) -> Result<Option<Message>, Ended> {
-    match timeout(limit, answers.message()).await {
+fn stopped(stopped: Stopped) -> Ended {
+    Ended::no_answer(stopped.to_string())
+}
+
+/// The next answer, which may take what is `left` of `limit`.
+async fn next(
+    answers: &mut Streaming<LinkResponse>,
+    left: Duration,
+    limit: Duration,
+) -> Result<Option<Message>, Ended> {
+    match timeout(left, answers.message()).await {
         Err(_) => Err(silent(limit)),
         Ok(Err(status)) => Err(refused(&status)),
         Ok(Ok(None)) => Err(Ended::no_answer("it closed the link")),

@@ -14,17 +14,25 @@ use redkeeper_runtime::clock::Clock;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Sender, compare::Comparison, link::Link, warnings::WarningLog};
+use super::{
+    Peer, Sender,
+    asking::{Asking, Intervals},
+    compare::Comparison,
+    link::Link,
+    relay::Intake,
+    warnings::WarningLog,
+};
 use crate::{
-    fleet::view::ViewHandle,
+    fleet::{open_streams::OpenStreams, view::ViewHandle},
     leader::{leadership, proofs},
-    store::records::CollectorJson,
 };
 
 /// Time between two comparisons with what is known of leadership and the fleet.
 const ROUND: Duration = Duration::from_secs(1);
-/// Maximum collectors to which a link is kept; three are usual.
+/// Maximum members to which a link is kept; three are usual.
 const PEERS_MAX: usize = 16;
+/// Maximum links, with those to former members.
+const LINKS_MAX: usize = 2 * PEERS_MAX;
 
 /// The task.
 pub struct PeerLinks {
@@ -38,6 +46,12 @@ pub struct PeerLinks {
     pub peers: Sender,
     /// Write half of the candidates whose processes have ended.
     pub ended: proofs::Sender,
+    /// The streams of agents, which tell when each was last heard directly.
+    pub open_streams: Arc<OpenStreams>,
+    /// Where what is relayed goes.
+    pub intake: Intake,
+    /// Intervals of the agents.
+    pub intervals: Intervals,
     /// Opens connections.
     pub dial: Arc<dyn Dial>,
     /// Clock.
@@ -63,6 +77,9 @@ impl PeerLinks {
     async fn keep(self) {
         let (mut open, mut told) = (Open::default(), WarningLog::default());
         let mut comparison = Comparison::new(self.clock.now());
+        let mut asking = Asking::new(self.intervals, self.clock.now());
+        let mut looks = tokio::time::interval(self.intervals.look());
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut leadership, mut answers) = (self.leadership.clone(), self.peers.subscribe());
         leadership.mark_changed();
         let mut rounds = tokio::time::interval(ROUND);
@@ -73,11 +90,16 @@ impl PeerLinks {
                 Ok(()) = answers.changed() => self.prove(&answers.borrow_and_update()),
                 // The coordinator ends with the process only.
                 Ok(()) = leadership.changed() => {
-                    let members = leadership.borrow_and_update().members.clone();
-                    self.follow(&members, &mut open);
+                    leadership.mark_unchanged();
+                    self.follow(&mut open, &mut asking);
                 }
                 Some(()) = open.running.next() => (),
+                _ = looks.tick() => {
+                    let (now, peers) = (self.clock.now(), self.peers.borrow());
+                    asking.decide(now, &self.view, &self.open_streams, &peers, &self.intake);
+                }
                 _ = rounds.tick() => {
+                    self.follow(&mut open, &mut asking);
                     let mut peers = self.peers.borrow().clone();
                     let leader = self.leadership.borrow().leader(self.clock.now()).to_owned();
                     comparison.compare(&self.clock, &self.view.get(), (&self.id, &leader), &mut peers);
@@ -92,25 +114,32 @@ impl PeerLinks {
         }
     }
 
-    /// Opens links to new members, and ends those to former ones.
-    fn follow(&self, members: &[CollectorJson], open: &mut Open) {
+    /// Opens links to new members, and ends those to former ones that do not answer. One that answers and is no member has
+    /// lost ZooKeeper only: it goes on relaying.
+    fn follow(&self, open: &mut Open, asking: &mut Asking) {
+        let members = self.leadership.borrow().members.clone();
         let others = members.iter().filter(|member| member.id != self.id);
         let others: Vec<_> = others.take(PEERS_MAX).collect();
         open.links.retain(|id, (address, stop)| {
-            let stays = others.iter().any(|m| m.id == *id && m.grpc == *address);
+            let member = others.iter().find(|member| member.id == *id);
+            let answers = || self.peers.borrow().peers.get(id).is_some_and(Peer::is_linked);
+            let stays = member.map_or_else(answers, |member| member.grpc == *address);
             if !stays {
                 stop.cancel();
+                asking.forget(id);
             }
             stays
         });
-        let gone = |id: &String| !others.iter().any(|member| member.id == *id);
         self.peers.send_if_modified(|peers| {
             let before = peers.peers.len();
-            peers.peers.retain(|id, _| !gone(id));
+            let is_member = |id: &String| others.iter().any(|member| member.id == *id);
+            peers
+                .peers
+                .retain(|id, _| is_member(id) || open.links.contains_key(id));
             peers.peers.len() != before
         });
         for member in others {
-            if open.links.contains_key(&member.id) {
+            if open.links.contains_key(&member.id) || open.links.len() >= LINKS_MAX {
                 continue;
             }
             let stop = CancellationToken::new();
@@ -120,13 +149,13 @@ impl PeerLinks {
                 address: member.grpc.clone(),
                 dial: Arc::clone(&self.dial),
                 peers: self.peers.clone(),
+                wanted: asking.of(&member.id),
+                intake: self.intake.clone(),
                 clock: self.clock,
+                stop: stop.clone(),
             };
-            open.links
-                .insert(member.id.clone(), (member.grpc.clone(), stop.clone()));
-            open.running.push(Box::pin(async move {
-                tokio::select! { biased; () = stop.cancelled() => (), () = link.run() => () }
-            }));
+            open.links.insert(member.id.clone(), (member.grpc.clone(), stop));
+            open.running.push(Box::pin(link.run()));
         }
     }
 

@@ -3,10 +3,12 @@
 //! its collector has ended, which collector it takes for the leader, and which agents it hears. From this and the own
 //! leadership state, [`warnings`] derives what is wrong with the cluster.
 
+pub mod asking;
 mod compare;
 mod connect;
 mod link;
 pub mod links;
+pub mod relay;
 pub mod warnings;
 
 use std::{collections::BTreeMap, sync::Arc};

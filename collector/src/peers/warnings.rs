@@ -18,7 +18,7 @@ pub const CODES: [&str; 8] = [
     COLLECTOR_MISTAKEN,
     COLLECTOR_NOT_LINKED,
     COLLECTOR_ID_SHARED,
-    AGENT_UNHEARD,
+    AGENT_RELAYED,
     AGENT_ID_SHARED,
     WRITES_REFUSED,
 ];
@@ -32,8 +32,8 @@ pub const COLLECTOR_MISTAKEN: &str = "COLLECTOR_MISTAKEN";
 pub const COLLECTOR_NOT_LINKED: &str = "COLLECTOR_NOT_LINKED";
 /// Another collector has the id of this one.
 pub const COLLECTOR_ID_SHARED: &str = "COLLECTOR_ID_SHARED";
-/// An agent that the leader does not hear.
-pub const AGENT_UNHEARD: &str = "AGENT_UNHEARD";
+/// An agent that the leader hears by way of another collector only.
+pub const AGENT_RELAYED: &str = "AGENT_RELAYED";
 
 /// Two agents claim one id.
 pub const AGENT_ID_SHARED: &str = "AGENT_ID_SHARED";
@@ -124,10 +124,10 @@ pub fn warnings(leadership: &Leadership, peers: &Peers, now: Mono) -> Vec<Warnin
             n => format!(" and {n} more"),
         };
         all.push(Warning {
-            code: AGENT_UNHEARD,
+            code: AGENT_RELAYED,
             subject: String::new(),
             text: format!(
-                "{} agent(s) are not heard by the leader {leader}, so that what they see is not published: {}{more}; name every collector in their `collectors`, each by an address of its own",
+                "{} agent(s) reach the leader {leader} only by way of collectors that relay them: {}{more}; is a path cut, or do their `collectors` not name every collector, each by an address of its own?",
                 peers.unheard.len(),
                 named.join(", ")
             ),
@@ -336,7 +336,7 @@ mod tests {
         let all = [
             COLLECTOR_SILENT,
             COLLECTOR_MISTAKEN,
-            AGENT_UNHEARD,
+            AGENT_RELAYED,
             AGENT_ID_SHARED,
         ];
         assert_eq!(codes, all);

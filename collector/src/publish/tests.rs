@@ -214,6 +214,7 @@ impl Rig {
                 boot: BootId::new(&"0".repeat(32)).unwrap(),
                 version: String::new(),
                 host: String::new(),
+                via: String::new(),
                 address: String::new(),
                 clock: WallMs(0),
             }),

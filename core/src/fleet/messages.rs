@@ -51,6 +51,8 @@ pub struct AgentInfo {
     pub host: String,
     /// The address that it connects from, for display; empty if it is not known.
     pub address: String,
+    /// The collector that relays its messages; empty if it is heard directly.
+    pub via: String,
     /// Its wall clock when it sent the Hello; zero if it does not send its time.
     pub clock: WallMs,
 }
@@ -95,6 +97,10 @@ pub enum Input {
     Hello(u64, AgentInfo),
     /// A message of an open stream.
     Message(u64, Seq, Message),
+    /// Another collector begins to relay an agent. It heard the agent last, and its last heartbeat, this long ago.
+    RelayBegins(u64, AgentInfo, Duration, Duration),
+    /// A message that another collector relays, which heard it this long ago.
+    Relayed(u64, Seq, Message, Duration),
     /// Statuses found in ZooKeeper: taken over where nothing fresher is known. True if another collector led until now:
     /// an agent of which that one had heard more then gets a full grace period.
     Adopt(Vec<(Arc<Status>, Origin)>, bool),

@@ -26,6 +26,7 @@ pub use clocks::{ClockOffset, OFFSET_MIN};
 pub use instances_of_agent::{FreshnessLimit, Member, Members};
 pub use liveness::silent_at;
 pub use messages::{AgentInfo, Effect, Input, Message, Report, Rival};
+pub use relaying::AgentSnapshot;
 
 mod agent_slab;
 mod clocks;
@@ -34,6 +35,7 @@ mod leader_takeover;
 mod liveness;
 pub mod message_order;
 mod messages;
+mod relaying;
 mod reports;
 mod streams;
 pub mod unheard_agents;
@@ -79,8 +81,10 @@ pub struct AgentState {
     pub complete: bool,
     /// Its instances.
     pub members: Members,
-    /// The open stream, if there is one.
+    /// The stream that began last, if one is open.
     stream: Option<u64>,
+    /// Number of open streams.
+    streams_open: u32,
     snapshot: Option<Snapshot>,
     /// The last agent that was refused because this one has its id.
     pub rival: Option<Box<Rival>>,
@@ -90,6 +94,15 @@ pub struct AgentState {
 struct Snapshot {
     first: Origin,
     mentioned: BTreeSet<InstanceId>,
+}
+
+/// An open stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct OpenStream {
+    agent: SlotKey,
+    boot: BootOrdinal,
+    /// The collector that relays it; `None` if it is the agent's own.
+    via: Option<Box<str>>,
 }
 
 /// An instance as the fleet holds it.
@@ -108,8 +121,8 @@ pub struct InstanceState {
 pub struct Fleet {
     silent_after: Duration,
     agents: Agents,
-    /// The agent and the boot of each open stream.
-    streams: BTreeMap<u64, (SlotKey, BootOrdinal)>,
+    /// The agent and the boot of each open stream, and whether it is relayed.
+    streams: BTreeMap<u64, OpenStream>,
     instances: IdMap<InstanceState>,
     /// When to check each agent again. An entry may be early, because the deadline has moved since, but is never late.
     deadlines: BTreeSet<(Mono, AgentId)>,
@@ -172,9 +185,17 @@ impl Fleet {
     pub fn step(&mut self, now: Mono, wall: WallMs, input: Input, out: &mut Vec<Effect>) {
         self.forgive_own_pause(now, out);
         match input {
-            Input::Hello(stream, greeting) => self.hello(now, wall, stream, greeting, out),
-            Input::Message(stream, seq, message) => self.message(now, wall, (stream, seq), message, out),
-            Input::Bye(stream) => self.bye(stream),
+            Input::Hello(stream, greeting) => self.hello((now, (now, now)), wall, stream, greeting, out),
+            Input::Message(stream, seq, message) => {
+                self.message((now, Duration::ZERO), wall, (stream, seq), message, out);
+            }
+            Input::RelayBegins(stream, greeting, heard_age, heartbeat_age) => {
+                self.relay_begins(now, wall, (stream, greeting), (heard_age, heartbeat_age), out);
+            }
+            Input::Relayed(stream, seq, message, age) => {
+                self.message((now, age), wall, (stream, seq), message, out);
+            }
+            Input::Bye(stream) => self.bye(stream, out),
             Input::Adopt(statuses, grace) => self.adopt(now, wall, statuses, grace, out),
             Input::Tick => {}
         }
@@ -214,6 +235,7 @@ impl AgentState {
             complete: false,
             members: Members::default(),
             stream: None,
+            streams_open: 0,
             snapshot: None,
             rival: None,
         }
@@ -235,6 +257,8 @@ fn is_collector_verdict(reason: Reason) -> bool {
 mod tests;
 #[cfg(test)]
 mod tests_leader_takeover;
+#[cfg(test)]
+mod tests_relaying;
 #[cfg(test)]
 mod tests_shared_id;
 #[cfg(test)]

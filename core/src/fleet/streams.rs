@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{AgentInfo, AgentState, Effect, Fleet, Member, Message, Rival, is_collector_verdict};
+use super::{AgentInfo, AgentState, Effect, Fleet, Member, Message, OpenStream, Rival, is_collector_verdict};
 use crate::{
     fleet::message_order::{Arrival, MessageOrder},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
@@ -12,14 +12,16 @@ use crate::{
 };
 
 impl Fleet {
+    /// A stream begins, whose agent was last heard, and whose last heartbeat was heard, at these times.
     pub(super) fn hello(
         &mut self,
-        now: Mono,
+        (now, (heard, heartbeat_at)): (Mono, (Mono, Mono)),
         wall: WallMs,
         stream: u64,
         greeting: AgentInfo,
         out: &mut Vec<Effect>,
     ) {
+        let via = (!greeting.via.is_empty()).then(|| greeting.via.as_str().into());
         if self.agents.key(&greeting.agent).is_none() && self.agents.len() >= AGENTS_MAX {
             out.push(Effect::Full(stream, "too many agents"));
             return;
@@ -33,6 +35,10 @@ impl Fleet {
             let before = before.filter(|rival| rival.greeting.boot == greeting.boot);
             let times = before.map_or(0, |rival| rival.times);
             out.push(Effect::InUse(stream, place));
+            if via.is_some() {
+                // Perhaps a restart that was not noticed here yet; it is asked for again soon.
+                return;
+            }
             agent.rival = Some(Box::new(Rival {
                 greeting,
                 times: times.saturating_add(1),
@@ -62,37 +68,66 @@ impl Fleet {
         agent.clock.observe(greeting.clock, wall);
         agent.greeting = Some(greeting);
         agent.stream = Some(stream);
+        agent.streams_open += 1;
         agent.connected = wall;
         agent.snapshot = None;
-        agent.heartbeat_at = now;
-        agent.heard(now, silent_after, &mut self.deadlines);
-        self.streams.insert(stream, (place, ordinal));
+        agent.heartbeat_at = agent.heartbeat_at.max(heartbeat_at);
+        if now.since(heard) < silent_after {
+            agent.heard(heard, silent_after, &mut self.deadlines);
+        }
+        let open = OpenStream {
+            agent: place,
+            boot: ordinal,
+            via,
+        };
+        self.streams.insert(stream, open);
         out.push(Effect::Agent(place));
     }
 
-    pub(super) fn bye(&mut self, stream: u64) {
-        let of = self.streams.remove(&stream);
-        let agent = of.and_then(|(place, _)| self.agents.at_mut(place));
-        if let Some(agent) = agent.filter(|agent| agent.stream == Some(stream)) {
-            agent.stream = None;
-            agent.snapshot = None;
+    pub(super) fn bye(&mut self, stream: u64, out: &mut Vec<Effect>) {
+        let Some(closed) = self.streams.remove(&stream) else {
+            return;
+        };
+        let Some(agent) = self.agents.at_mut(closed.agent) else {
+            return;
+        };
+        agent.streams_open = agent.streams_open.saturating_sub(1);
+        if agent.stream != Some(stream) {
+            return;
+        }
+        agent.snapshot = None;
+        // While one path was silent, another one may have taken its place.
+        let same = |open: &OpenStream| open.agent == closed.agent && open.boot == closed.boot;
+        let mut others = self.streams.iter().filter(|_| agent.streams_open > 0);
+        let other = others.rfind(|(_, open)| same(open));
+        agent.stream = other.map(|(number, _)| *number);
+        let via = other.map(|(_, open)| open.via.as_deref().unwrap_or_default());
+        if let (Some(via), Some(greeting)) = (via, &mut agent.greeting)
+            && greeting.via != via
+        {
+            via.clone_into(&mut greeting.via);
+            agent.version += 1;
+            out.push(Effect::Agent(closed.agent));
         }
     }
 
+    /// A message, which came this long ago if another collector relays it.
     pub(super) fn message(
         &mut self,
-        now: Mono,
+        (now, age): (Mono, Duration),
         wall: WallMs,
         (stream, seq): (u64, Seq),
         message: Message,
         out: &mut Vec<Effect>,
     ) {
         let silent_after = self.silent_after;
+        // Whatever the message proves, it proves of this time.
+        let now = now.before(age);
         // The agent may have been forgotten meanwhile.
-        let arrived = self.streams.get(&stream).and_then(|(place, ordinal)| {
-            let agent = self.agents.at_mut(*place)?;
-            let arrival = agent.order.as_mut()?.accept(*ordinal, seq);
-            Some((*place, agent, arrival))
+        let arrived = self.streams.get(&stream).and_then(|open| {
+            let agent = self.agents.at_mut(open.agent)?;
+            let arrival = agent.order.as_mut()?.accept(open.boot, seq);
+            Some((open.agent, agent, arrival))
         });
         let Some((place, agent, arrival)) = arrived else {
             out.push(Effect::Superseded(stream));
@@ -104,8 +139,9 @@ impl Fleet {
                 out.push(Effect::Superseded(stream));
                 return;
             }
-            Arrival::New => agent.heard(now, silent_after, &mut self.deadlines),
-            Arrival::Stale => {}
+            // What is older than `silent_after` does not end a silence.
+            Arrival::New if age < silent_after => agent.heard(now, silent_after, &mut self.deadlines),
+            Arrival::New | Arrival::Stale => {}
         }
         if let Message::Heartbeat(ages, clock) = message {
             if arrival == Arrival::New {
@@ -169,7 +205,7 @@ impl AgentState {
 
     /// Applies the ages of a heartbeat; returns the instances whose status no longer agrees with their progress.
     fn heartbeat(&mut self, now: Mono, ages: &[(Handle, Duration)]) -> Vec<InstanceId> {
-        self.heartbeat_at = now;
+        self.heartbeat_at = self.heartbeat_at.max(now);
         for (handle, age) in ages {
             if let Some(member) = self.members.by_handle(*handle) {
                 member.progress = member.progress.max(now.before(*age));

@@ -43,6 +43,7 @@ pub(super) fn greeting(agent: AgentId, n: u64) -> AgentInfo {
         version: String::new(),
         host: String::new(),
         address: String::new(),
+        via: String::new(),
         clock: WallMs(0),
     }
 }

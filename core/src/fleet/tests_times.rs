@@ -78,6 +78,7 @@ fn times_of_an_agent_whose_clock_is_off_are_corrected() {
     let hour = 3_600_000;
     let mut w = World::new();
     let greeting = AgentInfo {
+        via: String::new(),
         clock: WallMs(hour + 7),
         ..greeting(agent(), 1)
     };

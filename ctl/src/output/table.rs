@@ -49,6 +49,14 @@ pub(super) fn row(i: &v1::Instance) -> Vec<String> {
     ]
 }
 
+/// By which path a collector hears an agent.
+fn path(via: &str) -> String {
+    match via {
+        "" => "direct".to_owned(),
+        via => format!("via {via}"),
+    }
+}
+
 /// Prints the answer of `get`.
 pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) -> io::Result<()> {
     let v = instance.verdict.clone().unwrap_or_default();
@@ -89,9 +97,10 @@ pub(crate) fn get(instance: &v1::Instance, header: Option<&v1::ResponseHeader>) 
         (
             "Probed",
             format!(
-                "{} ago by agent {}",
+                "{} ago by agent {}, heard {}",
                 age(instance.probe_age.as_ref()),
-                instance.agent_id
+                instance.agent_id,
+                path(&instance.via)
             ),
         ),
     ];
@@ -237,6 +246,7 @@ pub(crate) fn agents(agents: &[v1::Agent], header: Option<&v1::ResponseHeader>) 
             or_dash(&a.host),
             a.instances.to_string(),
             age(a.heard_age.as_ref()),
+            path(&a.via),
             span(a.connected_age.as_ref()).unwrap_or_else(|| since_by_own_clock(a.connected_time.as_ref())),
             clock_state(a.clock_ahead.as_ref()),
             or_dash(&a.version),
@@ -249,6 +259,7 @@ pub(crate) fn agents(agents: &[v1::Agent], header: Option<&v1::ResponseHeader>) 
             "HOST",
             "INSTANCES",
             "HEARD",
+            "PATH",
             "CONNECTED",
             "CLOCK",
             "VERSION",

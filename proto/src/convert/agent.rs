@@ -12,7 +12,7 @@ use redkeeper_core::{
 use super::{
     Invalid, duration_from_wire, duration_to_wire, invalid,
     status::{identity, verdict_from_wire, verdict_to_wire},
-    time_from_wire,
+    time_from_wire, time_to_wire,
 };
 use crate::v1;
 
@@ -92,8 +92,20 @@ pub fn greeting_from_wire(wire: &v1::Hello) -> Result<AgentInfo, Invalid> {
         version: cut(&wire.version, 64),
         host: cut(&wire.host, 255),
         address: String::new(),
+        via: String::new(),
         clock: time_from_wire(wire.agent_time.as_ref()),
     })
+}
+
+/// A Hello for the wire.
+pub fn greeting_to_wire(greeting: &AgentInfo) -> v1::Hello {
+    v1::Hello {
+        agent_id: greeting.agent.to_string(),
+        boot_id: greeting.boot.as_str().to_owned(),
+        version: greeting.version.clone(),
+        host: greeting.host.clone(),
+        agent_time: time_to_wire(greeting.clock),
+    }
 }
 
 /// Checks a message after the Hello.

@@ -9,7 +9,7 @@ mod agent;
 mod enums;
 mod status;
 
-pub use agent::{greeting_from_wire, message_from_wire, report_to_wire};
+pub use agent::{greeting_from_wire, greeting_to_wire, message_from_wire, report_to_wire};
 pub use enums::*;
 pub use status::{identity, verdict_to_wire};
 
@@ -23,11 +23,18 @@ pub struct Invalid {
     pub problem: String,
 }
 
-fn invalid(field: &str, problem: impl std::fmt::Display) -> Invalid {
-    Invalid {
-        field: field.to_owned(),
-        problem: problem.to_string(),
+impl Invalid {
+    /// A mistake in a field.
+    pub fn new(field: &str, problem: impl std::fmt::Display) -> Self {
+        Self {
+            field: field.to_owned(),
+            problem: problem.to_string(),
+        }
     }
+}
+
+fn invalid(field: &str, problem: impl std::fmt::Display) -> Invalid {
+    Invalid::new(field, problem)
 }
 
 /// Longest duration that is accepted: a day. Anything longer is a mistake of the sender.

@@ -2,7 +2,6 @@
 //! others (`stream`).
 
 mod control;
-pub mod open_streams;
 mod stream;
 
 use std::{
@@ -22,13 +21,12 @@ use redkeeper_runtime::{clock::Clock, log_limit::RepeatLimit, supervise::Supervi
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use self::open_streams::OpenStreams;
 use super::{
     errors::Failure,
     responses::{self, ResponseStream},
 };
 use crate::{
-    fleet::{command::Command, heartbeats::HeartbeatQueue},
+    fleet::{command::Command, heartbeats::HeartbeatQueue, open_streams::OpenStreams},
     metrics::Metrics,
 };
 

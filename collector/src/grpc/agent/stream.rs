@@ -18,7 +18,7 @@ use redkeeper_proto::{
     convert,
     v1::{
         Ack, Drain, ReportStatusRequest, ReportStatusResponse, Welcome,
-        report_status_response::Message as Answer,
+        report_status_request::Message as Wire, report_status_response::Message as Answer,
     },
 };
 use tonic::{Status, Streaming};
@@ -27,12 +27,12 @@ use super::{
     Ingest, Newcomer,
     control::{ControlEvents, Event},
     in_range,
-    open_streams::OpenStream,
 };
 use crate::{
     fleet::{
         command::Command,
         heartbeats::QueuedHeartbeat,
+        open_streams::OpenStream,
         stream_status::{self, End, StreamStatus},
     },
     grpc::{errors::Failure, responses::ResponseSender},
@@ -96,10 +96,17 @@ impl Ingest {
         let entry = self
             .open_streams
             .add(OpenStream::new(stream, name, *peer, *first, now));
+        let hello = entry.is_tapped().then(|| ReportStatusRequest {
+            sequence: *first,
+            message: Some(Wire::Hello(convert::greeting_to_wire(greeting))),
+        });
         let mut opened = false;
         let talk = async {
             let status = self.open(&entry, newcomer).await?;
             opened = true;
+            if let Some(hello) = hello {
+                entry.pass_on(&hello, self.clock.now());
+            }
             tracing::info!(agent, stream, "agent connected");
             self.talk(&mut messages, &entry, status, &answers).await
         };
@@ -240,6 +247,9 @@ impl Ingest {
                     in_range(seq).map_err(|text| self.bad(text))?;
                     last = seq;
                     entry.received(seq, heard);
+                    if entry.is_tapped() {
+                        entry.pass_on(&message, heard);
+                    }
                     let content = message
                         .message
                         .ok_or_else(|| self.bad(format!("message {seq} is empty")))?;

@@ -165,6 +165,7 @@ fn greeting(agent: &str) -> AgentInfo {
         boot: BootId::new(&"7".repeat(32)).unwrap(),
         version: "1.2.3".to_owned(),
         host: format!("{agent}.example"),
+        via: String::new(),
         address: "10.0.0.1".to_owned(),
         clock: WallMs(0),
     }

@@ -69,11 +69,21 @@ pub(super) fn instance(status: &Known, revision: Revision, progress: Option<Mono
         revision: revision.0,
         probe_age: progress.map(|at| convert::duration_to_wire(now.mono.since(at))),
         state_age: age(status.verdict.since, now.wall).map(convert::long_duration_to_wire),
+        via: String::new(),
     }
 }
 
+/// The collector by which an agent is heard; empty if it is heard directly.
+fn via(view: &View, agent: &AgentId) -> String {
+    let greeting = view.agents.get(agent).and_then(|agent| agent.greeting.as_ref());
+    greeting.map_or_else(String::new, |greeting| greeting.via.clone())
+}
+
 pub(super) fn entry(view: &View, entry: &Entry, now: Now) -> v1::Instance {
-    instance(&entry.status, entry.revision, view.progress(&entry.status), now)
+    v1::Instance {
+        via: via(view, &entry.status.agent),
+        ..instance(&entry.status, entry.revision, view.progress(&entry.status), now)
+    }
 }
 
 pub(super) fn transition(view: &View, change: &Change, now: Now) -> v1::Transition {
@@ -111,6 +121,7 @@ pub(super) fn agent(id: &AgentId, entry: &AgentEntry, now: Now) -> v1::Agent {
         clock_ahead: (entry.clock_ahead_ms != 0)
             .then(|| convert::signed_millis_to_wire(entry.clock_ahead_ms)),
         address: greeting.map(|g| g.address.clone()).unwrap_or_default(),
+        via: greeting.map(|g| g.via.clone()).unwrap_or_default(),
         refused: entry.refused(now.mono).map(|rival| v1::RefusedAgent {
             boot_id: rival.greeting.boot.as_str().to_owned(),
             host: rival.greeting.host.clone(),

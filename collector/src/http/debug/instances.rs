@@ -17,8 +17,10 @@ use serde_json::{Value, json};
 
 use super::{Now, Sources, lines};
 use crate::{
-    fleet::view::{AgentEntry, Entry, View, ViewHandle},
-    grpc::agent::open_streams::OpenStream,
+    fleet::{
+        open_streams::OpenStream,
+        view::{AgentEntry, Entry, View, ViewHandle},
+    },
     store::diagnostics::{NAMED_MAX, Publishing},
 };
 

@@ -17,8 +17,7 @@ use redkeeper_runtime::{
 };
 
 use crate::{
-    fleet::view::ViewHandle,
-    grpc::agent::open_streams::OpenStreams,
+    fleet::{open_streams::OpenStreams, view::ViewHandle},
     leader::leadership,
     store::{diagnostics::Diagnostics, layout::Layout},
 };

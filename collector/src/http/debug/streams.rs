@@ -10,9 +10,9 @@ use redkeeper_runtime::{
 use serde_json::{Value, json};
 
 use super::{Now, Sources};
-use crate::{
-    fleet::view::{AgentEntry, View},
-    grpc::agent::open_streams::OpenStream,
+use crate::fleet::{
+    open_streams::OpenStream,
+    view::{AgentEntry, View},
 };
 
 /// A line of text, and the same as JSON.

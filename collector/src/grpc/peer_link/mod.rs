@@ -1,5 +1,7 @@
-//! Answers the links of the other collectors: tells each what this collector knows of leadership, and which agents it
-//! hears.
+//! Answers the links of the other collectors: tells each what this collector knows of leadership and which agents it
+//! hears, and relays the agents that it asks for (`relay`).
+
+mod relay;
 
 use std::{
     sync::{
@@ -19,17 +21,26 @@ use redkeeper_proto::v1::{
     peer_service_server::PeerService,
 };
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::relay::Relay;
 use super::{
     errors::Failure,
     responses::{self, ResponseSender, ResponseStream},
 };
 use crate::{
-    fleet::view::{View, ViewHandle},
+    fleet::{
+        command::Command,
+        open_streams::OpenStreams,
+        view::{View, ViewHandle},
+    },
     leader::leadership,
+    metrics::Metrics,
 };
 
 /// Kind of the links' tasks.
@@ -58,6 +69,12 @@ pub struct Links {
     pub view: ViewHandle,
     /// What is known of leadership.
     pub leadership: leadership::Reader,
+    /// The streams of agents, from which messages are relayed.
+    pub open_streams: Arc<OpenStreams>,
+    /// Command channel of the aggregator, which knows the newest state of each instance.
+    pub commands: mpsc::Sender<Command>,
+    /// Counters.
+    pub metrics: Metrics,
     /// Clock.
     pub clock: Clock,
     /// Owner of the links' tasks.
@@ -119,8 +136,9 @@ impl PeerService for Service {
                     // If it is not taken, the end of the connection says the same.
                     drop(answers.try_send(Err(Failure::ShuttingDown.into())));
                 }
-                () = links.answer(&answers) => (),
-                () = closed(&mut requests) => (),
+                ended = links.answer(&mut requests, &answers) => if let Err(failure) = ended {
+                    drop(answers.try_send(Err(failure.into())));
+                },
             }
         };
         let _owned_by_supervisor = self.links.supervisor.spawn(LINK, name, link);
@@ -141,11 +159,6 @@ async fn greeting(requests: &mut Streaming<LinkRequest>) -> Result<CollectorId, 
     Ok(id)
 }
 
-/// Resolves when the other side ends the link. What it asks is of a newer version, and is ignored.
-async fn closed(requests: &mut Streaming<LinkRequest>) {
-    while let Ok(Some(_)) = requests.message().await {}
-}
-
 /// What was told last.
 struct Told {
     status: PeerStatus,
@@ -154,8 +167,13 @@ struct Told {
 }
 
 impl Links {
-    /// Answers until the other side takes no more.
-    async fn answer(self, answers: &ResponseSender<LinkResponse>) {
+    /// Answers until the other side ends the link, or takes no more.
+    async fn answer(
+        self,
+        requests: &mut Streaming<LinkRequest>,
+        answers: &ResponseSender<LinkResponse>,
+    ) -> Result<(), Failure> {
+        let mut relay = Relay::new(&self);
         let mut leadership = self.leadership.clone();
         let mut rounds = tokio::time::interval(STATUS_INTERVAL);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -176,7 +194,7 @@ impl Links {
                     message: Some(message),
                 });
                 if !matches!(timeout(TIMEOUT, answers.send(Ok(answer))).await, Ok(Ok(()))) {
-                    return;
+                    return Ok(());
                 }
             }
             tokio::select! {
@@ -188,11 +206,23 @@ impl Links {
                         next.push(Message::Status(told.status.clone()));
                     }
                 }
+                request = requests.message() => match request {
+                    Ok(Some(request)) => match request.message {
+                        Some(link_request::Message::Relay(wanted)) => relay.ask(&wanted.agent_ids)?,
+                        Some(link_request::Message::Hello(_)) => {
+                            return Err(Failure::BadMessage("a second Hello".to_owned()));
+                        }
+                        // Of a newer version.
+                        None => {}
+                    },
+                    Ok(None) | Err(_) => return Ok(()),
+                },
                 _ = rounds.tick() => {
                     told.status = self.status(&mut leadership);
                     next.push(Message::Status(told.status.clone()));
                     self.hearing(&mut told, &mut next);
                 }
+                messages = relay.next() => next.push(Message::Relayed(messages?)),
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The open streams of agents, for `/debug/streams`. Each stream's task writes its own numbers, and nobody waits for
-//! anybody: a message costs three plain stores.
+//! The open streams of agents: for `/debug/streams`, and for other collectors, which are passed what comes on them. Each
+//! stream's task writes its own numbers, and nobody waits for anybody: a message costs three plain stores.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -16,6 +16,9 @@ use redkeeper_core::{
     time::{Mono, WallMs},
 };
 
+use redkeeper_proto::v1::ReportStatusRequest;
+
+use super::relay_tap::{TapSender, Tapped};
 use crate::fleet::stream_status::Applied;
 
 /// An open stream. Only its task changes the numbers.
@@ -32,12 +35,18 @@ pub struct OpenStream {
     /// When the stream began.
     pub opened: WallMs,
     /// How far the aggregator has applied the messages.
-    pub(super) applied: Applied,
+    pub(crate) applied: Applied,
     received: AtomicU64,
     acknowledged: AtomicU64,
     messages: AtomicU64,
     heard: AtomicU64,
+    /// Whether there are taps, which are looked at only then.
+    is_tapped: AtomicBool,
+    taps: Mutex<Taps>,
 }
+
+/// The taps of one agent, by the number of the link.
+type Taps = BTreeMap<u64, TapSender>;
 
 /// The sequences of one stream. An agent counts its messages over all of its streams, so a stream does not have each of
 /// them.
@@ -60,7 +69,7 @@ impl Sequences {
 
 impl OpenStream {
     /// A stream whose first message, a Hello with the sequence `first`, was received, and is not accepted yet.
-    pub(super) fn new(
+    pub(crate) fn new(
         number: u64,
         (agent, boot): (AgentId, BootId),
         peer: Option<SocketAddr>,
@@ -78,11 +87,36 @@ impl OpenStream {
             acknowledged: AtomicU64::new(first.saturating_sub(1)),
             messages: AtomicU64::new(1),
             heard: AtomicU64::new(now.0),
+            is_tapped: AtomicBool::new(false),
+            taps: Mutex::default(),
+        }
+    }
+
+    fn set_taps(&self, taps: Taps) {
+        self.is_tapped.store(!taps.is_empty(), Ordering::Release);
+        // Nothing panics while the lock is held.
+        *self.taps.lock().unwrap_or_else(PoisonError::into_inner) = taps;
+    }
+
+    /// Whether another collector is passed what comes on this stream.
+    pub(crate) fn is_tapped(&self) -> bool {
+        self.is_tapped.load(Ordering::Acquire)
+    }
+
+    /// Passes a message to the collectors that ask for it.
+    pub(crate) fn pass_on(&self, request: &ReportStatusRequest, now: Mono) {
+        for tap in self.taps.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            tap.push(Tapped {
+                agent: self.agent.clone(),
+                boot: self.boot.clone(),
+                received: now,
+                request: request.clone(),
+            });
         }
     }
 
     /// Records a message.
-    pub(super) fn received(&self, sequence: u64, now: Mono) {
+    pub(crate) fn received(&self, sequence: u64, now: Mono) {
         self.received.store(sequence, Ordering::Relaxed);
         self.heard.store(now.0, Ordering::Relaxed);
         // There is one writer, so that an atomic addition, which costs more, is not needed.
@@ -91,7 +125,7 @@ impl OpenStream {
     }
 
     /// Records an acknowledgement. The Welcome acknowledges the Hello.
-    pub(super) fn acknowledged(&self, sequence: u64) {
+    pub(crate) fn acknowledged(&self, sequence: u64) {
         self.acknowledged.store(sequence, Ordering::Relaxed);
     }
 
@@ -119,18 +153,43 @@ impl OpenStream {
 
 /// The open streams by number: one for each task of a stream.
 #[derive(Debug, Default)]
-pub struct OpenStreams(Mutex<BTreeMap<u64, Arc<OpenStream>>>);
+pub struct OpenStreams(Mutex<Streams>);
+
+#[derive(Debug, Default)]
+struct Streams {
+    open: BTreeMap<u64, Arc<OpenStream>>,
+    /// The taps of each agent, also of those that have no stream yet.
+    taps: BTreeMap<AgentId, Taps>,
+}
+
+impl Streams {
+    /// Changes the taps of an agent.
+    fn change_taps(&mut self, agent: &AgentId, change: impl FnOnce(&mut Taps)) {
+        let mut taps = self.taps.remove(agent).unwrap_or_default();
+        change(&mut taps);
+        for stream in self.open.values().filter(|stream| stream.agent == *agent) {
+            stream.set_taps(taps.clone());
+        }
+        if !taps.is_empty() {
+            self.taps.insert(agent.clone(), taps);
+        }
+    }
+}
 
 impl OpenStreams {
-    fn streams(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<OpenStream>>> {
+    fn streams(&self) -> MutexGuard<'_, Streams> {
         // Nothing panics while the lock is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a stream until the returned guard is dropped.
-    pub(super) fn add(self: &Arc<Self>, stream: OpenStream) -> OpenStreamGuard {
-        let stream = Arc::new(stream);
-        self.streams().insert(stream.number, Arc::clone(&stream));
+    pub(crate) fn add(self: &Arc<Self>, stream: OpenStream) -> OpenStreamGuard {
+        let (stream, mut streams) = (Arc::new(stream), self.streams());
+        if let Some(taps) = streams.taps.get(&stream.agent) {
+            stream.set_taps(taps.clone());
+        }
+        streams.open.insert(stream.number, Arc::clone(&stream));
+        drop(streams);
         OpenStreamGuard {
             streams: Arc::clone(self),
             stream,
@@ -139,12 +198,23 @@ impl OpenStreams {
 
     /// All streams, by number. Holds the lock only while it copies the pointers.
     pub fn all(&self) -> Vec<Arc<OpenStream>> {
-        self.streams().values().map(Arc::clone).collect()
+        self.streams().open.values().map(Arc::clone).collect()
+    }
+
+    /// Passes all that comes from an agent, on its present streams and on those to come, to a link.
+    pub(crate) fn tap(&self, link: u64, agent: &AgentId, sender: &TapSender) {
+        self.streams()
+            .change_taps(agent, |taps| drop(taps.insert(link, sender.clone())));
+    }
+
+    /// Ends that.
+    pub(crate) fn untap(&self, link: u64, agent: &AgentId) {
+        self.streams().change_taps(agent, |taps| drop(taps.remove(&link)));
     }
 }
 
 /// Removes its stream when it is dropped.
-pub(super) struct OpenStreamGuard {
+pub(crate) struct OpenStreamGuard {
     streams: Arc<OpenStreams>,
     stream: Arc<OpenStream>,
 }
@@ -159,7 +229,7 @@ impl Deref for OpenStreamGuard {
 
 impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
-        self.streams.streams().remove(&self.stream.number);
+        self.streams.streams().open.remove(&self.stream.number);
     }
 }
 
@@ -190,6 +260,34 @@ mod tests {
         one.received(107, Mono(9));
         assert_eq!(now(), (107, 100, 100, 7));
         assert_eq!((one.messages(), one.heard()), (2, Mono(9)));
+    }
+
+    #[test]
+    fn taps_reach_the_streams_of_now_and_those_to_come_and_no_others() {
+        let all = Arc::new(OpenStreams::default());
+        let (sender, mut receiver) = super::super::relay_tap::channel();
+        let (db, other) = (AgentId::new("db").unwrap(), AgentId::new("other").unwrap());
+        let first = all.add(stream(1, 1));
+        all.tap(7, &db, &sender);
+        all.tap(7, &other, &sender);
+        let second = all.add(stream(2, 1));
+        let request = |sequence| ReportStatusRequest {
+            sequence,
+            message: None,
+        };
+        for (n, stream) in [&first, &second].into_iter().enumerate() {
+            assert!(stream.is_tapped());
+            stream.pass_on(&request(n as u64), Mono(3));
+            let passed = receiver.try_next().unwrap();
+            assert_eq!((passed.agent, passed.received), (db.clone(), Mono(3)));
+            assert_eq!(passed.request, request(n as u64));
+        }
+        all.untap(7, &db);
+        assert!(!first.is_tapped() && !second.is_tapped());
+        first.pass_on(&request(9), Mono(4));
+        assert!(receiver.try_next().is_none());
+        all.untap(7, &other);
+        assert!(all.streams().taps.is_empty(), "nothing is left behind");
     }
 
     #[test]
