@@ -175,6 +175,7 @@ fn settings(config: &Config, close_grace: Duration) -> Settings {
         heartbeat_interval: config.heartbeat_interval,
         silent_after: config.silent_after,
         freshness_interval: config.freshness_interval,
+        brake: config.brake,
         standalone: zookeeper.is_none(),
         dial: Arc::new(Network),
         root: zookeeper.map_or("/redkeeper", |zk| zk.root.as_str()).to_owned(),

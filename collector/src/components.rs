@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use redkeeper_core::{fleet::Fleet, ids::CollectorId};
+use redkeeper_core::{
+    fleet::{BrakeSettings, Fleet},
+    ids::CollectorId,
+};
 use redkeeper_proto::dial::Dial;
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tokio::sync::{mpsc, watch};
@@ -42,6 +45,8 @@ pub struct Settings {
     pub silent_after: Duration,
     /// Time between two freshness marks.
     pub freshness_interval: Duration,
+    /// When statuses are held in a mass silence.
+    pub brake: BrakeSettings,
     /// Whether there is no ZooKeeper, and so no other collector.
     pub standalone: bool,
     /// Opens connections to the other collectors.
@@ -107,7 +112,7 @@ impl<S: Store> Components<S> {
         let open_streams = Arc::<OpenStreams>::default();
         let next_stream = Arc::new(AtomicU64::new(1));
         let aggregator = Aggregator::new(
-            Fleet::new(clock.now(), settings.silent_after),
+            Fleet::new(clock.now(), settings.silent_after).with_brake(settings.brake),
             view_publisher,
             receiver,
             Arc::clone(&heartbeats),

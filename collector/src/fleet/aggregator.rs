@@ -238,6 +238,10 @@ impl Aggregator {
                     self.transition_log.conflict(&id, &agent);
                     self.view.conflicts.lost(id, agent, now);
                 }
+                Effect::Held(held) => {
+                    self.view.held = held;
+                    self.dirty = true;
+                }
                 Effect::Paused(late) => {
                     self.metrics.pauses.inc();
                     tracing::warn!(?late, "the collector was asleep; deadlines extended");

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
 use redkeeper_core::{
-    fleet::{AgentInfo, FreshnessLimit, Member, Rival, message_order::Origin},
+    fleet::{AgentInfo, FreshnessLimit, Held, Member, Rival, message_order::Origin},
     ids::{AgentId, Handle, InstanceId, Revision},
     status::Status,
     time::{Mono, WallMs},
@@ -167,6 +167,8 @@ pub struct View {
     pub agents: OrdMap<AgentId, Arc<AgentEntry>>,
     /// The newest changes.
     pub log: ChangeLog,
+    /// What the brake holds, while too many agents are silent at once.
+    pub held: Option<Held>,
     /// When any agent was last heard, in microseconds; 0 if none was.
     pub heard: Arc<AtomicU64>,
     /// Agents that report instances of others. Views share them.
@@ -287,11 +289,12 @@ impl ViewHandle {
 }
 
 impl ViewPublisher {
-    /// Publishes a new view, and wakes waiting readers if the revision moved.
+    /// Publishes a new view, and wakes waiting readers if the revision moved, or if the brake began or ended to hold.
     pub fn replace(&self, view: View) {
-        let revision = view.revision;
-        self.view.store(Arc::new(view));
-        self.revision
-            .send_if_modified(|known| std::mem::replace(known, revision) != revision);
+        let (revision, holds) = (view.revision, view.held.is_some());
+        let former = self.view.swap(Arc::new(view));
+        self.revision.send_if_modified(|known| {
+            std::mem::replace(known, revision) != revision || former.held.is_some() != holds
+        });
     }
 }

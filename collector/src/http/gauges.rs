@@ -67,6 +67,10 @@ impl Collector for Fleet {
         let help = "Agents that are heard by way of other collectors only";
         let metric = encoder.encode_descriptor("redkeeper_agents_relayed", help, None, MetricType::Gauge)?;
         ConstGauge::new(i64::try_from(relayed).unwrap_or(0)).encode(metric)?;
+        let held = view.held.map_or(0, |held| held.agents);
+        let help = "Silent agents whose statuses are held, because too many are silent at once";
+        let metric = encoder.encode_descriptor("redkeeper_agents_held", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(held).unwrap_or(0)).encode(metric)?;
         let off = view
             .agents
             .values()

@@ -38,6 +38,7 @@ impl Comparison {
         peers: &mut Peers,
     ) {
         let now = clock.now();
+        peers.held = view.held;
         if now < self.next {
             return;
         }

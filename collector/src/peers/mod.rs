@@ -14,7 +14,10 @@ pub mod warnings;
 use std::{collections::BTreeMap, sync::Arc};
 
 use redkeeper_core::{
-    fleet::unheard_agents::{Heard, Unheard},
+    fleet::{
+        Held,
+        unheard_agents::{Heard, Unheard},
+    },
     ids::AgentId,
     peer_link::PeerLink,
     time::WallMs,
@@ -37,6 +40,8 @@ pub struct Peers {
     pub unheard: Vec<Unheard>,
     /// Since when there are such agents.
     pub unheard_since: Option<WallMs>,
+    /// What this collector holds, while too many agents are silent at once.
+    pub held: Option<Held>,
     /// Ids that two agents claim, among those that this collector hears.
     pub shared_ids: Vec<SharedId>,
 }

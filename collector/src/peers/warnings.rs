@@ -1,7 +1,7 @@
 //! Human-readable warnings of what is wrong with the cluster, as far as this collector knows. One list serves
 //! `cluster`, `/readyz`, the metrics and the log.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use redkeeper_core::time::{Mono, WallMs};
 use redkeeper_runtime::clock::rfc3339;
@@ -12,13 +12,14 @@ use crate::{
 };
 
 /// Codes of all warnings, as tools see them.
-pub const CODES: [&str; 8] = [
+pub const CODES: [&str; 9] = [
     ZOOKEEPER_AWAY,
     COLLECTOR_SILENT,
     COLLECTOR_MISTAKEN,
     COLLECTOR_NOT_LINKED,
     COLLECTOR_ID_SHARED,
     AGENT_RELAYED,
+    AGENTS_HELD,
     AGENT_ID_SHARED,
     WRITES_REFUSED,
 ];
@@ -34,6 +35,9 @@ pub const COLLECTOR_NOT_LINKED: &str = "COLLECTOR_NOT_LINKED";
 pub const COLLECTOR_ID_SHARED: &str = "COLLECTOR_ID_SHARED";
 /// An agent that the leader hears by way of another collector only.
 pub const AGENT_RELAYED: &str = "AGENT_RELAYED";
+
+/// So many agents are silent at once that their statuses are held.
+pub const AGENTS_HELD: &str = "AGENTS_HELD";
 
 /// Two agents claim one id.
 pub const AGENT_ID_SHARED: &str = "AGENT_ID_SHARED";
@@ -132,6 +136,18 @@ pub fn warnings(leadership: &Leadership, peers: &Peers, now: Mono) -> Vec<Warnin
                 named.join(", ")
             ),
             since: peers.unheard_since,
+        });
+    }
+    if let Some(held) = peers.held {
+        let age = humantime::format_duration(Duration::from_secs(now.since(held.since).as_secs()));
+        all.push(Warning {
+            code: AGENTS_HELD,
+            subject: String::new(),
+            text: format!(
+                "{} of {} agents have been silent at once for {age}, so that the fault is likelier between them and the collectors: their statuses are held as they were; look at the network first",
+                held.agents, held.of
+            ),
+            since: None,
         });
     }
     if let Some(first) = peers.shared_ids.first() {

@@ -16,6 +16,8 @@ pub(super) struct Freshness {
     pub(super) due: Instant,
     /// A mark is in flight.
     in_flight: bool,
+    /// Whether the last mark said that statuses are held.
+    held: bool,
 }
 
 impl Freshness {
@@ -24,6 +26,7 @@ impl Freshness {
             number: 0,
             due,
             in_flight: false,
+            held: false,
         }
     }
 
@@ -34,23 +37,31 @@ impl Freshness {
 }
 
 impl<S: Store> LeaderTerm<S> {
-    /// Sends a mark if one is due: for the time, or because everything known is published for the first time.
+    /// Sends a mark if one is due: for the time, because everything known is published for the first time, or because
+    /// statuses are held from now on, or no more.
     pub(super) fn send_mark(&mut self) {
         let Stage::Writing(publisher) = &self.stage else {
             return;
         };
         // What is left without a batch in flight waits for a read-back or for its rate limit.
         let live = self.live || publisher.in_flight() == 0;
-        let is_due = live != self.live || Instant::now() >= self.freshness.due;
+        let held = self.setup.view.get().held.is_some();
+        let is_due = live != self.live || held != self.freshness.held || Instant::now() >= self.freshness.due;
         if self.freshness.in_flight || !is_due {
             return;
         }
         self.freshness.number += 1;
         self.freshness.in_flight = true;
+        self.freshness.held = held;
+        let phase = match (live, held) {
+            (false, _) => "reconciling",
+            (true, false) => "live",
+            (true, true) => "isolated",
+        };
         let json = PublisherJson {
             epoch: self.term.epoch.0,
             holder: self.setup.id.clone(),
-            phase: if live { "live" } else { "reconciling" }.to_owned(),
+            phase: phase.to_owned(),
             mark: self.freshness.number,
             ..self.progress()
         };

@@ -61,7 +61,7 @@ pub struct PublisherJson {
     pub epoch: u64,
     /// The leader.
     pub holder: String,
-    /// `reconciling` or `live`.
+    /// `reconciling`, `live`, or `isolated` while statuses are held because too many agents are silent at once.
     pub phase: String,
     /// Grows with each rewriting of this znode in a term. Who sees no new one knows that the statuses may be outdated.
     pub mark: u64,

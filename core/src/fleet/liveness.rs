@@ -21,6 +21,11 @@ impl AgentState {
         silent_at(self.heard, self.heartbeat_at, silent_after)
     }
 
+    /// Whether it is to be called silent now.
+    pub(super) fn is_due(&self, now: Mono, silent_after: Duration) -> bool {
+        !self.silent && self.due(silent_after) <= now
+    }
+
     /// Schedules a check of the agent, if none is scheduled.
     pub(super) fn watch(&mut self, silent_after: Duration, deadlines: &mut BTreeSet<(Mono, AgentId)>) {
         if !std::mem::replace(&mut self.watched, true) {
@@ -48,9 +53,17 @@ impl Fleet {
             agent.watch(silent_after, &mut self.deadlines);
             return;
         }
-        if agent.silent {
+        if agent.silent || self.holds(now, name) {
             return;
         }
+        self.silence(wall, name, out);
+    }
+
+    /// Nothing was heard of the agent for too long.
+    pub(super) fn silence(&mut self, wall: WallMs, name: &AgentId, out: &mut Vec<Effect>) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
         agent.silent = true;
         agent.version += 1;
         let ids: Vec<_> = agent.members.iter().map(|member| member.id.clone()).collect();

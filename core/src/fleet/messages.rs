@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::SlotKey;
+use super::{Held, SlotKey};
 use crate::{
     fleet::message_order::{Arrival, Origin},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
@@ -135,4 +135,6 @@ pub enum Effect {
     Resend(u64),
     /// This process did not run for this long.
     Paused(Duration),
+    /// What the brake holds has changed.
+    Held(Option<Held>),
 }

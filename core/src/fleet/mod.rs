@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub use agent_slab::{Agents, SlotKey};
+pub use brake::{BrakeSettings, Held};
 pub use clocks::{ClockOffset, OFFSET_MIN};
 pub use instances_of_agent::{FreshnessLimit, Member, Members};
 pub use liveness::silent_at;
@@ -29,6 +30,7 @@ pub use messages::{AgentInfo, Effect, Input, Message, Report, Rival};
 pub use relaying::AgentSnapshot;
 
 mod agent_slab;
+mod brake;
 mod clocks;
 mod instances_of_agent;
 mod leader_takeover;
@@ -117,7 +119,7 @@ pub struct InstanceState {
 }
 
 /// Everything that is known. Owned by one task.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Fleet {
     silent_after: Duration,
     agents: Agents,
@@ -128,6 +130,7 @@ pub struct Fleet {
     deadlines: BTreeSet<(Mono, AgentId)>,
     /// Streams whose report of an instance lost against the owner of the instance.
     conflicts: BTreeMap<InstanceId, u64>,
+    brake: brake::Brake,
     stepped: Mono,
 }
 
@@ -141,6 +144,7 @@ impl Fleet {
             instances: IdMap::default(),
             deadlines: BTreeSet::new(),
             conflicts: BTreeMap::new(),
+            brake: brake::Brake::new(BrakeSettings::OFF),
             stepped: now,
         }
     }
@@ -178,7 +182,15 @@ impl Fleet {
     /// When [`step`](Self::step) must be called with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Mono {
         let regular = self.stepped + self.step_interval();
-        self.deadlines.first().map_or(regular, |(at, _)| regular.min(*at))
+        let brake = self.brake.next_deadline(self.stepped);
+        let deadline = self
+            .deadlines
+            .first()
+            .map(|(at, _)| *at)
+            .into_iter()
+            .chain(brake)
+            .min();
+        deadline.map_or(regular, |at| regular.min(at))
     }
 
     /// Applies an input at `now`; `wall` is only copied into statuses.
@@ -200,6 +212,7 @@ impl Fleet {
             Input::Tick => {}
         }
         self.check_deadlines(now, wall, out);
+        self.release(now, wall, out);
         self.stepped = now;
     }
 
@@ -255,6 +268,8 @@ fn is_collector_verdict(reason: Reason) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_brake;
 #[cfg(test)]
 mod tests_leader_takeover;
 #[cfg(test)]

@@ -74,6 +74,7 @@ impl Fleet {
         agent.heartbeat_at = agent.heartbeat_at.max(heartbeat_at);
         if now.since(heard) < silent_after {
             agent.heard(heard, silent_after, &mut self.deadlines);
+            self.brake.heard(&name);
         }
         let open = OpenStream {
             agent: place,
@@ -140,7 +141,10 @@ impl Fleet {
                 return;
             }
             // What is older than `silent_after` does not end a silence.
-            Arrival::New if age < silent_after => agent.heard(now, silent_after, &mut self.deadlines),
+            Arrival::New if age < silent_after => {
+                agent.heard(now, silent_after, &mut self.deadlines);
+                self.brake.heard(&agent.name);
+            }
             Arrival::New | Arrival::Stale => {}
         }
         if let Message::Heartbeat(ages, clock) = message {

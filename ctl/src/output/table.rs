@@ -22,8 +22,16 @@ pub(super) fn answered(header: Option<&v1::ResponseHeader>) -> String {
     } else {
         &header.leader
     };
+    let held = header.held.as_ref().map_or_else(String::new, |held| {
+        format!(
+            ", held for {}: {} of {} agents are silent at once",
+            age(held.age.as_ref()),
+            held.agents,
+            held.of
+        )
+    });
     format!(
-        "from {}, leader {leader}, epoch {}, data age {}\n",
+        "from {}, leader {leader}, epoch {}, data age {}{held}\n",
         header.served_by,
         header.epoch,
         age(header.data_age.as_ref())

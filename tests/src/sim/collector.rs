@@ -10,7 +10,7 @@ use redkeeper_collector::{
     leader::leadership::Leadership,
     metrics::Metrics,
 };
-use redkeeper_core::{ids::CollectorId, status::State};
+use redkeeper_core::{fleet::BrakeSettings, ids::CollectorId, relay_plan::overdue_after, status::State};
 use redkeeper_proto::dial::Dial;
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tokio::{
@@ -26,6 +26,8 @@ use super::{Flag, ensemble::Ensemble, network::Socket};
 pub const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// Heartbeat interval of agents.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long statuses are held in a mass silence.
+const BRAKE_HOLD: Duration = Duration::from_secs(5);
 /// Interval of freshness marks.
 const FRESHNESS: Duration = Duration::from_secs(1);
 /// Maximum time that a process may take to stop.
@@ -108,6 +110,12 @@ impl Collector {
             heartbeat_interval: HEARTBEAT,
             silent_after: SILENT_AFTER,
             freshness_interval: FRESHNESS,
+            brake: BrakeSettings {
+                min_agents: 3,
+                share: 0.5,
+                hold: BRAKE_HOLD,
+                overdue_after: overdue_after(HEARTBEAT, SILENT_AFTER),
+            },
             standalone: false,
             root: "/redkeeper".to_owned(),
             orphans_max_percent: 10,

@@ -6,6 +6,7 @@ use redkeeper_core::{ids::Revision, time::Mono};
 use redkeeper_proto::{convert, v1};
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 
+use super::wire::count;
 use crate::{
     fleet::view::{View, ViewHandle},
     grpc::errors::Failure,
@@ -49,6 +50,11 @@ impl Queries {
             revision: view.revision.0,
             data_age: view.data_age(now).map(convert::duration_to_wire),
             publishing: publishing(&leadership, now),
+            held: view.held.map(|held| v1::Held {
+                agents: count(held.agents),
+                of: count(held.of),
+                age: Some(convert::duration_to_wire(now.since(held.since))),
+            }),
         }
     }
 

@@ -1,16 +1,12 @@
 //! Configuration of the collector: raw as written, then validated into [`Config`].
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::{IpAddr, SocketAddr},
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, time::Duration};
 
 use redkeeper_core::{
-    hosts::{self, HostError, HostPort},
+    fleet::BrakeSettings,
+    hosts::{self, HostError},
     ids::CollectorId,
+    relay_plan::overdue_after,
 };
 use redkeeper_runtime::{
     config::{ConfigError, Dict, EffectiveConfig, Problem, Sources},
@@ -18,7 +14,10 @@ use redkeeper_runtime::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::places::{advertised, check_root, joined, reachable};
 use crate::{cli::Cli, store::servers::ZOOKEEPER_PORT};
+
+mod places;
 
 /// Configuration file that is read when `--config` is not given, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/redkeeper/collector.toml";
@@ -40,6 +39,7 @@ struct Raw {
     freshness_interval: Duration,
     #[serde(with = "humantime_serde")]
     shutdown_grace: Duration,
+    brake: Brake,
     zookeeper: ZooKeeper,
     log: Log,
     debug: DebugPages,
@@ -58,9 +58,29 @@ impl Default for Raw {
             silent_after: Duration::from_secs(3),
             freshness_interval: Duration::from_secs(5),
             shutdown_grace: Duration::from_secs(10),
+            brake: Brake::default(),
             zookeeper: ZooKeeper::default(),
             log: Log::default(),
             debug: DebugPages::default(),
+        }
+    }
+}
+
+#[derive(Deserialize, Serialize, Debug)]
+#[serde(default, deny_unknown_fields)]
+struct Brake {
+    min_agents: usize,
+    share: f64,
+    #[serde(with = "humantime_serde")]
+    hold: Duration,
+}
+
+impl Default for Brake {
+    fn default() -> Self {
+        Self {
+            min_agents: 3,
+            share: 0.5,
+            hold: Duration::from_secs(60),
         }
     }
 }
@@ -120,6 +140,8 @@ pub struct Config {
     pub freshness_interval: Duration,
     /// How long shutdown may take.
     pub shutdown_grace: Duration,
+    /// When statuses are held in a mass silence.
+    pub brake: BrakeSettings,
     /// ZooKeeper; `None` when standalone.
     pub zookeeper: Option<ZooKeeperConfig>,
     /// Log settings.
@@ -215,6 +237,13 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         400,
         120_000,
     );
+    range("brake.hold", raw.brake.hold, 0, 86_400_000);
+    if !(0.0..=1.0).contains(&raw.brake.share) {
+        wrong(
+            "brake.share",
+            format!("{} is not between 0 and 1", raw.brake.share),
+        );
+    }
     if raw.zookeeper.orphans_max_percent > 100 {
         let text = format!(
             "{} must be between 0 and 100 percent",
@@ -263,67 +292,18 @@ fn validate(raw: Raw, problems: &mut Vec<Problem>) -> Option<Config> {
         silent_after: raw.silent_after,
         freshness_interval: raw.freshness_interval,
         shutdown_grace: raw.shutdown_grace,
+        brake: BrakeSettings {
+            min_agents: raw.brake.min_agents,
+            share: raw.brake.share,
+            hold: raw.brake.hold,
+            overdue_after: overdue_after(raw.heartbeat_interval, raw.silent_after),
+        },
         zookeeper,
         log: raw.log,
         debug: raw.debug,
         values: EffectiveConfig::default(),
         notes: Vec::new(),
     })
-}
-
-/// Maximum length of the root: with the longest id, a path stays below 300 bytes.
-const ROOT_BYTES_MAX: usize = 100;
-
-/// Checks that ZooKeeper accepts the root as a path, and that this collector can work with it.
-fn check_root(root: &str) -> Result<(), String> {
-    let parts = root.strip_prefix('/').ok_or("is no path such as /redkeeper")?;
-    if root.len() > ROOT_BYTES_MAX {
-        return Err(format!("has more than {ROOT_BYTES_MAX} bytes"));
-    }
-    let refused =
-        |c: char| c.is_control() || ('\u{e000}'..='\u{f8ff}').contains(&c) || ('\u{fff0}'..).contains(&c);
-    if let Some(c) = root.chars().find(|c| refused(*c)) {
-        return Err(format!("contains {c:?}, which ZooKeeper refuses"));
-    }
-    match parts.split('/').find(|part| ["", ".", ".."].contains(part)) {
-        Some("") => Err("has an empty part; write it as /redkeeper".to_owned()),
-        Some(part) => Err(format!("has the part {part:?}, which ZooKeeper refuses")),
-        None if parts == "zookeeper" || parts.starts_with("zookeeper/") => {
-            Err("is ZooKeeper's own; name another one".to_owned())
-        }
-        None => Ok(()),
-    }
-}
-
-fn joined(hosts: Vec<HostPort>) -> String {
-    hosts
-        .iter()
-        .map(HostPort::to_string)
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
-/// The configured address as others can use it; the gRPC port is added where it has none.
-fn advertised(text: &str, port: u16) -> Result<String, String> {
-    let address = HostPort::parse(text, Some(port))
-        .map_err(|e| format!("{e}, such as db01.example:7400; without it, the host's name is used"))?;
-    if address.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
-        return Err(format!(
-            "{text:?} is reachable for nobody; name the host or one of its addresses"
-        ));
-    }
-    Ok(address.to_string())
-}
-
-/// The address that others can use: a wildcard is replaced by the host's name.
-fn reachable(listen: SocketAddr) -> String {
-    let host = nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok());
-    match host {
-        Some(host) if listen.ip().is_unspecified() => format!("{host}:{}", listen.port()),
-        _ => listen.to_string(),
-    }
 }
 
 #[cfg(test)]
