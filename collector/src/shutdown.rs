@@ -1,10 +1,10 @@
 //! Shutdown of the collector, step by step, so that nothing that was heard is lost:
 //!
-//! 1. On the request to stop: `/readyz` and the health service say no, agents' streams are drained (agents go on with
-//!    the other collectors), and watch streams end.
-//! 2. The leader finishes its batches and hands leadership over.
-//! 3. The gRPC port closes.
-//! 4. The aggregator, to which all of these send commands, stops.
+//! 1. On the request to stop: `/readyz` and the health service say no, and the leader finishes its batches and hands
+//!    leadership over. At the same time agents' streams are drained (agents go on with the other collectors, which hear
+//!    them already), and watch streams end.
+//! 2. The gRPC port closes.
+//! 3. The aggregator, to which all of these send commands, stops.
 //!
 //! Each step has a time limit and a line in the log; together they have `shutdown_grace`.
 
@@ -56,15 +56,12 @@ impl Shutdown {
         // Clients keep their time to close their connections, however long the steps before take.
         let kept = self.close_grace() * 3 / 2;
         let left = |limit: Duration| limit.min((end - Instant::now()).saturating_sub(kept));
-        tracing::info!("stopping: agents' streams are drained");
-        supervisor
-            .kinds_ended(&[STREAM, SNAPSHOT], left(DRAIN_LIMIT.min(self.grace / 4)))
-            .await;
-        tracing::info!("stopping: the last statuses are published, and leadership is handed over");
+        tracing::info!("stopping: leadership is handed over, and agents' streams are drained");
+        // At once: the next leader hears the agents itself, and waits for nobody here.
         self.leader.cancel();
-        supervisor
-            .kinds_ended(&["coordinator"], left(HAND_OVER_LIMIT))
-            .await;
+        let drained = supervisor.kinds_ended(&[STREAM, SNAPSHOT], left(DRAIN_LIMIT.min(self.grace / 4)));
+        let handed_over = supervisor.kinds_ended(&["coordinator"], left(HAND_OVER_LIMIT));
+        tokio::join!(drained, handed_over);
         tracing::info!("stopping: the gRPC port closes");
         self.grpc.cancel();
         let clean = supervisor
@@ -150,23 +147,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_step_begins_when_the_one_before_has_ended() {
+    async fn the_hand_over_begins_at_once_and_each_further_step_when_the_one_before_has_ended() {
         let (clean, steps, took) = stopped(10, &[]).await;
         let expected = [
             (STREAM, 0),
             (SNAPSHOT, 0),
-            ("coordinator", 200),
-            ("grpc", 1_200),
-            ("aggregator", 1_230),
+            ("coordinator", 0),
+            ("grpc", 1_000),
+            ("aggregator", 1_030),
         ];
         assert_eq!(steps, expected);
-        assert_eq!((clean, took), (true, 1_230));
+        assert_eq!((clean, took), (true, 1_030));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_end_delays_the_next_step_by_its_limit_only() {
         let (clean, steps, took) = stopped(30, &[SNAPSHOT, "coordinator"]).await;
-        let expected = [("coordinator", 2_000), ("grpc", 7_000), ("aggregator", 30_000)];
+        let expected = [("coordinator", 0), ("grpc", 5_000), ("aggregator", 30_000)];
         assert_eq!(steps[2..], expected);
         assert_eq!((clean, took), (false, 30_000));
     }
@@ -174,7 +171,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_short_grace_keeps_the_order_and_time_for_the_clients() {
         let (clean, steps, took) = stopped(4, &[STREAM, "coordinator", "grpc"]).await;
-        let expected = [("coordinator", 1_000), ("grpc", 2_500), ("aggregator", 4_000)];
+        let expected = [("coordinator", 0), ("grpc", 2_500), ("aggregator", 4_000)];
         assert_eq!(steps[2..], expected);
         assert_eq!((clean, took), (false, 4_000));
     }
@@ -184,7 +181,7 @@ mod tests {
         let (clean, steps, _) = stopped(10, &[STREAM]).await;
         assert_eq!(
             steps[2..],
-            [("coordinator", 2_000), ("grpc", 3_000), ("aggregator", 10_000)]
+            [("coordinator", 0), ("grpc", 2_000), ("aggregator", 10_000)]
         );
         assert!(!clean, "a stream is left");
     }

@@ -48,7 +48,7 @@ pub struct LastHeard {
 pub struct RelayPlan {
     overdue_after: Duration,
     asked: BTreeMap<AgentId, Asked>,
-    /// Agents that were never heard directly, and since when that is known.
+    /// Agents that have no stream of their own, and since when that is known.
     noticed: BTreeMap<AgentId, Mono>,
     /// Agents whose relayed streams were refused, and until when they are not asked for.
     refused: BTreeMap<AgentId, Mono>,
@@ -65,8 +65,9 @@ impl RelayPlan {
         }
     }
 
-    /// Decides anew. `own` has all known agents, each with when it was last heard; `unknown` those that only others know;
-    /// `peers` what each linked collector hears directly.
+    /// Decides anew. `own` has the known agents, each with when it was last heard; those that are heard directly as they
+    /// should be, and are not asked for, may be left out. `unknown` has those that only others know, `peers` what each
+    /// linked collector hears directly.
     pub fn step<'a>(
         &mut self,
         now: Mono,
@@ -82,7 +83,8 @@ impl RelayPlan {
         };
         let (mut noticed, mut asked) = (BTreeMap::new(), BTreeMap::new());
         for (agent, LastHeard { direct, any }) in own.chain(unknown.map(|agent| (agent, never))) {
-            let since = direct.unwrap_or_else(|| *self.noticed.get(agent).unwrap_or(&now));
+            // Its own stream has ended, perhaps long after the last message came on it.
+            let since = direct.unwrap_or_else(|| any.min(*self.noticed.get(agent).unwrap_or(&now)));
             if direct.is_none() {
                 noticed.insert(agent.clone(), since);
             }
@@ -116,6 +118,11 @@ impl RelayPlan {
     pub fn of(&self, peer: &str) -> BTreeSet<AgentId> {
         let of = self.asked.iter().filter(|(_, asked)| asked.of == peer);
         of.map(|(agent, _)| agent.clone()).collect()
+    }
+
+    /// Whether this agent is asked for.
+    pub fn asks_for(&self, agent: &AgentId) -> bool {
+        self.asked.contains_key(agent)
     }
 
     /// Number of agents that are asked for.
@@ -206,6 +213,18 @@ mod tests {
             &[("b", &heard(&[2]))],
         );
         assert!(plan.is_empty());
+    }
+
+    #[test]
+    fn an_agent_whose_own_stream_ended_late_is_asked_for_at_once() {
+        let (mut plan, b, name) = (RelayPlan::new(OVERDUE), heard(&[1]), agent(1));
+        let last = LastHeard {
+            direct: None,
+            any: Mono::from_millis(8_500),
+        };
+        let own = [(&name, last)].into_iter();
+        plan.step(Mono::from_millis(10_000), own, std::iter::empty(), &[("b", &b)]);
+        assert_eq!(plan.of("b"), heard(&[1]));
     }
 
     #[test]

@@ -221,8 +221,7 @@ async fn a_collector_that_stops_says_so_drains_and_hands_over_in_order() {
     assert_eq!(a.process.ends_within(Duration::from_secs(15)).code(), Some(0));
     let log = a.process.log();
     let steps = [
-        "agents' streams are drained",
-        "leadership is handed over",
+        "leadership is handed over, and agents' streams are drained",
         "the gRPC port closes",
     ];
     let places: Vec<_> = steps.iter().map(|step| log.find(step).expect(step)).collect();

@@ -158,6 +158,8 @@ pub struct OpenStreams(Mutex<Streams>);
 #[derive(Debug, Default)]
 struct Streams {
     open: BTreeMap<u64, Arc<OpenStream>>,
+    /// The streams of each agent: one, or two while it opens another one.
+    of_agent: BTreeMap<AgentId, Vec<Arc<OpenStream>>>,
     /// The taps of each agent, also of those that have no stream yet.
     taps: BTreeMap<AgentId, Taps>,
 }
@@ -167,7 +169,7 @@ impl Streams {
     fn change_taps(&mut self, agent: &AgentId, change: impl FnOnce(&mut Taps)) {
         let mut taps = self.taps.remove(agent).unwrap_or_default();
         change(&mut taps);
-        for stream in self.open.values().filter(|stream| stream.agent == *agent) {
+        for stream in self.of_agent.get(agent).into_iter().flatten() {
             stream.set_taps(taps.clone());
         }
         if !taps.is_empty() {
@@ -189,6 +191,11 @@ impl OpenStreams {
             stream.set_taps(taps.clone());
         }
         streams.open.insert(stream.number, Arc::clone(&stream));
+        streams
+            .of_agent
+            .entry(stream.agent.clone())
+            .or_default()
+            .push(Arc::clone(&stream));
         drop(streams);
         OpenStreamGuard {
             streams: Arc::clone(self),
@@ -199,6 +206,13 @@ impl OpenStreams {
     /// All streams, by number. Holds the lock only while it copies the pointers.
     pub fn all(&self) -> Vec<Arc<OpenStream>> {
         self.streams().open.values().map(Arc::clone).collect()
+    }
+
+    /// When a message last came on an open stream of this agent; `None` if it has none.
+    pub(crate) fn heard(&self, agent: &AgentId) -> Option<Mono> {
+        let streams = self.streams();
+        let of_agent = streams.of_agent.get(agent)?;
+        of_agent.iter().map(|stream| stream.heard()).max()
     }
 
     /// Passes all that comes from an agent, on its present streams and on those to come, to a link.
@@ -229,7 +243,14 @@ impl Deref for OpenStreamGuard {
 
 impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
-        self.streams.streams().open.remove(&self.stream.number);
+        let mut streams = self.streams.streams();
+        streams.open.remove(&self.stream.number);
+        if let Some(others) = streams.of_agent.get_mut(&self.stream.agent) {
+            others.retain(|other| other.number != self.stream.number);
+            if others.is_empty() {
+                streams.of_agent.remove(&self.stream.agent);
+            }
+        }
     }
 }
 
@@ -288,6 +309,10 @@ mod tests {
         assert!(receiver.try_next().is_none());
         all.untap(7, &other);
         assert!(all.streams().taps.is_empty(), "nothing is left behind");
+        assert_eq!((all.heard(&db), all.heard(&other)), (Some(Mono(5)), None));
+        drop((first, second));
+        assert!(all.streams().of_agent.is_empty());
+        assert_eq!(all.heard(&db), None);
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl Intervals {
 /// Who is asked for what.
 pub(super) struct Asking {
     plan: RelayPlan,
+    overdue_after: Duration,
     look: Duration,
     last: Mono,
     /// Agents that only others know, and what they were found from: the views' agents and what the others hear.
@@ -59,8 +60,10 @@ pub(super) struct Asking {
 
 impl Asking {
     pub(super) fn new(intervals: Intervals, now: Mono) -> Self {
+        let overdue_after = overdue_after(intervals.heartbeat, intervals.silent_after);
         Self {
-            plan: RelayPlan::new(overdue_after(intervals.heartbeat, intervals.silent_after)),
+            plan: RelayPlan::new(overdue_after),
+            overdue_after,
             look: intervals.look(),
             last: now,
             unknown: BTreeSet::new(),
@@ -99,16 +102,24 @@ impl Asking {
         let linked: Vec<_> = peers.peers.iter().filter(|(_, peer)| peer.is_linked()).collect();
         let view = view.get();
         self.find_unknown(&view, linked.iter().map(|(_, peer)| &peer.heard));
-        let mut direct = BTreeMap::<AgentId, Mono>::new();
-        for stream in streams.all() {
-            let heard = direct.entry(stream.agent.clone()).or_default();
-            *heard = stream.heard().max(*heard);
+        // In the usual case, this is all: one look at each agent.
+        let is_doubtful = |entry: &&Arc<AgentEntry>| {
+            let is_direct = entry
+                .greeting
+                .as_ref()
+                .is_some_and(|greeting| greeting.via.is_empty());
+            let is_fresh = now.since(entry.live.heard()) < self.overdue_after;
+            !is_direct || !is_fresh || self.plan.asks_for(&entry.name)
+        };
+        let doubtful: Vec<_> = view.agents.values().filter(is_doubtful).collect();
+        if doubtful.is_empty() && self.unknown.is_empty() && self.plan.is_empty() {
+            return;
         }
         let last = |entry: &Arc<AgentEntry>| LastHeard {
-            direct: direct.get(&entry.name).copied(),
+            direct: streams.heard(&entry.name),
             any: entry.live.heard(),
         };
-        let own = view.agents.iter().map(|(agent, entry)| (agent, last(entry)));
+        let own = doubtful.into_iter().map(|entry| (&entry.name, last(entry)));
         let heard: Vec<_> = linked
             .iter()
             .map(|(id, peer)| (id.as_str(), &*peer.heard))

@@ -34,20 +34,22 @@ async fn connect(uri: Uri) -> io::Result<TokioIo<TcpStream>> {
         .unwrap_or(host);
     let port = uri.port_u16().unwrap_or(NO_PORT);
     let addresses = tokio::net::lookup_host((host, port)).await?.take(ADDRESSES_MAX);
-    connect_any(addresses).await.map(TokioIo::new)
+    let stream = connect_any(addresses, TcpStream::connect).await?;
+    stream.set_nodelay(true)?;
+    Ok(TokioIo::new(stream))
 }
 
 /// Connects to the first address that answers. All are tried at the same time, so that one that is cut off delays
 /// nothing.
-async fn connect_any(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
-    let mut attempts: FuturesUnordered<_> = addresses.map(TcpStream::connect).collect();
+async fn connect_any<T, F: Future<Output = io::Result<T>>>(
+    addresses: impl Iterator<Item = SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T> {
+    let mut attempts: FuturesUnordered<_> = addresses.map(connect).collect();
     let (mut other, mut refused) = (None, None);
     while let Some(attempt) = attempts.next().await {
         match attempt {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
+            Ok(stream) => return Ok(stream),
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => refused = Some(e),
             Err(e) => other = Some(e),
         }
@@ -61,30 +63,50 @@ async fn connect_any(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<
 mod tests {
     use std::time::Duration;
 
+    use tokio::time::timeout;
+
     use super::*;
 
-    async fn kind(addresses: &[SocketAddr]) -> Option<io::ErrorKind> {
-        let attempt = connect_any(addresses.iter().copied());
-        match tokio::time::timeout(Duration::from_millis(300), attempt).await {
-            Ok(result) => result.err().map(|e| e.kind()),
-            Err(_) => Some(io::ErrorKind::TimedOut),
-        }
+    /// How an address behaves, by its last byte.
+    const ANSWERS: u8 = 1;
+    const REFUSES: u8 = 2;
+    const UNREACHABLE: u8 = 3;
+    const CUT_OFF: u8 = 4;
+
+    /// Result of connecting to a name with these addresses; `None` if there is none within a second.
+    async fn kind(addresses: &[u8]) -> Option<Result<u8, io::ErrorKind>> {
+        let addresses = addresses
+            .iter()
+            .map(|last| SocketAddr::from(([10, 0, 0, *last], 7400)));
+        let connect = |address: SocketAddr| async move {
+            let SocketAddr::V4(address) = address else {
+                return Err(io::ErrorKind::InvalidInput.into());
+            };
+            match address.ip().octets()[3] {
+                CUT_OFF => std::future::pending().await,
+                REFUSES => Err(io::ErrorKind::ConnectionRefused.into()),
+                UNREACHABLE => Err(io::ErrorKind::HostUnreachable.into()),
+                last => Ok(last),
+            }
+        };
+        let attempt = timeout(Duration::from_secs(1), connect_any(addresses, connect));
+        Some(attempt.await.ok()?.map_err(|e| e.kind()))
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn it_is_refused_only_where_every_address_refuses() {
-        let listener = |_| std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let [there, gone] = [0, 1].map(listener);
-        let (alive, refuses) = (there.local_addr().unwrap(), gone.local_addr().unwrap());
-        drop(gone);
-        // A TCP connection to the broadcast address fails at once, and in another way.
-        let odd = "255.255.255.255:7400".parse().unwrap();
-        assert_eq!(kind(&[refuses]).await, Some(io::ErrorKind::ConnectionRefused));
-        assert_eq!(kind(&[refuses, alive]).await, None);
-        assert_ne!(
-            kind(&[refuses, odd]).await,
-            Some(io::ErrorKind::ConnectionRefused)
+        let refused = Some(Err(io::ErrorKind::ConnectionRefused));
+        assert_eq!(kind(&[REFUSES]).await, refused);
+        assert_eq!(kind(&[REFUSES, REFUSES]).await, refused);
+        for others in [[REFUSES, UNREACHABLE], [UNREACHABLE, REFUSES]] {
+            assert_eq!(kind(&others).await, Some(Err(io::ErrorKind::HostUnreachable)));
+        }
+        assert_eq!(
+            kind(&[REFUSES, CUT_OFF]).await,
+            None,
+            "it may live behind the other one"
         );
-        assert_ne!(kind(&[]).await, Some(io::ErrorKind::ConnectionRefused));
+        assert_eq!(kind(&[CUT_OFF, REFUSES, ANSWERS]).await, Some(Ok(ANSWERS)));
+        assert_eq!(kind(&[]).await, Some(Err(io::ErrorKind::Other)));
     }
 }

@@ -79,7 +79,8 @@ pub(crate) fn instance(report: &InstanceReport) -> v1::Instance {
 pub(crate) struct Speaker {
     name: String,
     instances: u32,
-    sequence: u64,
+    /// Shared by the streams of one agent to several collectors.
+    sequence: Arc<AtomicU64>,
     sender: mpsc::Sender<ReportStatusRequest>,
     answers: Option<Streaming<ReportStatusResponse>>,
 }
@@ -87,6 +88,16 @@ pub(crate) struct Speaker {
 impl Speaker {
     /// Connects, says hello and sends the snapshot, in which all are UP. The answers must be drained.
     pub(crate) async fn connect(collector: &str, name: String, instances: u32) -> Result<Self, String> {
+        Self::connect_also(collector, name, instances, Arc::default()).await
+    }
+
+    /// The same for one more collector, with the sequence of the agent.
+    async fn connect_also(
+        collector: &str,
+        name: String,
+        instances: u32,
+        sequence: Arc<AtomicU64>,
+    ) -> Result<Self, String> {
         let channel = endpoint(collector)?
             .connect()
             .await
@@ -95,7 +106,7 @@ impl Speaker {
         let mut speaker = Self {
             name,
             instances,
-            sequence: 0,
+            sequence,
             sender,
             answers: None,
         };
@@ -122,8 +133,8 @@ impl Speaker {
 
     /// Sends one message.
     pub(crate) async fn say(&mut self, what: Message) -> Result<(), String> {
-        self.sequence += 1;
-        let sent = self.sender.send(message(self.sequence, what)).await;
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let sent = self.sender.send(message(sequence, what)).await;
         sent.map_err(|_| format!("the stream of {} ended", self.name))
     }
 
@@ -167,10 +178,11 @@ pub(crate) fn drain(speaker: &mut Speaker) {
 }
 
 /// A process that is `agents` agents with `instances` each; each sends a heartbeat `every` so many milliseconds, or
-/// as fast as it is taken for 0. Prints again and again how many messages it sent.
+/// as fast as it is taken for 0, to each of the collectors, which are separated by commas. A stream that breaks is given
+/// up as long as another one is left. Prints again and again how many messages it sent.
 #[allow(clippy::disallowed_methods)] // They end with the process.
 pub(crate) async fn report_for_ever(
-    collector: &str,
+    collectors: &str,
     agents: &str,
     instances: &str,
     every: &str,
@@ -180,8 +192,13 @@ pub(crate) async fn report_for_ever(
     let sent = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..agents {
-        let mut speaker = Speaker::connect(collector, format!("agent-{n}"), instances).await?;
-        drain(&mut speaker);
+        let (mut speakers, sequence) = (Vec::new(), Arc::<AtomicU64>::default());
+        for collector in collectors.split(',') {
+            let (name, sequence) = (format!("agent-{n}"), Arc::clone(&sequence));
+            let mut speaker = Speaker::connect_also(collector, name, instances, sequence).await?;
+            drain(&mut speaker);
+            speakers.push(speaker);
+        }
         let phase = Duration::from_micros(every * 1_000 * u64::from(n) / u64::from(agents));
         let sent = Arc::clone(&sent);
         tasks.spawn(async move {
@@ -191,8 +208,19 @@ pub(crate) async fn report_for_ever(
                 if every > 0 {
                     ticks.tick().await;
                 }
-                speaker.beat(instances).await?;
-                sent.fetch_add(1, Ordering::Relaxed);
+                let mut left = Vec::with_capacity(speakers.len());
+                let mut broken = None;
+                for mut speaker in speakers {
+                    match speaker.beat(instances).await {
+                        Ok(()) => left.push(speaker),
+                        Err(e) => broken = Some(e),
+                    }
+                }
+                speakers = left;
+                if speakers.is_empty() {
+                    return Err(broken.unwrap_or_default());
+                }
+                sent.fetch_add(speakers.len() as u64, Ordering::Relaxed);
             }
         });
     }

@@ -11,6 +11,7 @@ mod fault_growth;
 mod hang;
 mod publish;
 mod query;
+mod relay;
 mod soak;
 mod wan_writes;
 mod watch;
@@ -58,6 +59,11 @@ const SCENARIOS: &[(&str, &str, Run)] = &[
         "failover",
         "the leader is killed or stopped until the next one writes",
         failover::run,
+    ),
+    (
+        "relay",
+        "all agents are cut off from the leader and heard by way of another collector",
+        relay::run,
     ),
     (
         "wan-writes",

@@ -170,9 +170,9 @@ impl Collector {
             super::run_in_background(async move {
                 // The aggregator runs until the coordinator has handed over and the server has ended.
                 let ended = async {
-                    tokio::time::sleep(DRAIN_TIME).await;
                     leader.cancel();
                     process.tasks.join_next().await;
+                    tokio::time::sleep(DRAIN_TIME).await;
                     server.cancel();
                     process.server.join_next().await;
                 };
