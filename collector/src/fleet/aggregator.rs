@@ -142,7 +142,8 @@ impl Aggregator {
                         acks.push((stream, seq));
                         self.step(now, Input::Message(stream, seq, message), &mut effects);
                     }
-                    Command::RelayBegins(stream, greeting, handle, [heard, heartbeat]) => {
+                    Command::RelayBegins(stream, greeting, handle, ages) => {
+                        let [heard, heartbeat] = *ages;
                         let begins = Input::RelayBegins(stream, greeting, heard, heartbeat);
                         self.begin(now, (stream, handle), begins, &mut effects);
                     }
@@ -238,8 +239,8 @@ impl Aggregator {
                     self.transition_log.conflict(&id, &agent);
                     self.view.conflicts.lost(id, agent, now);
                 }
-                Effect::Held(held) => {
-                    self.view.held = held;
+                Effect::Held => {
+                    self.view.held = self.fleet.held();
                     self.dirty = true;
                 }
                 Effect::Paused(late) => {

@@ -22,7 +22,7 @@ pub enum Command {
     /// A message of a stream.
     Message(u64, Seq, Message),
     /// Another collector begins to relay an agent, which it heard last, and whose last heartbeat it heard, this long ago.
-    RelayBegins(u64, AgentInfo, StreamHandle, [Duration; 2]),
+    RelayBegins(u64, Box<AgentInfo>, StreamHandle, Box<[Duration; 2]>),
     /// A relayed message, which the other collector heard this long ago.
     Relayed(u64, Seq, Message, Duration),
     /// What is known of an agent that is heard directly.

@@ -361,8 +361,8 @@ impl Pair {
             via: "a".to_owned(),
             ..greeting()
         };
-        assert_eq!(told, via);
-        assert_eq!(ages, [400, 900].map(Duration::from_millis));
+        assert_eq!(*told, via);
+        assert_eq!(*ages, [400, 900].map(Duration::from_millis));
         let expected = [
             (4, Message::Snapshot(vec![report(1), report(2)], false)),
             (9, Message::Snapshot(vec![report(3)], false)),

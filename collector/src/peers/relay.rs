@@ -133,8 +133,8 @@ impl<'a> Relayed<'a> {
         self.via.clone_into(&mut greeting.via);
         let number = self.intake.next_stream.fetch_add(1, Ordering::Relaxed);
         let (handle, status) = stream_status::channel(Applied::default());
-        self.send(Command::RelayBegins(number, greeting, handle, ages))
-            .await?;
+        let begins = Command::RelayBegins(number, Box::new(greeting), handle, Box::new(ages));
+        self.send(begins).await?;
         let stream = Stream { number, boot, status };
         self.streams.insert(agent, stream);
         Ok(())

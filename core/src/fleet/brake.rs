@@ -95,6 +95,11 @@ impl Brake {
         }
     }
 
+    /// Whether there is nothing to hold, to release or to tell.
+    pub(super) fn is_idle(&self) -> bool {
+        self.on.is_none() && self.told.is_none()
+    }
+
     /// When the next step is due, if it is before the regular one.
     pub(super) fn next_deadline(&self, stepped: Mono) -> Option<Mono> {
         let has_more = self.on.is_some_and(|on| on.has_more);
@@ -114,6 +119,11 @@ impl Fleet {
     pub fn with_brake(mut self, settings: BrakeSettings) -> Self {
         self.brake = Brake::new(settings);
         self
+    }
+
+    /// What the brake holds.
+    pub fn held(&self) -> Option<Held> {
+        self.brake.told
     }
 
     /// Whether the silence of an agent, which is due now, is held.
@@ -155,6 +165,9 @@ impl Fleet {
     /// Releases what need not be held any more: all, once no longer too many are overdue for `silent_after`, in which
     /// agents may come back; some after `hold`, and more until all are released.
     pub(super) fn release(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
+        if self.brake.is_idle() {
+            return;
+        }
         if let Some(mut on) = self.brake.on
             && (on.has_more || now.since(on.looked) >= self.step_interval())
         {
@@ -203,7 +216,7 @@ impl Fleet {
         });
         if held != self.brake.told {
             self.brake.told = held;
-            out.push(Effect::Held(held));
+            out.push(Effect::Held);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Held, SlotKey};
+use super::SlotKey;
 use crate::{
     fleet::message_order::{Arrival, Origin},
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
@@ -98,7 +98,7 @@ pub enum Input {
     /// A message of an open stream.
     Message(u64, Seq, Message),
     /// Another collector begins to relay an agent. It heard the agent last, and its last heartbeat, this long ago.
-    RelayBegins(u64, AgentInfo, Duration, Duration),
+    RelayBegins(u64, Box<AgentInfo>, Duration, Duration),
     /// A message that another collector relays, which heard it this long ago.
     Relayed(u64, Seq, Message, Duration),
     /// Statuses found in ZooKeeper: taken over where nothing fresher is known. True if another collector led until now:
@@ -135,6 +135,6 @@ pub enum Effect {
     Resend(u64),
     /// This process did not run for this long.
     Paused(Duration),
-    /// What the brake holds has changed.
-    Held(Option<Held>),
+    /// What the brake [holds](super::Fleet::held) has changed.
+    Held,
 }

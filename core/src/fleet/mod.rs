@@ -99,12 +99,10 @@ struct Snapshot {
 }
 
 /// An open stream.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct OpenStream {
     agent: SlotKey,
     boot: BootOrdinal,
-    /// The collector that relays it; `None` if it is the agent's own.
-    via: Option<Box<str>>,
 }
 
 /// An instance as the fleet holds it.
@@ -123,8 +121,10 @@ pub struct InstanceState {
 pub struct Fleet {
     silent_after: Duration,
     agents: Agents,
-    /// The agent and the boot of each open stream, and whether it is relayed.
+    /// The agent and the boot of each open stream.
     streams: BTreeMap<u64, OpenStream>,
+    /// The collectors that relay streams, by the streams' numbers.
+    relayed: BTreeMap<u64, Box<str>>,
     instances: IdMap<InstanceState>,
     /// When to check each agent again. An entry may be early, because the deadline has moved since, but is never late.
     deadlines: BTreeSet<(Mono, AgentId)>,
@@ -141,6 +141,7 @@ impl Fleet {
             silent_after,
             agents: Agents::default(),
             streams: BTreeMap::new(),
+            relayed: BTreeMap::new(),
             instances: IdMap::default(),
             deadlines: BTreeSet::new(),
             conflicts: BTreeMap::new(),
@@ -182,15 +183,9 @@ impl Fleet {
     /// When [`step`](Self::step) must be called with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Mono {
         let regular = self.stepped + self.step_interval();
+        let next = self.deadlines.first().map_or(regular, |(at, _)| regular.min(*at));
         let brake = self.brake.next_deadline(self.stepped);
-        let deadline = self
-            .deadlines
-            .first()
-            .map(|(at, _)| *at)
-            .into_iter()
-            .chain(brake)
-            .min();
-        deadline.map_or(regular, |at| regular.min(at))
+        brake.map_or(next, |at| next.min(at))
     }
 
     /// Applies an input at `now`; `wall` is only copied into statuses.
@@ -202,7 +197,7 @@ impl Fleet {
                 self.message((now, Duration::ZERO), wall, (stream, seq), message, out);
             }
             Input::RelayBegins(stream, greeting, heard_age, heartbeat_age) => {
-                self.relay_begins(now, wall, (stream, greeting), (heard_age, heartbeat_age), out);
+                self.relay_begins(now, wall, (stream, *greeting), (heard_age, heartbeat_age), out);
             }
             Input::Relayed(stream, seq, message, age) => {
                 self.message((now, age), wall, (stream, seq), message, out);

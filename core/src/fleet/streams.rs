@@ -21,7 +21,7 @@ impl Fleet {
         greeting: AgentInfo,
         out: &mut Vec<Effect>,
     ) {
-        let via = (!greeting.via.is_empty()).then(|| greeting.via.as_str().into());
+        let via: Option<Box<str>> = (!greeting.via.is_empty()).then(|| greeting.via.as_str().into());
         if self.agents.key(&greeting.agent).is_none() && self.agents.len() >= AGENTS_MAX {
             out.push(Effect::Full(stream, "too many agents"));
             return;
@@ -79,9 +79,9 @@ impl Fleet {
         let open = OpenStream {
             agent: place,
             boot: ordinal,
-            via,
         };
         self.streams.insert(stream, open);
+        self.relayed.extend(via.map(|via| (stream, via)));
         out.push(Effect::Agent(place));
     }
 
@@ -89,6 +89,7 @@ impl Fleet {
         let Some(closed) = self.streams.remove(&stream) else {
             return;
         };
+        self.relayed.remove(&stream);
         let Some(agent) = self.agents.at_mut(closed.agent) else {
             return;
         };
@@ -102,7 +103,7 @@ impl Fleet {
         let mut others = self.streams.iter().filter(|_| agent.streams_open > 0);
         let other = others.rfind(|(_, open)| same(open));
         agent.stream = other.map(|(number, _)| *number);
-        let via = other.map(|(_, open)| open.via.as_deref().unwrap_or_default());
+        let via = other.map(|(number, _)| self.relayed.get(number).map_or("", |via| via));
         if let (Some(via), Some(greeting)) = (via, &mut agent.greeting)
             && greeting.via != via
         {

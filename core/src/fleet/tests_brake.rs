@@ -105,10 +105,8 @@ impl Many {
 
     fn told(&mut self) -> Option<Option<Held>> {
         let out = std::mem::take(&mut self.out);
-        out.into_iter().rev().find_map(|effect| match effect {
-            Effect::Held(held) => Some(held),
-            _ => None,
-        })
+        let told = out.contains(&Effect::Held);
+        told.then(|| self.fleet.held())
     }
 }
 

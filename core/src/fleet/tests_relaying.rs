@@ -34,7 +34,12 @@ fn pass_on(snapshot: AgentSnapshot, to: &mut World, stream: u64) {
         ..snapshot.greeting
     };
     let age = snapshot.heard_age;
-    to.step(Input::RelayBegins(stream, greeting, age, snapshot.heartbeat_age));
+    to.step(Input::RelayBegins(
+        stream,
+        Box::new(greeting),
+        age,
+        snapshot.heartbeat_age,
+    ));
     for (seq, reports) in snapshot.reports {
         to.step(Input::Relayed(
             stream,
@@ -174,7 +179,7 @@ fn a_restart_that_only_the_other_collector_noticed_comes_through() {
 #[test]
 fn a_living_agent_keeps_its_id_against_a_relayed_one() {
     let mut here = World::with_snapshot(1, &[1]);
-    here.step(Input::RelayBegins(7, relayed(2), ZERO, ZERO));
+    here.step(Input::RelayBegins(7, Box::new(relayed(2)), ZERO, ZERO));
     assert!(
         here.out
             .iter()
@@ -215,7 +220,7 @@ proptest! {
     #[test]
     fn relayed_and_direct_messages_agree(messages in story()) {
         let (mut here, mut there) = (World::with_snapshot(1, &[1, 2]), World::with_snapshot(2, &[1, 2]));
-        here.step(Input::RelayBegins(7, relayed(1), ZERO, ZERO));
+        here.step(Input::RelayBegins(7, Box::new(relayed(1)), ZERO, ZERO));
         let mut newest = [State::Up; 2];
         for (seq, (n, down, to_here, twice)) in (3u64..).zip(messages) {
             let reason = if down { Reason::ConnectionRefused } else { Reason::Ok };

@@ -96,9 +96,12 @@ impl Ingest {
         let entry = self
             .open_streams
             .add(OpenStream::new(stream, name, *peer, *first, now));
-        let hello = entry.is_tapped().then(|| ReportStatusRequest {
-            sequence: *first,
-            message: Some(Wire::Hello(convert::greeting_to_wire(greeting))),
+        // Boxed, because a task keeps room for it as long as it lives.
+        let hello = entry.is_tapped().then(|| {
+            Box::new(ReportStatusRequest {
+                sequence: *first,
+                message: Some(Wire::Hello(convert::greeting_to_wire(greeting))),
+            })
         });
         let mut opened = false;
         let talk = async {
