@@ -30,6 +30,8 @@ struct Asked {
     of: String,
     /// Since when the agent is heard directly again.
     good_since: Option<Mono>,
+    /// When it was asked.
+    at: Mono,
     /// Others that were asked since it was last heard by any path: what they had was old too.
     tried: Vec<String>,
 }
@@ -100,7 +102,13 @@ impl RelayPlan {
             }
             let mut ask = before.unwrap_or_default();
             ask.good_since = ask.good_since.or(Some(now)).filter(|_| is_good);
-            ask.choose(agent, now.since(any) >= self.overdue_after, peers);
+            let has_answered = now.since(ask.at) >= self.overdue_after / 3;
+            ask.choose(
+                now,
+                agent,
+                has_answered && now.since(any) >= self.overdue_after,
+                peers,
+            );
             if !ask.of.is_empty() {
                 asked.insert(agent.clone(), ask);
             }
@@ -139,7 +147,7 @@ impl RelayPlan {
 impl Asked {
     /// Chooses a collector that hears the agent: the present one, as long as what it relays is fresh; otherwise one of the
     /// others, so that they share the load.
-    fn choose(&mut self, agent: &AgentId, is_stale: bool, peers: &[(&str, &Heard)]) {
+    fn choose(&mut self, now: Mono, agent: &AgentId, is_stale: bool, peers: &[(&str, &Heard)]) {
         if !is_stale {
             self.tried.clear();
         }
@@ -155,7 +163,10 @@ impl Asked {
         let sum: usize = agent.as_str().bytes().map(usize::from).sum();
         let chosen = sum.checked_rem(others.len()).and_then(|place| others.get(place));
         match chosen {
-            Some((peer, _)) => (*peer).clone_into(&mut self.of),
+            Some((peer, _)) => {
+                (*peer).clone_into(&mut self.of);
+                self.at = now;
+            }
             // All were asked: there is nothing better than what the present one has.
             None if stays => drop(self.tried.pop()),
             None => self.of.clear(),
@@ -292,14 +303,15 @@ mod tests {
         };
         assert_eq!(ask(10_000, 0), None);
         let first = ask(11_500, 0);
-        let second = ask(11_600, 1_500);
+        assert_eq!(ask(11_600, 1_500), first, "it has time to answer");
+        let second = ask(12_000, 1_900);
         assert!(first.is_some() && second.is_some() && first != second);
         // Neither hears it any more: nobody is asked again and again.
-        assert_eq!(ask(11_700, 1_600), second);
-        assert_eq!(ask(11_800, 1_700), second);
+        assert_eq!(ask(12_600, 2_500), second);
+        assert_eq!(ask(13_200, 3_100), second);
         // It was heard by way of the second, and then no more: the first one may have it.
-        assert_eq!(ask(12_000, 100), second);
-        assert_eq!(ask(14_000, 1_500), first);
+        assert_eq!(ask(13_300, 100), second);
+        assert_eq!(ask(15_000, 1_800), first);
     }
 
     #[test]

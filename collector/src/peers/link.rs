@@ -6,6 +6,7 @@ use std::{error::Error, io, sync::Arc, time::Duration};
 use redkeeper_core::{
     backoff::Backoff,
     ids::AgentId,
+    limits::AGENTS_MAX,
     peer_link::{Failure, Process},
 };
 use redkeeper_proto::{
@@ -172,7 +173,7 @@ impl Link {
         relayed.keep(&wanted).await.map_err(stopped)?;
         let request = LinkRequest {
             message: Some(link_request::Message::Relay(RelayRequest {
-                agent_ids: wanted.iter().map(ToString::to_string).collect(),
+                agent_ids: wanted.iter().take(AGENTS_MAX).map(ToString::to_string).collect(),
             })),
         };
         let sent = timeout(SILENCE, requests.send(request)).await;

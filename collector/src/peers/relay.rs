@@ -108,10 +108,14 @@ impl<'a> Relayed<'a> {
                 Err(error) => Ok(Err(error)),
             };
         }
-        let Some(stream) = self.streams.get_mut(agent).filter(|stream| stream.boot == boot) else {
-            // What was on its way when the relay ended, or a boot whose Hello was missed.
-            return self.refuse(agent.clone()).await.map(Ok);
+        let Some(stream) = self.streams.get_mut(agent) else {
+            // What was on its way when the relay ended. What is asked for begins with a Hello.
+            return Ok(Ok(()));
         };
+        if stream.boot != boot {
+            // The Hello of another boot was missed.
+            return self.refuse(agent.clone()).await.map(Ok);
+        }
         match stream.status.end.try_recv() {
             Ok(End::Superseded | End::InUse(_) | End::Resend | End::Full(_)) => {
                 return self.refuse(agent.clone()).await.map(Ok);
@@ -182,6 +186,9 @@ impl<'a> Relayed<'a> {
     }
 }
 
+/// Largest sequence that is accepted, as of the agents themselves.
+const SEQUENCE_MAX: u64 = 1 << 63;
+
 /// The fields of a relayed message.
 struct Parts {
     boot: BootId,
@@ -201,6 +208,9 @@ impl Parts {
         })?;
         let request = message.request.unwrap_or_default();
         let content = request.message;
+        if request.sequence > SEQUENCE_MAX {
+            return Err(Invalid::new("sequence", format!("is beyond {SEQUENCE_MAX}")));
+        }
         Ok(Self {
             boot: boot.map_err(|e| Invalid::new("boot_id", e))?,
             age,

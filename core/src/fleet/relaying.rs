@@ -35,7 +35,9 @@ impl Fleet {
         let greeting = agent
             .greeting
             .clone()
-            .filter(|greeting| greeting.via.is_empty() && !agent.silent)?;
+            .filter(|greeting| greeting.via.is_empty() && !agent.silent)
+            // While statuses are held, an agent is not silent and yet not heard.
+            .filter(|_| now.since(agent.heard) < self.silent_after)?;
         let mut reports = BTreeMap::<Seq, Vec<Report>>::new();
         for (member, handle) in agent.members.iter().zip(agent.members.handles()) {
             let Some(instance) = self.instances.get(&member.id) else {
@@ -62,7 +64,8 @@ impl Fleet {
             heard_age: now.since(agent.heard),
             heartbeat_age: now.since(agent.heartbeat_at),
             reports,
-            complete: agent.complete.then(|| order.highest()),
+            // In the middle of a snapshot, its last part says what there is.
+            complete: (agent.complete && agent.snapshot.is_none()).then(|| order.highest()),
         })
     }
 

@@ -27,9 +27,9 @@ impl Fleet {
             return;
         }
         let (name, silent_after) = (greeting.agent.clone(), self.silent_after);
-        let (place, agent) = self
-            .agents
-            .get_or_add(&name, || AgentState::adopted(name.clone(), now));
+        let (place, agent) = self.agents.get_or_add(&name, || {
+            AgentState::adopted(name.clone(), heard.min(heartbeat_at))
+        });
         if agent.holds_its_id_against(&greeting.boot, now, silent_after) {
             let before = agent.rival.as_ref();
             let before = before.filter(|rival| rival.greeting.boot == greeting.boot);
@@ -75,6 +75,8 @@ impl Fleet {
         if now.since(heard) < silent_after {
             agent.heard(heard, silent_after, &mut self.deadlines);
             self.brake.heard(&name);
+        } else {
+            agent.watch(silent_after, &mut self.deadlines);
         }
         let open = OpenStream {
             agent: place,
@@ -100,8 +102,8 @@ impl Fleet {
         agent.snapshot = None;
         // While one path was silent, another one may have taken its place.
         let same = |open: &OpenStream| open.agent == closed.agent && open.boot == closed.boot;
-        let mut others = self.streams.iter().filter(|_| agent.streams_open > 0);
-        let other = others.rfind(|(_, open)| same(open));
+        let search = || self.streams.iter().rfind(|(_, open)| same(open));
+        let other = if agent.streams_open > 0 { search() } else { None };
         agent.stream = other.map(|(number, _)| *number);
         let via = other.map(|(number, _)| self.relayed.get(number).map_or("", |via| via));
         if let (Some(via), Some(greeting)) = (via, &mut agent.greeting)

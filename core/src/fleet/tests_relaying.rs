@@ -122,6 +122,40 @@ fn what_the_agent_has_no_more_is_gone_here_too() {
 }
 
 #[test]
+fn an_agent_that_is_telling_everything_anew_loses_nothing() {
+    let (mut here, mut there) = (World::with_snapshot(1, &[1, 2]), World::with_snapshot(2, &[1, 2]));
+    // It has connected again, and the first of two parts has arrived.
+    there.hello(2, 1);
+    there.message(2, 4, Message::Snapshot(vec![report(1, Reason::Ok)], false));
+    pass_on(snapshot(&there), &mut here, 7);
+    here.step(Input::Relayed(
+        7,
+        Seq(5),
+        Message::Snapshot(vec![report(2, Reason::Ok)], true),
+        ZERO,
+    ));
+    assert_eq!((here.reason(1), here.reason(2)), (Reason::Ok, Reason::Ok));
+}
+
+#[test]
+fn what_is_too_old_when_it_is_relayed_is_not_believed_for_ever() {
+    let (mut here, there) = (World::new(), World::with_snapshot(2, &[1]));
+    let known = AgentSnapshot {
+        heard_age: SILENT * 2,
+        heartbeat_age: SILENT * 2,
+        ..snapshot(&there)
+    };
+    pass_on(known.clone(), &mut here, 7);
+    assert!(here.fleet.instance(&id(1)).is_none(), "nobody hears the agent");
+    // An instance that is known stays as it should.
+    let mut here = World::with_snapshot(1, &[1]);
+    here.pass(SILENT);
+    pass_on(known, &mut here, 7);
+    here.pass(Duration::from_secs(1));
+    assert_eq!(here.reason(1), Reason::AgentSilent);
+}
+
+#[test]
 fn its_own_stream_takes_over_again_when_the_relay_ends() {
     let (mut here, there) = (World::with_snapshot(1, &[1]), World::with_snapshot(2, &[1]));
     here.pass(SILENT / 2);

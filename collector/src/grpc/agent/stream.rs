@@ -250,7 +250,8 @@ impl Ingest {
                     in_range(seq).map_err(|text| self.bad(text))?;
                     last = seq;
                     entry.received(seq, heard);
-                    if entry.is_tapped() {
+                    let is_tapped = entry.is_tapped();
+                    if is_tapped {
                         entry.pass_on(&message, heard);
                     }
                     let content = message
@@ -271,6 +272,14 @@ impl Ingest {
                         commanded = seq;
                     }
                     self.hand_on(message, heartbeats).await?;
+                    if !is_tapped && entry.is_tapped() {
+                        // Whoever tapped meanwhile may have been told what was known before this message.
+                        let again = ReportStatusRequest {
+                            sequence: seq,
+                            message: None,
+                        };
+                        entry.pass_on(&again, heard);
+                    }
                     let wait = if last >= acked + ACK_EVERY {
                         soon
                     } else {

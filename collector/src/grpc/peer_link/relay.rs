@@ -103,7 +103,8 @@ impl<'a> Relay<'a> {
                 tokio::time::sleep(BUSY_PAUSE).await;
             } else {
                 let first = self.receiver.next().await.ok_or(Failure::RelayTooSlow)?;
-                self.known.push_back(relayed(first, self.links.clock.now()));
+                let message = self.relayed(first);
+                self.known.extend(message);
             }
         }
     }
@@ -132,15 +133,21 @@ impl<'a> Relay<'a> {
 
     /// One answer, of what is known and then of what waits.
     fn batch(&mut self) -> RelayedMessages {
-        let now = self.links.clock.now();
         let (mut messages, mut weight) = (Vec::new(), 0);
         while messages.len() < MESSAGES_MAX && weight < WEIGHT_MAX {
-            let next = self.known.pop_front();
-            let tapped = || Some(relayed(self.receiver.try_next()?, now));
-            // While others are asked for, what waits comes after what is known of them.
-            let may_take = self.asked.is_empty() && self.begin.is_empty();
-            let Some(message) = next.or_else(|| may_take.then(tapped).flatten()) else {
-                break;
+            let message = match self.known.pop_front() {
+                Some(message) => message,
+                // While others are asked for, what waits comes after what is known of them.
+                None if !self.asked.is_empty() || !self.begin.is_empty() => break,
+                None => {
+                    let Some(tapped) = self.receiver.try_next() else {
+                        break;
+                    };
+                    let Some(message) = self.relayed(tapped) else {
+                        continue;
+                    };
+                    message
+                }
             };
             weight += message.request.as_ref().map_or(0, relay_tap::weight);
             messages.push(message);
@@ -148,6 +155,20 @@ impl<'a> Relay<'a> {
         let sent = self.links.metrics.relayed.get_or_create(&[("direction", "sent")]);
         sent.inc_by(messages.len() as u64);
         RelayedMessages { messages }
+    }
+}
+
+impl Relay<'_> {
+    /// The message to send; `None` if the agent is no longer asked for, or must be told of anew.
+    fn relayed(&mut self, tapped: Tapped) -> Option<RelayedMessage> {
+        if !self.agents.contains(&tapped.agent) {
+            return None;
+        }
+        if tapped.request.message.is_none() {
+            self.begin.push_back(tapped.agent);
+            return None;
+        }
+        Some(relayed(tapped, self.links.clock.now()))
     }
 }
 
