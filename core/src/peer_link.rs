@@ -45,8 +45,9 @@ impl PeerLink {
     pub fn answered(&mut self, process: Process) {
         (self.failures, self.first_failure, self.silent_since) = (0, None, None);
         match &self.process {
-            Some(before) if before.boot != process.boot => {
-                self.ended = Some(before.candidate.clone()).filter(|node| !node.is_empty());
+            // One that had no candidate yet leaves the former proof as it is.
+            Some(before) if before.boot != process.boot && !before.candidate.is_empty() => {
+                self.ended = Some(before.candidate.clone());
             }
             // The process that was taken for ended lives.
             Some(_) if self.is_ended(&process.candidate) => self.ended = None,
@@ -134,7 +135,10 @@ mod tests {
         link.answered(process("1", "n-1"));
         link.answered(process("2", ""));
         assert_eq!(link.ended(), Some("n-1"));
-        link.answered(process("2", "n-2"));
+        // It is restarted again before it is a candidate.
+        link.answered(process("3", ""));
+        assert_eq!(link.ended(), Some("n-1"));
+        link.answered(process("3", "n-2"));
         assert_eq!(link.ended(), Some("n-1"));
         link.failed(Failure::ConnectionRefused, WallMs(1));
         assert_eq!(link.ended(), Some("n-2"));

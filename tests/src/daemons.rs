@@ -96,6 +96,13 @@ impl Collector {
         eventually(&what, leader, |n| *n == Some(1.0)).await;
     }
 
+    /// Waits until its links to this many other collectors are open.
+    pub async fn links(&self, others: usize) {
+        let what = format!("{} is linked to {others}", self.id);
+        let links = || async { self.metric("redkeeper_collector_links{state=\"open\"}") };
+        eventually(&what, links, |n| *n == Some(others as f64)).await;
+    }
+
     /// Sends it these reports of an agent that does not exist, as [`fake_agent::snapshot`] builds them. The stream stays
     /// open as long as the returned answers live.
     ///

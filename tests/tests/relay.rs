@@ -55,8 +55,7 @@ impl<'a> Rig<'a> {
         };
         for collector in [&rig.a, &rig.b] {
             eventually("UP", || collector.state(&rig.id), |s| s == "UP/OK").await;
-            let links = || async { collector.metric("redkeeper_collector_links{state=\"open\"}") };
-            eventually("linked", links, |n| *n == Some(1.0)).await;
+            collector.links(1).await;
         }
         eventually("published", || rig.published(), |s| s == "UP/OK").await;
         rig

@@ -3,8 +3,9 @@
 //! [`aggregator`] is the one task that owns the state (`core::fleet`) and changes it. Agents' streams and the leader's
 //! session loop send it commands and [`heartbeats`]. It reports to each stream by [`stream_status`] what is applied, and
 //! publishes an immutable [`view`] with [`counts`] and a [`change_log`] that everybody reads; each reader that follows
-//! the changes holds a [`change_cursor`]; [`conflicts`] remembers who else claims an instance;
-//! [`open_streams`] has the streams of agents, and [`relay_tap`] passes what comes on them to another collector. Nothing here talks to the network or to ZooKeeper.
+//! the changes holds a [`change_cursor`]; [`conflicts`] remembers who else claims an instance; [`open_streams`] has the
+//! streams of agents, and [`relay_tap`] passes what comes on them to another collector. Nothing here talks to the network
+//! or to ZooKeeper.
 
 pub mod aggregator;
 pub mod change_cursor;

@@ -7,7 +7,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -15,7 +15,6 @@ use redkeeper_core::{
     ids::{AgentId, BootId},
     time::{Mono, WallMs},
 };
-
 use redkeeper_proto::v1::ReportStatusRequest;
 
 use super::relay_tap::{TapSender, Tapped};
@@ -40,9 +39,20 @@ pub struct OpenStream {
     acknowledged: AtomicU64,
     messages: AtomicU64,
     heard: AtomicU64,
-    /// Whether there are taps, which are looked at only then.
-    is_tapped: AtomicBool,
+    /// Twice the number of changes of the taps, and one more while there are any: they are looked at only then.
+    tap_state: AtomicU64,
     taps: Mutex<Taps>,
+}
+
+/// The taps of a stream at one time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TapState(u64);
+
+impl TapState {
+    /// Whether there are any.
+    pub(crate) fn is_tapped(self) -> bool {
+        self.0 & 1 == 1
+    }
 }
 
 /// The taps of one agent, by the number of the link.
@@ -87,20 +97,24 @@ impl OpenStream {
             acknowledged: AtomicU64::new(first.saturating_sub(1)),
             messages: AtomicU64::new(1),
             heard: AtomicU64::new(now.0),
-            is_tapped: AtomicBool::new(false),
+            tap_state: AtomicU64::new(0),
             taps: Mutex::default(),
         }
     }
 
     fn set_taps(&self, taps: Taps) {
-        self.is_tapped.store(!taps.is_empty(), Ordering::Release);
         // Nothing panics while the lock is held.
-        *self.taps.lock().unwrap_or_else(PoisonError::into_inner) = taps;
+        let mut present = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.tap_state.load(Ordering::Relaxed) >> 1;
+        let state = ((changes + 1) << 1) | u64::from(!taps.is_empty());
+        *present = taps;
+        // Last, so that whoever sees the state finds the taps.
+        self.tap_state.store(state, Ordering::Release);
     }
 
-    /// Whether another collector is passed what comes on this stream.
-    pub(crate) fn is_tapped(&self) -> bool {
-        self.is_tapped.load(Ordering::Acquire)
+    /// The taps now. If they differ from those before a message, who tapped meanwhile may have missed it.
+    pub(crate) fn tap_state(&self) -> TapState {
+        TapState(self.tap_state.load(Ordering::Acquire))
     }
 
     /// Passes a message to the collectors that ask for it.
@@ -297,14 +311,18 @@ mod tests {
             message: None,
         };
         for (n, stream) in [&first, &second].into_iter().enumerate() {
-            assert!(stream.is_tapped());
+            assert!(stream.tap_state().is_tapped());
             stream.pass_on(&request(n as u64), Mono(3));
             let passed = receiver.try_next().unwrap();
             assert_eq!((passed.agent, passed.received), (db.clone(), Mono(3)));
             assert_eq!(passed.request, request(n as u64));
         }
+        let before = first.tap_state();
+        all.tap(8, &db, &sender);
+        assert!(first.tap_state() != before, "a second tap is noticed");
+        all.untap(8, &db);
         all.untap(7, &db);
-        assert!(!first.is_tapped() && !second.is_tapped());
+        assert!(!first.tap_state().is_tapped() && !second.tap_state().is_tapped());
         first.pass_on(&request(9), Mono(4));
         assert!(receiver.try_next().is_none());
         all.untap(7, &other);

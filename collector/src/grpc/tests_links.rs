@@ -30,7 +30,7 @@ use super::tests_server::Rig;
 use crate::{
     fleet::{
         command::Command,
-        open_streams::{OpenStream, OpenStreams},
+        open_streams::{OpenStream, OpenStreamGuard, OpenStreams},
         stream_status::End,
         view::{self, AgentEntry, View},
     },
@@ -308,7 +308,32 @@ fn beat(sequence: u64) -> ReportStatusRequest {
     }
 }
 
+/// An open stream of the agent.
+fn open_stream(number: u64) -> OpenStream {
+    let clock = Clock::simulated();
+    let now = (clock.now(), clock.wall());
+    OpenStream::new(number, (db(), boot()), None, 1, now)
+}
+
+/// Waits until nobody is passed what comes on a stream, which no event tells.
+async fn untapped(stream: &OpenStream) {
+    let untapped = async {
+        while stream.tap_state().is_tapped() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(timeout(LIMIT, untapped).await.is_ok(), "still tapped");
+}
+
 impl Pair {
+    /// `a` hears the agent, which `b` does not, and is asked for it; returns the agent's stream.
+    async fn relays(&mut self) -> OpenStreamGuard {
+        let there = self.server.open_streams.add(open_stream(5));
+        self.hears_the_agent();
+        self.answers().await;
+        there
+    }
+
     /// `a` hears the agent, and says so.
     fn hears_the_agent(&self) {
         let mut view = View::default();
@@ -382,16 +407,9 @@ impl Pair {
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_only_the_other_collector_hears_is_relayed_until_it_is_heard() {
     let mut pair = Pair::linked().await;
-    let open = |number| {
-        let clock = Clock::simulated();
-        let now = (clock.now(), clock.wall());
-        OpenStream::new(number, (db(), boot()), None, 1, now)
-    };
-    let there = pair.server.open_streams.add(open(5));
-    pair.hears_the_agent();
-    pair.answers().await;
+    let there = pair.relays().await;
     let stream = pair.begins().await;
-    assert!(there.is_tapped());
+    assert!(there.tap_state().is_tapped());
     // What comes from then on, with the time that it waited.
     there.pass_on(&beat(12), pair.server.clock.now());
     let Command::Relayed(of, Seq(12), Message::Heartbeat(ages, _), age) = pair.taken().await else {
@@ -402,7 +420,7 @@ async fn an_agent_that_only_the_other_collector_hears_is_relayed_until_it_is_hea
     assert!(age < Duration::from_millis(100), "{age:?}");
 
     // The agent connects here, and talks: after a while the relay ends.
-    let here = pair.open_streams.add(open(6));
+    let here = pair.open_streams.add(open_stream(6));
     let mut view = View::default();
     view.agents.insert(db(), pair.entry());
     pair.publisher.replace(view);
@@ -414,43 +432,25 @@ async fn an_agent_that_only_the_other_collector_hears_is_relayed_until_it_is_hea
     };
     let ended = tokio::select! { taken = pair.intake.recv() => taken, () = talks => None };
     assert!(matches!(ended, Some(Command::Bye(of)) if of == stream));
-    let untapped = async {
-        while there.is_tapped() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    assert!(timeout(LIMIT, untapped).await.is_ok());
+    untapped(&there).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_link_that_ends_leaves_no_relay_behind_on_either_side() {
     let mut pair = Pair::linked().await;
-    let clock = Clock::simulated();
-    let stream = OpenStream::new(5, (db(), boot()), None, 1, (clock.now(), clock.wall()));
-    let there = pair.server.open_streams.add(stream);
-    pair.hears_the_agent();
-    pair.answers().await;
+    let there = pair.relays().await;
     let stream = pair.begins().await;
     pair.set(Address::BlackHole);
     pair.server.stop.cancel();
     let ended = pair.taken().await;
     assert!(matches!(ended, Command::Bye(of) if of == stream));
-    let untapped = async {
-        while there.is_tapped() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    assert!(timeout(LIMIT, untapped).await.is_ok());
+    untapped(&there).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_whose_stream_is_refused_is_asked_for_again() {
     let mut pair = Pair::linked().await;
-    let clock = Clock::simulated();
-    let stream = OpenStream::new(5, (db(), boot()), None, 1, (clock.now(), clock.wall()));
-    let there = pair.server.open_streams.add(stream);
-    pair.hears_the_agent();
-    pair.answers().await;
+    let there = pair.relays().await;
     let Command::RelayBegins(first, _, mut handle, _) = pair.taken().await else {
         panic!("another command");
     };
@@ -465,5 +465,39 @@ async fn an_agent_whose_stream_is_refused_is_asked_for_again() {
         }
     }
     pair.answers().await;
+    assert!(pair.begins().await > first);
+}
+
+/// Another collector answers at the address of `c`: whatever ends there proves nothing of `c`, nor of the other one.
+#[tokio::test(start_paused = true)]
+async fn a_collector_that_answers_for_another_one_proves_nothing() {
+    let mut pair = Pair::linked().await;
+    pair.register("c");
+    let mistaken = |peers: &Peers| {
+        let peer = peers.peers.get("c");
+        peer.is_some_and(|peer| peer.served_by == "a" && !peer.is_linked())
+    };
+    assert!(timeout(LIMIT, pair.peers.wait_for(mistaken)).await.is_ok());
+    pair.set(Address::Refuses);
+    pair.server.stop.cancel();
+    let silent = |peers: &Peers| peers.peers["c"].link.silent_since().is_some();
+    assert!(timeout(LIMIT, pair.peers.wait_for(silent)).await.is_ok());
+    assert_eq!(pair.ended(), [""; 0]);
+}
+
+/// A message that came between the tap and the answer of the aggregator is told once more.
+#[tokio::test(start_paused = true)]
+async fn what_a_tap_may_have_missed_is_told_again() {
+    let mut pair = Pair::linked().await;
+    let there = pair.relays().await;
+    let first = pair.begins().await;
+    let missed = ReportStatusRequest {
+        sequence: 12,
+        message: None,
+    };
+    there.pass_on(&missed, pair.server.clock.now());
+    pair.answers().await;
+    let ended = pair.taken().await;
+    assert!(matches!(ended, Command::Bye(of) if of == first));
     assert!(pair.begins().await > first);
 }

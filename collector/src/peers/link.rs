@@ -137,17 +137,25 @@ impl Link {
             return Err(Ended::no_answer("the first answer is no Welcome"));
         };
         self.note(|peer| peer.welcomed(&welcome));
+        if welcome.collector_id != self.id {
+            // What it says of its process would be taken for a proof against another one.
+            return Err(Ended {
+                kind: Failure::LinkRefused,
+                text: format!("collector {} answers there", welcome.collector_id),
+            });
+        }
         self.wanted.mark_changed();
         let mut heard = Instant::now();
         loop {
             let left = SILENCE.saturating_sub(heard.elapsed());
             let next = tokio::select! {
                 biased;
-                answer = next(&mut answers, left, SILENCE) => answer?,
+                // First, so that less can be asked for however much comes.
                 Ok(()) = self.wanted.changed() => {
                     self.ask(&requests, relayed).await?;
                     continue;
                 }
+                answer = next(&mut answers, left, SILENCE) => answer?,
             };
             heard = Instant::now();
             match next {
@@ -155,7 +163,17 @@ impl Link {
                 Some(Message::Status(status)) => {
                     self.note(|peer| peer.told(&welcome, status));
                 }
-                Some(Message::HeardAgents(changes)) => self.note(|peer| peer.hears(changes)),
+                Some(Message::HeardAgents(changes)) => {
+                    self.note(|peer| peer.hears(changes));
+                    let peers = self.peers.borrow();
+                    if peers
+                        .peers
+                        .get(&self.id)
+                        .is_some_and(|peer| peer.heard.len() > AGENTS_MAX)
+                    {
+                        return Err(Ended::no_answer("it hears more agents than there may be"));
+                    }
+                }
                 Some(Message::Welcome(_)) => return Err(Ended::no_answer("a second Welcome")),
                 // Of a newer version.
                 None => {}

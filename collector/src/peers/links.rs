@@ -93,7 +93,6 @@ impl PeerLinks {
                     leadership.mark_unchanged();
                     self.follow(&mut open, &mut asking);
                 }
-                Some(()) = open.running.next() => (),
                 _ = looks.tick() => {
                     let (now, peers) = (self.clock.now(), self.peers.borrow());
                     asking.decide(now, &self.view, &self.open_streams, &peers, &self.intake);
@@ -110,6 +109,8 @@ impl PeerLinks {
                         changed
                     });
                 }
+                // Last: while links have work, the clocks above still have their turn.
+                Some(()) = open.running.next() => (),
             }
         }
     }
@@ -130,12 +131,10 @@ impl PeerLinks {
             }
             stays
         });
+        // What another address told says nothing of the present one.
         self.peers.send_if_modified(|peers| {
             let before = peers.peers.len();
-            let is_member = |id: &String| others.iter().any(|member| member.id == *id);
-            peers
-                .peers
-                .retain(|id, _| is_member(id) || open.links.contains_key(id));
+            peers.peers.retain(|id, _| open.links.contains_key(id));
             peers.peers.len() != before
         });
         for member in others {

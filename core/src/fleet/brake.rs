@@ -106,6 +106,20 @@ impl Brake {
         has_more.then(|| stepped + NEXT_STEP)
     }
 
+    /// Whether the statuses of this agent are held.
+    pub(super) fn holds(&self, agent: &AgentId) -> bool {
+        self.agents.contains(agent)
+    }
+
+    /// This process did not run for this long.
+    pub(super) fn paused(&mut self, late: Duration) {
+        if let Some(on) = &mut self.on {
+            on.since = on.since + late;
+            on.looked = on.looked + late;
+            on.calm_since = on.calm_since.map(|since| since + late);
+        }
+    }
+
     /// The agent is heard again.
     pub(super) fn heard(&mut self, agent: &AgentId) {
         if !self.agents.is_empty() {
@@ -155,7 +169,10 @@ impl Fleet {
 
     /// Number of agents that are overdue, and of those that are not silent, with them.
     fn overdue(&self, now: Mono) -> (usize, usize) {
-        let not_silent = self.agents.iter().filter(|agent| !agent.silent);
+        let not_silent = self
+            .agents
+            .iter()
+            .filter(|agent| !agent.silent && !agent.is_long_silent());
         let limit = self.brake.settings.overdue_after;
         not_silent.fold((0, 0), |(overdue, all), agent| {
             (overdue + usize::from(now.since(agent.heard) >= limit), all + 1)
@@ -169,7 +186,12 @@ impl Fleet {
             return;
         }
         if let Some(mut on) = self.brake.on
-            && (on.has_more || now.since(on.looked) >= self.step_interval())
+            && now.since(on.looked)
+                >= if on.has_more {
+                    NEXT_STEP
+                } else {
+                    self.step_interval()
+                }
         {
             on.looked = now;
             let (overdue, heard) = self.overdue(now);
@@ -206,7 +228,9 @@ impl Fleet {
                 }
             }
             on.has_more = on.released < due && !self.brake.agents.is_empty();
-            let is_empty = self.brake.agents.is_empty() && (overdue == 0 || !persists);
+            // At the end of the release nothing is left to hold, whoever is overdue by then.
+            let is_released = now.since(on.since) >= self.brake.settings.hold * 2;
+            let is_empty = self.brake.agents.is_empty() && (overdue == 0 || !persists || is_released);
             self.brake.on = Some(on).filter(|on| on.has_more || !(is_over || is_empty));
         }
         let held = self.brake.on.map(|on| Held {

@@ -223,6 +223,7 @@ impl Fleet {
                 member.progress = (member.progress + late).min(now);
             }
         }
+        self.brake.paused(late);
         out.push(Effect::Paused(late));
     }
 }
@@ -247,6 +248,14 @@ impl AgentState {
             snapshot: None,
             rival: None,
         }
+    }
+}
+
+impl AgentState {
+    /// True if it is known from ZooKeeper only, where all of its instances are silent: nobody heard it for long.
+    fn is_long_silent(&self) -> bool {
+        let is_silent = |member: &Member| member.reason == Reason::AgentSilent;
+        self.order.is_none() && self.members.iter().all(is_silent)
     }
 }
 

@@ -51,7 +51,8 @@ impl Fleet {
                 handle,
                 identity: instance.status.identity.clone(),
                 verdict: instance.reported().clone(),
-                probe_age: Some(now.since(member.progress)),
+                // As of the last message, whose age comes with it.
+                probe_age: Some(agent.heard.since(member.progress)),
                 freshness_limit: member.freshness_limit.get(),
             });
         }

@@ -72,6 +72,7 @@ impl Fleet {
                     .agents
                     .get(owner)
                     .is_some_and(|a| !a.silent && a.order.is_some())
+                && !self.brake.holds(owner)
             {
                 if self.conflicts.len() < CONFLICTS_MAX {
                     self.conflicts.insert(id.clone(), stream);

@@ -1,12 +1,12 @@
 //! Tests of the brake on absence.
 
 use super::{
-    tests::{SILENT, greeting},
+    tests::{SILENT, greeting, report},
     *,
 };
 use crate::{
     ids::{Handle, Seq},
-    status::{Identity, Stage},
+    status::{Identity, Stage, Status},
 };
 use proptest::prelude::*;
 
@@ -27,6 +27,13 @@ fn name(n: usize) -> AgentId {
 
 fn id(n: usize) -> InstanceId {
     InstanceId::new(&format!("db{n:02}:1")).unwrap()
+}
+
+fn identity(n: usize) -> Identity {
+    Identity {
+        id: id(n),
+        ..report(1, Reason::Ok).identity
+    }
 }
 
 impl Many {
@@ -57,20 +64,16 @@ impl Many {
 
     fn report(&mut self, n: usize, reason: Reason) {
         self.seq += 1;
-        let report = Report {
-            handle: Handle(1),
-            identity: Identity {
-                id: id(n),
-                cluster: None,
-                address: "127.0.0.1:1".into(),
-                labels: Arc::default(),
-            },
-            verdict: Verdict::blank(reason, Stage::Reply, "", WallMs(1)),
-            probe_age: Some(Duration::ZERO),
-            freshness_limit: HOLD * 10,
-        };
-        let message = Message::Snapshot(vec![report], true);
+        let message = Message::Snapshot(vec![self.report_of(n, reason)], true);
         self.step(Input::Message(n as u64, Seq(self.seq), message));
+    }
+
+    fn report_of(&self, n: usize, reason: Reason) -> Report {
+        Report {
+            identity: identity(n),
+            freshness_limit: HOLD * 10,
+            ..report(1, reason)
+        }
     }
 
     /// Time passes in steps as the shell takes them, in which these agents send a heartbeat each second.
@@ -204,4 +207,48 @@ proptest! {
             prop_assert_eq!(many.reason(n), Reason::Ok);
         }
     }
+}
+
+/// Agents that were gone long before this process began say nothing of the network.
+#[test]
+fn dead_ids_in_zookeeper_do_not_switch_it_on() {
+    let mut many = Many::new(2);
+    let dead = (10..20).map(|n| {
+        let verdict = Verdict::blank(Reason::AgentSilent, Stage::Reply, "", WallMs(1));
+        let status = Status {
+            identity: identity(n),
+            agent: name(n),
+            verdict,
+        };
+        (Arc::new(status), Origin::default())
+    });
+    many.step(Input::Adopt(dead.collect(), true));
+    many.pass(SILENT + SECOND, &[0]);
+    // The one that falls silent is told as always.
+    assert_eq!((many.reason(1), many.told()), (Reason::AgentSilent, None));
+    assert_eq!(many.reason(0), Reason::Ok);
+}
+
+#[test]
+fn who_takes_over_the_instances_of_a_held_agent_is_believed() {
+    let mut many = Many::new(4);
+    many.pass(SILENT + SECOND, &[3]);
+    assert_eq!(many.silent(0..3), 0);
+    let mut report = many.report_of(0, Reason::ConnectionRefused);
+    report.handle = Handle(2);
+    many.seq += 1;
+    let told = Input::Message(3, Seq(many.seq), Message::Changes(vec![report]));
+    many.step(told);
+    assert_eq!(many.reason(0), Reason::ConnectionRefused);
+}
+
+#[test]
+fn a_pause_of_this_process_releases_nothing() {
+    let mut many = Many::new(10);
+    many.pass(SILENT + SECOND, &[]);
+    assert_eq!(many.told().flatten().unwrap().agents, 10);
+    many.now = many.now + HOLD * 5;
+    many.step(Input::Tick);
+    many.pass(HOLD / 2, &[]);
+    assert_eq!(many.silent(0..10), 0);
 }

@@ -88,10 +88,29 @@ fn an_agent_that_nobody_hears_is_silent_as_soon_as_without_relaying() {
     here.pass(Duration::from_millis(1));
     assert_eq!(here.reason(1), Reason::AgentSilent);
     // And what is older than the silence does not end it.
-    here.step(Input::Relayed(7, Seq(2), beat(), SILENT));
+    here.out.clear();
+    let report = Message::Changes(vec![report(1, Reason::Ok)]);
+    here.step(Input::Relayed(7, Seq(2), report, SILENT));
     assert_eq!(here.reason(1), Reason::AgentSilent);
+    assert!(
+        !here.out.iter().any(|effect| matches!(effect, Effect::Changed(_))),
+        "not for a moment"
+    );
     here.step(Input::Relayed(7, Seq(3), beat(), ZERO));
     assert_eq!(here.reason(1), Reason::Ok);
+}
+
+#[test]
+fn the_age_of_a_probe_counts_once() {
+    let mut there = World::with_snapshot(1, &[1]);
+    // The probe was a second old when the last message came, and that is half a second ago.
+    there.pass(Duration::from_secs(1));
+    there.message(1, 2, Message::Changes(Vec::new()));
+    there.pass(Duration::from_millis(500));
+    let known = snapshot(&there);
+    assert_eq!(known.heard_age, Duration::from_millis(500));
+    let report = known.reports.values().flatten().next().unwrap();
+    assert_eq!(report.probe_age, Some(Duration::from_secs(1)));
 }
 
 #[test]

@@ -102,6 +102,25 @@ fn one_unknown_outcome_changes_no_size_and_delays_nothing() {
 }
 
 /// `rev` of a status and `gen` of a bucket never decrease, whatever others do to the znodes; nothing overflows.
+/// The freshness mark is written alone: connections that break over it, however often, accuse no batch.
+#[test]
+fn unknown_outcomes_without_a_batch_change_nothing() {
+    let (mut p, mut store, desired) = fleet(1_000);
+    for n in 0..20 {
+        p.unknown(Mono::from_millis(n));
+    }
+    let (mut untouched, mut other, _) = fleet(1_000);
+    let sizes = send(&mut p, &mut store, &desired, usize::MAX, None);
+    assert_eq!(
+        sizes,
+        send(&mut untouched, &mut other, &desired, usize::MAX, None)
+    );
+    // And the first batch without an answer is the first.
+    p.mark(Mono::from_millis(50), &id(1));
+    p.unknown(Mono::from_millis(50));
+    assert_eq!(p.next_deadline(), None);
+}
+
 #[test]
 fn numbers_that_consumers_compare_only_grow() {
     let (mut p, mut store, desired) = fleet(50);

@@ -72,9 +72,13 @@ impl UnknownOutcomes {
     /// Records that the outcome of everything in flight is unknown. `largest` is the number of operations of the
     /// largest batch; if it was the only one, it wrote the statuses `ids`. Returns a status that must be left out.
     pub(super) fn unknown(&mut self, now: Mono, largest: usize, ids: &[&InstanceId]) -> Option<InstanceId> {
+        if largest == 0 {
+            // Only `publisher` was written, which is never too large.
+            return None;
+        }
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.applied = 0;
-        if self.in_a_row < SUSPECT || largest == 0 {
+        if self.in_a_row < SUSPECT {
             return None;
         }
         self.ceiling = (largest / 2).max(ROOM_MIN);

@@ -97,7 +97,8 @@ impl Ingest {
             .open_streams
             .add(OpenStream::new(stream, name, *peer, *first, now));
         // Boxed, because a task keeps room for it as long as it lives.
-        let hello = entry.is_tapped().then(|| {
+        let taps = entry.tap_state();
+        let hello = taps.is_tapped().then(|| {
             Box::new(ReportStatusRequest {
                 sequence: *first,
                 message: Some(Wire::Hello(convert::greeting_to_wire(greeting))),
@@ -250,8 +251,8 @@ impl Ingest {
                     in_range(seq).map_err(|text| self.bad(text))?;
                     last = seq;
                     entry.received(seq, heard);
-                    let is_tapped = entry.is_tapped();
-                    if is_tapped {
+                    let taps = entry.tap_state();
+                    if taps.is_tapped() {
                         entry.pass_on(&message, heard);
                     }
                     let content = message
@@ -272,7 +273,8 @@ impl Ingest {
                         commanded = seq;
                     }
                     self.hand_on(message, heartbeats).await?;
-                    if !is_tapped && entry.is_tapped() {
+                    let now = entry.tap_state();
+                    if now != taps && now.is_tapped() {
                         // Whoever tapped meanwhile may have been told what was known before this message.
                         let again = ReportStatusRequest {
                             sequence: seq,

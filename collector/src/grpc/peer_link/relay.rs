@@ -1,9 +1,6 @@
 //! Relays agents over one link: of each agent that is asked for, first what is known of it, then each message as it comes.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeSet, VecDeque};
 
 use redkeeper_core::{
     fleet::AgentSnapshot,
@@ -93,42 +90,27 @@ impl<'a> Relay<'a> {
             if !self.known.is_empty() {
                 return Ok(self.batch());
             }
-            let is_busy = !self.ask_aggregator();
-            if let Some((agent, answer)) = self.asked.front_mut() {
+            if self.asked.len() < ASKED_MAX && !self.begin.is_empty() {
+                let place = self.links.commands.reserve().await;
+                let place = place.map_err(|_| Failure::ShuttingDown)?;
+                if let Some(agent) = self.begin.pop_front() {
+                    // What comes from now on waits until what is known has been told, so that nothing is missed.
+                    self.links.open_streams.tap(self.link, &agent, &self.sender);
+                    let (answer, receiver) = oneshot::channel();
+                    place.send(Command::Snapshot(agent.clone(), answer));
+                    self.asked.push_back((agent, receiver));
+                }
+            } else if let Some((agent, answer)) = self.asked.front_mut() {
                 let known = answer.await.map_err(|_| Failure::ShuttingDown)?;
                 let known = known.filter(|_| self.agents.contains(agent));
                 self.asked.pop_front();
                 self.known.extend(known.iter().flat_map(beginning));
-            } else if is_busy {
-                tokio::time::sleep(BUSY_PAUSE).await;
             } else {
                 let first = self.receiver.next().await.ok_or(Failure::RelayTooSlow)?;
                 let message = self.relayed(first);
                 self.known.extend(message);
             }
         }
-    }
-
-    /// Asks what is known of the next agents. Returns false if the aggregator is too busy.
-    fn ask_aggregator(&mut self) -> bool {
-        while self.asked.len() < ASKED_MAX
-            && let Some(agent) = self.begin.pop_front()
-        {
-            // What comes from now on waits until what is known has been told, so that nothing is missed.
-            self.links.open_streams.tap(self.link, &agent, &self.sender);
-            let (answer, receiver) = oneshot::channel();
-            if self
-                .links
-                .commands
-                .try_send(Command::Snapshot(agent.clone(), answer))
-                .is_err()
-            {
-                self.begin.push_front(agent);
-                return false;
-            }
-            self.asked.push_back((agent, receiver));
-        }
-        true
     }
 
     /// One answer, of what is known and then of what waits.
@@ -156,24 +138,21 @@ impl<'a> Relay<'a> {
         sent.inc_by(messages.len() as u64);
         RelayedMessages { messages }
     }
-}
 
-impl Relay<'_> {
     /// The message to send; `None` if the agent is no longer asked for, or must be told of anew.
     fn relayed(&mut self, tapped: Tapped) -> Option<RelayedMessage> {
         if !self.agents.contains(&tapped.agent) {
             return None;
         }
         if tapped.request.message.is_none() {
-            self.begin.push_back(tapped.agent);
+            if !self.begin.contains(&tapped.agent) {
+                self.begin.push_back(tapped.agent);
+            }
             return None;
         }
         Some(relayed(tapped, self.links.clock.now()))
     }
 }
-
-/// Pause where the aggregator is too busy to be asked.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 impl Drop for Relay<'_> {
     fn drop(&mut self) {
