@@ -27,7 +27,7 @@ use crate::{
     leader::{Coordinator, leadership::Leadership, proofs},
     metrics::Metrics,
     peers::{Peers, asking::Intervals, links::PeerLinks, relay::Intake},
-    publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE},
+    publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE, follow, replicate},
     store::{Store, diagnostics::Diagnostics, layout::Layout, observed::Observed},
 };
 
@@ -120,6 +120,8 @@ impl<S: Store> Components<S> {
             metrics.clone(),
             stop.aggregator,
         );
+        let (published, told) = mpsc::channel(follow::TOLD_MAX);
+        let writes = replicate::Sender::new(replicate::TOLD_MAX);
         let coordinator = Coordinator {
             store: Observed::new(store, Arc::clone(&diagnostics)),
             layout: layout.clone(),
@@ -129,6 +131,8 @@ impl<S: Store> Components<S> {
             commands: commands.clone(),
             leadership: leadership_publisher,
             ended,
+            told,
+            links: writes.clone(),
             clock,
             orphans_max_percent: settings.orphans_max_percent,
             audit_interval: match settings.standalone {
@@ -153,6 +157,7 @@ impl<S: Store> Components<S> {
                 metrics: metrics.clone(),
                 refused: Arc::default(),
             },
+            published,
             intervals: Intervals {
                 heartbeat: settings.heartbeat_interval,
                 silent_after: settings.silent_after,
@@ -178,6 +183,7 @@ impl<S: Store> Components<S> {
             links: Links {
                 open_streams: Arc::clone(&open_streams),
                 commands,
+                writes,
                 metrics: metrics.clone(),
                 id: id.clone(),
                 boot: settings.boot.clone(),

@@ -152,6 +152,11 @@ impl<V> IdMap<V> {
             .map(|(id, value)| (id, value))
     }
 
+    /// Number of values in one bucket.
+    pub fn bucket_len(&self, bucket: Bucket) -> usize {
+        self.buckets[usize::from(bucket.0)].len()
+    }
+
     /// Removes all values of one bucket and returns them.
     pub fn take_bucket(&mut self, bucket: Bucket) -> impl Iterator<Item = (InstanceId, V)> + use<V> {
         let taken = std::mem::take(&mut self.buckets[usize::from(bucket.0)]);

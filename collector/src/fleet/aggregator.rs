@@ -158,8 +158,8 @@ impl Aggregator {
                         self.streams.remove(&stream);
                         self.step(now, Input::Bye(stream), &mut effects);
                     }
-                    Command::Adopt(statuses, grace, done) => {
-                        self.step(now, Input::Adopt(statuses, grace), &mut effects);
+                    Command::Adopt(adoption, done) => {
+                        self.step(now, Input::Adopt(adoption), &mut effects);
                         adopted.push(done);
                     }
                 }

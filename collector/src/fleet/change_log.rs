@@ -54,7 +54,7 @@ impl ChangeLog {
     }
 
     /// Revision of the oldest change that is kept.
-    fn oldest(&self) -> Option<u64> {
+    pub fn oldest(&self) -> Option<u64> {
         self.changes.front().map(|change| change.revision.0)
     }
 

@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use redkeeper_core::{
-    fleet::{AgentInfo, AgentSnapshot, Message, message_order::Origin},
+    fleet::{Adoption, AgentInfo, AgentSnapshot, Message, message_order::Origin},
     ids::{AgentId, Seq},
-    publish::Record,
     status::Status,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -29,8 +28,8 @@ pub enum Command {
     Snapshot(AgentId, oneshot::Sender<Option<AgentSnapshot>>),
     /// A stream ended.
     Bye(u64),
-    /// Statuses found in ZooKeeper, and whether another collector led until now. Answered when they are in the view.
-    Adopt(Vec<(Arc<Status>, Origin)>, bool, oneshot::Sender<()>),
+    /// Statuses found in ZooKeeper. Answered when they are in the view.
+    Adopt(Adoption, oneshot::Sender<()>),
 }
 
 /// The aggregator has stopped, which happens at shutdown only.
@@ -38,21 +37,38 @@ pub enum Command {
 #[error("the aggregator has stopped")]
 pub struct Stopped;
 
-/// Sends statuses to the aggregator and waits until they are in the view.
+/// Statuses that are adopted at a time, in one or two milliseconds: other commands wait no longer.
+const ADOPTED_AT_A_TIME: usize = 1_000;
+
+/// How statuses that were found are adopted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Adopting {
+    /// True after another collector led.
+    pub(crate) grace: bool,
+    /// The same for all parts, and of no other adoption.
+    pub(crate) number: u64,
+}
+
+/// Sends statuses to the aggregator, in parts, and waits until they are in the view.
 ///
 /// # Errors
 /// When the aggregator is gone, which happens at shutdown only.
 pub(crate) async fn adopt(
     commands: &mpsc::Sender<Command>,
-    records: impl Iterator<Item = &Record>,
-    grace: bool,
+    mut statuses: Vec<(Arc<Status>, Origin)>,
+    Adopting { grace, number }: Adopting,
 ) -> Result<(), Stopped> {
-    let (done, adopted) = oneshot::channel();
-    let statuses = records.map(|record| (Arc::clone(&record.status), record.origin));
-    let statuses = statuses.collect();
-    commands
-        .send(Command::Adopt(statuses, grace, done))
-        .await
-        .map_err(|_| Stopped)?;
-    adopted.await.map_err(|_| Stopped)
+    while !statuses.is_empty() {
+        let rest = statuses.split_off(statuses.len().min(ADOPTED_AT_A_TIME));
+        let part = Adoption {
+            statuses: std::mem::replace(&mut statuses, rest),
+            grace,
+            number,
+        };
+        let (done, adopted) = oneshot::channel();
+        let sent = commands.send(Command::Adopt(part, done)).await;
+        sent.map_err(|_| Stopped)?;
+        adopted.await.map_err(|_| Stopped)?;
+    }
+    Ok(())
 }

@@ -18,7 +18,10 @@ use redkeeper_core::{
 };
 use redkeeper_proto::{
     dial::{Dial, Dialing},
-    v1::{Heartbeat, ReportStatusRequest, report_status_request::Message as Wire},
+    v1::{
+        Heartbeat, PublishedBucket, PublishedWrites, ReportStatusRequest,
+        report_status_request::Message as Wire,
+    },
 };
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tokio::{sync::watch, time::timeout};
@@ -92,6 +95,8 @@ struct Pair {
     ended: proofs::Reader,
     members: watch::Sender<Leadership>,
     stop: CancellationToken,
+    /// What the link hands on of the leader's writes.
+    published: tokio::sync::mpsc::Receiver<PublishedWrites>,
     /// What the link hands to the aggregator of `b`.
     intake: tokio::sync::mpsc::Receiver<Command>,
     publisher: view::ViewPublisher,
@@ -106,6 +111,7 @@ impl Pair {
         let (members, leadership) = watch::channel(Leadership::default());
         let (publisher, view) = view::channel();
         let (commands, intake) = tokio::sync::mpsc::channel(64);
+        let (writes, published) = tokio::sync::mpsc::channel(1);
         let open_streams = Arc::<OpenStreams>::default();
         let (address, stop) = (
             Arc::new(AtomicU8::new(Address::Answers as u8)),
@@ -124,6 +130,7 @@ impl Pair {
                 metrics: Metrics::default(),
                 refused: Arc::default(),
             },
+            published: writes,
             intervals: Intervals {
                 heartbeat: Duration::from_secs(1),
                 silent_after: Duration::from_secs(3),
@@ -143,6 +150,7 @@ impl Pair {
             ended,
             members,
             stop,
+            published,
             intake,
             publisher,
             open_streams,
@@ -484,6 +492,29 @@ async fn a_collector_that_answers_for_another_one_proves_nothing() {
     let peers = timeout(LIMIT, pair.peers.wait_for(silent)).await.unwrap();
     // The link to `a` itself proves the end of `a`.
     assert_eq!(peers.as_ref().unwrap().peers["c"].link.ended(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_leader_writes_is_told() {
+    let mut pair = Pair::linked().await;
+    let written = |generation| PublishedWrites {
+        buckets: vec![PublishedBucket {
+            bucket: 7,
+            generation,
+            ..PublishedBucket::default()
+        }],
+    };
+    for generation in [1, 2] {
+        assert_eq!(pair.server.writes.send(Arc::new(written(generation))).unwrap(), 1);
+        let told = timeout(LIMIT, pair.published.recv()).await.unwrap();
+        assert_eq!(told, Some(written(generation)));
+    }
+    // A follower that does not take it misses some, and the link goes on.
+    for generation in 3..300 {
+        pair.server.writes.send(Arc::new(written(generation))).unwrap();
+    }
+    pair.server.leadership.send_modify(|d| d.epoch = 9);
+    pair.until("told", |peer| peer.epoch == 9).await;
 }
 
 /// A message that came between the tap and the answer of the aggregator is told once more.

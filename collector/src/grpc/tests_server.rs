@@ -10,7 +10,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use redkeeper_core::{election::lease::Lease, limits::AGENT_MESSAGE_BYTES_MAX};
 use redkeeper_proto::v1::{
-    self, ReportStatusRequest, agent_service_client::AgentServiceClient,
+    self, PublishedWrites, ReportStatusRequest, agent_service_client::AgentServiceClient,
     report_status_request::Message as Wire, report_status_response::Message as Answer,
     status_service_client::StatusServiceClient,
 };
@@ -20,7 +20,7 @@ use redkeeper_runtime::{
 };
 use tokio::{
     io::DuplexStream,
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -67,6 +67,8 @@ pub(super) struct Rig {
     pub(super) clock: Clock,
     pub(super) open_streams: Arc<OpenStreams>,
     pub(super) view: ViewPublisher,
+    /// What this collector writes while it leads.
+    pub(super) writes: broadcast::Sender<Arc<PublishedWrites>>,
     /// Ends the streams.
     draining: CancellationToken,
     /// Closes the port.
@@ -79,6 +81,7 @@ impl Rig {
         let (publisher, view) = view::channel();
         let (leadership, reader) = watch::channel(Leadership::default());
         let (sender, commands) = mpsc::channel(16);
+        let writes = broadcast::Sender::new(4);
         let open_streams = Arc::<OpenStreams>::default();
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let (supervisor, clock) = (Supervisor::new(draining.clone()), Clock::simulated());
@@ -110,6 +113,7 @@ impl Rig {
             links: Links {
                 open_streams: Arc::clone(&open_streams),
                 commands: sender.clone(),
+                writes: writes.clone(),
                 metrics: Metrics::default(),
                 id: "a".to_owned(),
                 boot: "boot".to_owned(),
@@ -134,6 +138,7 @@ impl Rig {
             clock,
             open_streams,
             view: publisher,
+            writes,
             draining,
             stop,
             running,

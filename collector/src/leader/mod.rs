@@ -7,6 +7,7 @@ mod campaign;
 pub mod leadership;
 mod membership;
 pub mod proofs;
+mod session;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -16,15 +17,16 @@ use redkeeper_core::{
     ids::{CollectorId, Epoch},
     time::Mono,
 };
+use redkeeper_proto::v1::PublishedWrites;
 use redkeeper_runtime::{clock::Clock, errors::chain};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     fleet::{command::Command, view::ViewHandle},
-    leader::membership::{Membership, MembershipSnapshot, read_membership, register},
+    leader::membership::MembershipSnapshot,
     metrics::Metrics,
-    publish::{LeaderTerm, Setup, load},
+    publish::{LeaderTerm, Setup, follow::Follower, replicate},
     store::{Connection, Session, Store, StoreError, diagnostics::Diagnostics, layout::Layout},
 };
 
@@ -57,6 +59,10 @@ pub struct Coordinator<S: Store> {
     pub clock: Clock,
     /// Candidates whose processes have ended, as the links to them prove.
     pub ended: proofs::Reader,
+    /// What the links to the other collectors tell of the leader's writes.
+    pub told: mpsc::Receiver<PublishedWrites>,
+    /// Tells the links of other collectors of the own writes, while leading.
+    pub links: replicate::Sender,
     /// Largest share of the statuses that may be deleted as orphans, in percent.
     pub orphans_max_percent: u8,
     /// Time between the read-backs of two buckets.
@@ -74,6 +80,17 @@ pub struct Coordinator<S: Store> {
 /// A request of the election. Resolves to its input, and the instant before the request was sent.
 type Operation = Pin<Box<dyn Future<Output = (Input, Mono)> + Send>>;
 
+/// What lasts longer than a session.
+struct Lasting {
+    setup: Setup,
+    follower: Follower,
+    election: Election,
+    /// The last term that this process led.
+    led: Option<Epoch>,
+    /// Number of candidates that no session owns, as last logged.
+    leftovers: usize,
+}
+
 /// How a session ended.
 enum SessionEnd {
     Dropped,
@@ -82,12 +99,15 @@ enum SessionEnd {
 
 impl<S: Store> Coordinator<S> {
     /// Holds a session, takes part in the election, and leads when elected, until asked to stop.
-    pub async fn run(self) {
-        let mut election = Election::default();
-        // The last term that this process led.
-        let mut led: Option<Epoch> = None;
-        // Number of candidates that no session owns, as last logged.
-        let mut leftovers = 0;
+    pub async fn run(mut self) {
+        let (_, unused) = mpsc::channel(1);
+        let mut lasting = Lasting {
+            setup: self.setup(),
+            follower: Follower::new(std::mem::replace(&mut self.told, unused)),
+            election: Election::default(),
+            led: None,
+            leftovers: 0,
+        };
         let servers = self.store.servers();
         self.tell(|d| {
             d.servers = servers;
@@ -105,16 +125,18 @@ impl<S: Store> Coordinator<S> {
                     self.metrics.sessions.inc();
                     logged.clear();
                     let opened = tokio::time::Instant::now();
-                    let end = self
-                        .serve(&session, &mut election, &mut led, &mut leftovers)
-                        .await;
+                    let mut publishing = None;
+                    let end = self.serve(&session, &mut lasting, &mut publishing).await;
+                    if let Some(term) = publishing {
+                        lasting.follower.put_mirror(term.into_mirror());
+                    }
                     if opened.elapsed() >= SESSION_GOOD {
                         attempt = 0;
                     }
                     // Report this collector as offline before closing: a successor may lead within milliseconds.
                     self.offline(None);
                     S::Session::close(session).await;
-                    election.step(Input::Lost, &mut Vec::new());
+                    lasting.election.step(Input::Lost, &mut Vec::new());
                     if matches!(end, SessionEnd::Stopped) {
                         return;
                     }
@@ -140,35 +162,28 @@ impl<S: Store> Coordinator<S> {
         }
     }
 
-    /// Opens a session, with the layout in place and this collector registered.
-    async fn open(&self) -> Result<Arc<S::Session>, StoreError> {
-        let session = Arc::new(self.store.connect().await?);
-        self.layout.ensure(&*session).await?;
-        let membership = register(&*session, &self.layout, &self.membership()).await?;
-        if membership == Membership::Foreign {
-            // Another session: a former one that has not expired yet, or that of another collector with the same id.
-            tracing::warn!(id = %self.id, "another session has registered this id; if another collector uses it, give each its own `id`");
-        }
-        Ok(session)
-    }
-
     async fn serve(
         &self,
         session: &Arc<S::Session>,
-        election: &mut Election,
-        led: &mut Option<Epoch>,
-        leftovers: &mut usize,
+        lasting: &mut Lasting,
+        publishing: &mut Option<LeaderTerm<S>>,
     ) -> SessionEnd {
+        let Lasting {
+            setup,
+            follower,
+            election,
+            led,
+            leftovers,
+        } = lasting;
         let mut effects = Vec::new();
         let mut connection = session.connection();
         election.step(Input::Connected, &mut effects);
-        // Reads what is published, without writing, so that instances of agents that are gone are known too.
-        let adopted = tokio::select! {
-                biased;
-                adopted = load::read_and_adopt(Arc::clone(session), self.layout.clone(), self.commands.clone(), false) => adopted.map(|published| published.newest_epoch()),
+        let newest = tokio::select! {
+            biased;
+            newest = follower.catch_up(session, setup) => newest,
             () = self.stop.cancelled() => Ok(Epoch(0)),
         };
-        match adopted {
+        match newest {
             Ok(newest) => election.step(Input::Seen(newest), &mut effects),
             Err(e) => tracing::warn!("published statuses could not be read: {}", chain(&e)),
         }
@@ -176,7 +191,6 @@ impl<S: Store> Coordinator<S> {
         ended.mark_changed();
         let mut lease = Lease::new(session.timeout());
         let mut operation: Option<Operation> = None;
-        let mut publishing: Option<LeaderTerm<S>> = None;
         let mut leadership = tokio::time::interval(MEMBERSHIP_INTERVAL);
         leadership.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending_read: Option<PendingRead> = None;
@@ -185,19 +199,20 @@ impl<S: Store> Coordinator<S> {
         loop {
             for effect in std::mem::take(&mut effects) {
                 match effect {
-                    Effect::Lead(term) => match &mut publishing {
+                    Effect::Lead(term) => match publishing {
                         Some(publishing) => publishing.resume(),
                         None => {
                             tracing::info!(epoch = term.epoch.0, "leading");
                             // A collector that also led the term before knows all that it published.
                             let grace = led.is_none_or(|led| led.0 + 1 != term.epoch.0);
                             *led = Some(term.epoch);
-                            publishing = Some(LeaderTerm::new(self.setup(), session, term, grace));
+                            let (setup, mirror) = (setup.clone(), follower.take_mirror());
+                            *publishing = Some(LeaderTerm::new(setup, session, term, mirror, grace));
                         }
                     },
                     Effect::Hold => {
                         lease.ended();
-                        if let Some(publishing) = &mut publishing
+                        if let Some(publishing) = publishing
                             && publishing.pause()
                         {
                             tracing::info!("publishing is on hold until leadership is proved");
@@ -205,7 +220,7 @@ impl<S: Store> Coordinator<S> {
                     }
                     Effect::Drop => return SessionEnd::Dropped,
                     Effect::StepDown(term) => {
-                        if let Some(mut publishing) = publishing.take() {
+                        if let Some(publishing) = publishing {
                             // The next leader writes what is not acknowledged by then.
                             drop(tokio::time::timeout(HAND_OVER_TIMEOUT, publishing.finish()).await);
                         }
@@ -245,7 +260,8 @@ impl<S: Store> Coordinator<S> {
                     input
                 }
                 candidates = proofs::next(&mut ended) => Input::Ended(candidates),
-                input = run(&mut publishing) => input,
+                input = run(publishing) => input,
+                never = follower.run(session, setup), if publishing.is_none() => match never {},
                 _ = verify.tick(), if election.term().is_some() && operation.is_none() && connection == Connection::Connected => {
                     operation = Some(self.operation(session, election, Effect::Verify));
                     continue;
@@ -281,26 +297,6 @@ impl<S: Store> Coordinator<S> {
             }
             election.step(input, &mut effects);
         }
-    }
-
-    fn setup(&self) -> Setup {
-        Setup {
-            layout: self.layout.clone(),
-            id: self.id.to_string(),
-            view: self.view.clone(),
-            commands: self.commands.clone(),
-            clock: self.clock,
-            orphans_max_percent: self.orphans_max_percent,
-            audit_interval: self.audit_interval,
-            freshness_interval: self.freshness_interval,
-            metrics: self.metrics.clone(),
-            diagnostics: Arc::clone(&self.diagnostics),
-        }
-    }
-
-    fn read_membership(&self, session: &Arc<S::Session>) -> PendingRead {
-        let (session, layout, own) = (Arc::clone(session), self.layout.clone(), self.membership());
-        Box::pin(async move { read_membership(&*session, &layout, &own).await })
     }
 }
 

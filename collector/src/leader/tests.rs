@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     fleet::{aggregator::Aggregator, command::COMMANDS_MAX, view},
     leader::leadership::Leadership,
-    publish::AUDIT_INTERVAL,
+    publish::{AUDIT_INTERVAL, replicate},
     store::{
         Kind, Write,
         memory::{Memory, MemorySession},
@@ -56,6 +56,8 @@ impl Rig {
             commands,
             leadership,
             ended: ended_reader,
+            told: mpsc::channel(1).1,
+            links: replicate::Sender::new(1),
             clock,
             orphans_max_percent: 10,
             audit_interval: AUDIT_INTERVAL,

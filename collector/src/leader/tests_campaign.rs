@@ -13,7 +13,7 @@ use super::{
 use crate::{
     fleet::view,
     leader::leadership::Leadership,
-    publish::AUDIT_INTERVAL,
+    publish::{AUDIT_INTERVAL, replicate},
     store::{
         Kind, Write,
         records::{EpochJson, PublisherJson, read_json},
@@ -404,6 +404,8 @@ fn coordinator(room: &Room) -> Coordinator<FaultyStore> {
         commands: mpsc::channel(1).0,
         leadership: watch::channel(Leadership::default()).0,
         ended: watch::channel(proofs::Ended::default()).1,
+        told: mpsc::channel(1).1,
+        links: replicate::Sender::new(1),
         clock: Clock::simulated(),
         orphans_max_percent: 10,
         audit_interval: AUDIT_INTERVAL,

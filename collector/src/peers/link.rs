@@ -12,8 +12,8 @@ use redkeeper_core::{
 use redkeeper_proto::{
     dial::Dial,
     v1::{
-        HeardAgents, LinkRequest, LinkResponse, PeerHello, PeerStatus, PeerWelcome, RelayRequest,
-        link_request, link_response::Message, peer_service_client::PeerServiceClient,
+        HeardAgents, LinkRequest, LinkResponse, PeerHello, PeerStatus, PeerWelcome, PublishedWrites,
+        RelayRequest, link_request, link_response::Message, peer_service_client::PeerServiceClient,
     },
 };
 use redkeeper_runtime::clock::Clock;
@@ -59,6 +59,8 @@ pub(super) struct Link {
     pub(super) wanted: Wanted,
     /// Where what is relayed goes.
     pub(super) intake: Intake,
+    /// Where what it tells of its writes goes.
+    pub(super) published: mpsc::Sender<PublishedWrites>,
     pub(super) clock: Clock,
     /// Request to end the link.
     pub(super) stop: CancellationToken,
@@ -174,6 +176,8 @@ impl Link {
                         return Err(Ended::no_answer("it hears more agents than there may be"));
                     }
                 }
+                // What does not fit is missed, which the mirror finds out by itself.
+                Some(Message::Published(writes)) => drop(self.published.try_send(writes)),
                 Some(Message::Welcome(_)) => return Err(Ended::no_answer("a second Welcome")),
                 // Of a newer version.
                 None => {}

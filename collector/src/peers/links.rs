@@ -9,9 +9,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use redkeeper_proto::dial::Dial;
+use redkeeper_proto::{dial::Dial, v1::PublishedWrites};
 use redkeeper_runtime::clock::Clock;
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -50,6 +50,8 @@ pub struct PeerLinks {
     pub open_streams: Arc<OpenStreams>,
     /// Where what is relayed goes.
     pub intake: Intake,
+    /// Where what the leader tells of its writes goes.
+    pub published: mpsc::Sender<PublishedWrites>,
     /// Intervals of the agents.
     pub intervals: Intervals,
     /// Opens connections.
@@ -150,6 +152,7 @@ impl PeerLinks {
                 peers: self.peers.clone(),
                 wanted: asking.of(&member.id),
                 intake: self.intake.clone(),
+                published: self.published.clone(),
                 clock: self.clock,
                 stop: stop.clone(),
             };

@@ -8,7 +8,7 @@ use redkeeper_core::{
 };
 use tokio::time::Instant;
 
-use super::{LeaderTerm, Reading, Stage};
+use super::{LeaderTerm, Reading};
 use crate::{
     fleet::view::View,
     publish::load::{read_bucket, tell_fleet},
@@ -23,18 +23,13 @@ const AUDIT_READS_PER_SECOND: u32 = 2_500;
 impl<S: Store> LeaderTerm<S> {
     pub(super) fn start_audit(&mut self) {
         self.audit_at = Instant::now() + self.setup.audit_interval;
-        if let Stage::Writing(publisher) = &mut self.stage {
-            let reading = |bucket| read_bucket(Arc::clone(&self.session), self.setup.layout.clone(), bucket);
-            self.audit = publisher
-                .audit_next()
-                .map(|bucket| (bucket, Box::pin(reading(bucket)) as Reading<Found>));
-        }
+        let reading = |bucket| read_bucket(Arc::clone(&self.session), self.setup.layout.clone(), bucket);
+        let next = self.publisher.audit_next();
+        self.audit = next.map(|bucket| (bucket, Box::pin(reading(bucket)) as Reading<Found>));
     }
 
     pub(super) fn audited(&mut self, bucket: Bucket, found: Found, view: &View) {
-        let Stage::Writing(publisher) = &mut self.stage else {
-            return;
-        };
+        let publisher = &mut self.publisher;
         let reads = u32::try_from(found.held.len()).unwrap_or(u32::MAX);
         self.audit_at = self
             .audit_at
@@ -89,9 +84,11 @@ impl<S: Store> LeaderTerm<S> {
             );
         }
         if !foreign.is_empty() {
-            let commands = self.setup.commands.clone();
+            let (commands, adopting) = (self.setup.commands.clone(), self.setup.adopting(false));
+            let statuses = foreign.into_iter().map(|found| (found.status, found.origin));
+            let statuses = statuses.collect();
             self.adopting = Some(Box::pin(async move {
-                tell_fleet(&commands, foreign.iter(), false).await
+                tell_fleet(&commands, statuses, adopting).await
             }));
         }
     }

@@ -55,7 +55,7 @@ pub(crate) fn commit<S: Store>(
     batch: &Batch,
 ) -> Commit {
     let (session, epoch) = (Arc::clone(session), layout.epoch());
-    let writes = batch.ops.iter().map(|op| write(layout, term, op)).collect();
+    let writes = batch.ops.iter().map(|op| write(layout, op)).collect();
     let number = batch.number;
     Box::pin(async move {
         (
@@ -65,16 +65,14 @@ pub(crate) fn commit<S: Store>(
     })
 }
 
-fn write(layout: &Layout, term: Term, op: &Op) -> Write {
+fn write(layout: &Layout, op: &Op) -> Write {
     match op {
         Op::Put(record, true) => Write::Create(layout.instance(record.id()), native::status(record), false),
         Op::Put(record, false) => Write::Set(layout.instance(record.id()), native::status(record), None),
         Op::Delete(id) => Write::Delete(layout.instance(id)),
         Op::Bucket(bucket, data, true) => {
-            Write::Create(layout.bucket(*bucket), records::bucket(*data, term.epoch), false)
+            Write::Create(layout.bucket(*bucket), records::bucket(*data), false)
         }
-        Op::Bucket(bucket, data, false) => {
-            Write::Set(layout.bucket(*bucket), records::bucket(*data, term.epoch), None)
-        }
+        Op::Bucket(bucket, data, false) => Write::Set(layout.bucket(*bucket), records::bucket(*data), None),
     }
 }

@@ -4,7 +4,7 @@
 
 use tokio::time::Instant;
 
-use super::{LeaderTerm, Stage, fenced_write::mark};
+use super::{LeaderTerm, fenced_write::mark};
 use crate::store::{CommitError, Store, records::PublisherJson};
 
 /// What is known of the marks of a term.
@@ -40,11 +40,10 @@ impl<S: Store> LeaderTerm<S> {
     /// Sends a mark if one is due: for the time, because everything known is published for the first time, or because
     /// statuses are held from now on, or no more.
     pub(super) fn send_mark(&mut self) {
-        let Stage::Writing(publisher) = &self.stage else {
-            return;
-        };
+        let publisher = &self.publisher;
         // What is left without a batch in flight waits for a read-back or for its rate limit.
-        let live = self.live || publisher.in_flight() == 0;
+        let all_sent = publisher.in_flight() == 0 && !publisher.is_searching(self.setup.clock.now());
+        let live = self.live || (self.takeover.is_none() && all_sent);
         let held = self.setup.view.get().held.is_some();
         let is_due = live != self.live || held != self.freshness.held || Instant::now() >= self.freshness.due;
         if self.freshness.in_flight || !is_due {
@@ -72,9 +71,7 @@ impl<S: Store> LeaderTerm<S> {
     /// How much is not published.
     fn progress(&self) -> PublisherJson {
         let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let Stage::Writing(publisher) = &self.stage else {
-            return PublisherJson::default();
-        };
+        let publisher = &self.publisher;
         let now = self.setup.clock.now();
         let oldest = publisher
             .oldest_pending()

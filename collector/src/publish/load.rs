@@ -1,39 +1,29 @@
-//! Reads what is published: all of it, one bucket, or znodes of unresolved state.
+//! Reads what is published: one bucket, or znodes of unresolved state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use futures_util::StreamExt;
 use redkeeper_core::{
-    ids::{Bucket, Epoch, InstanceId},
+    fleet::{is_news, message_order::Origin},
+    ids::{Bucket, InstanceId},
     publish::{BucketData, Found, Record, StoredStatus},
+    status::Status,
 };
 use tokio::sync::mpsc;
 
 use super::format::native;
 use crate::{
-    fleet::command::{Command, adopt},
+    fleet::{
+        command::{Adopting, Command, adopt},
+        view::View,
+    },
     store::{Node, Session, StoreError, layout::Layout, records},
 };
 
-/// Maximum requests in flight while everything is read: at a latency of 1 ms each, reading takes 16 ms in all.
-const READS_IN_FLIGHT_MAX: usize = 16;
-
-/// Everything that is published.
-pub(crate) struct Published {
-    pub(crate) held: BTreeMap<InstanceId, StoredStatus>,
-    pub(crate) buckets: BTreeMap<Bucket, BucketData>,
-}
-
-impl Published {
-    /// Newest term that wrote one of the statuses.
-    pub(crate) fn newest_epoch(&self) -> Epoch {
-        let records = self.held.values().filter_map(StoredStatus::record);
-        records.map(|record| record.epoch).max().unwrap_or(Epoch(0))
-    }
-}
+/// Statuses that are read at a time, which is one request, and are understood in one or two milliseconds.
+const READ_AT_A_TIME: usize = 500;
 
 /// Znodes of unknown state.
 #[derive(Clone, Default)]
@@ -69,43 +59,29 @@ pub(crate) async fn read_back<T: Session>(
     })
 }
 
-/// Reads everything that is published, and has the aggregator adopt it.
-pub(crate) async fn read_and_adopt<T: Session>(
-    session: Arc<T>,
-    layout: Layout,
-    commands: mpsc::Sender<Command>,
-    grace: bool,
-) -> Result<Published, StoreError> {
-    let buckets: BTreeSet<_> = Bucket::all().collect();
-    let data = read_data(&*session, &layout, &buckets).await?;
-    let found = buckets.into_iter().zip(data);
-    let mut published = Published {
-        held: BTreeMap::new(),
-        buckets: found.filter_map(|(bucket, data)| Some((bucket, data?))).collect(),
+/// The statuses whose adoption may change something for the fleet.
+pub(crate) fn news<'a>(
+    view: &View,
+    held: impl Iterator<Item = &'a StoredStatus>,
+) -> Vec<(Arc<Status>, Origin)> {
+    let records = held.filter_map(StoredStatus::record);
+    let is_news = |record: &&Record| {
+        view.instances
+            .get(record.id())
+            .is_none_or(|known| is_news((&known.status, known.origin), (&record.status, record.origin)))
     };
-    let listed = futures_util::stream::iter(published.buckets.keys().copied().collect::<Vec<_>>())
-        .map(|bucket| read_statuses(&*session, &layout, bucket))
-        .buffer_unordered(READS_IN_FLIGHT_MAX);
-    let mut listed = std::pin::pin!(listed);
-    while let Some(statuses) = listed.next().await {
-        published.held.extend(statuses?);
-    }
-    tell_fleet(
-        &commands,
-        published.held.values().filter_map(StoredStatus::record),
-        grace,
-    )
-    .await?;
-    Ok(published)
+    let news = records.filter(is_news);
+    news.map(|record| (Arc::clone(&record.status), record.origin))
+        .collect()
 }
 
 /// Passes statuses that were found to the aggregator, and waits until they are in the view.
 pub(crate) async fn tell_fleet(
     commands: &mpsc::Sender<Command>,
-    records: impl Iterator<Item = &Record>,
-    grace: bool,
+    statuses: Vec<(Arc<Status>, Origin)>,
+    adopting: Adopting,
 ) -> Result<(), StoreError> {
-    let adopted = adopt(commands, records, grace).await;
+    let adopted = adopt(commands, statuses, adopting).await;
     adopted.map_err(|stopped| StoreError::Lost(stopped.to_string()))
 }
 
@@ -123,7 +99,8 @@ pub(crate) async fn read_bucket<T: Session>(
     Ok(Found { data, held })
 }
 
-async fn read_data<T: Session>(
+/// Reads the data of buckets.
+pub(crate) async fn read_data<T: Session>(
     session: &T,
     layout: &Layout,
     buckets: &BTreeSet<Bucket>,
@@ -135,7 +112,8 @@ async fn read_data<T: Session>(
         .collect())
 }
 
-async fn read_statuses<T: Session>(
+/// Reads the statuses of one bucket, in parts.
+pub(crate) async fn read_statuses<T: Session>(
     session: &T,
     layout: &Layout,
     bucket: Bucket,
@@ -156,15 +134,15 @@ async fn read_statuses<T: Session>(
         .filter_map(|name| InstanceId::new(name).ok())
         .filter(|id| id.bucket() == bucket);
     let ids: Vec<_> = ids.collect();
-    let paths: Vec<_> = ids.iter().map(|id| layout.instance(id)).collect();
-    let nodes = if paths.is_empty() {
-        Vec::new()
-    } else {
-        session.get(&paths).await?
-    };
-    let one = |(id, node): (InstanceId, Option<Node>)| {
-        let held = native::read_status(&id, &node?.data);
-        Some((id, held))
-    };
-    Ok(ids.into_iter().zip(nodes).filter_map(one).collect())
+    let mut all = BTreeMap::new();
+    for ids in ids.chunks(READ_AT_A_TIME) {
+        let paths: Vec<_> = ids.iter().map(|id| layout.instance(id)).collect();
+        let nodes = session.get(&paths).await?;
+        let held = ids.iter().zip(nodes).filter_map(|(id, node)| {
+            let held = native::read_status(id, &node?.data);
+            Some((id.clone(), held))
+        });
+        all.extend(held);
+    }
+    Ok(all)
 }

@@ -1,36 +1,53 @@
 //! Publishing by the leader: reads what is published, writes differences in fenced batches, and reads back what it
 //! wrote. It carries out what `core::publish` decides.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use redkeeper_core::{
     election::{Input, Term},
     ids::{Bucket, Revision},
-    publish::{Found, Publisher, Unknown},
+    publish::{Found, Mirror, Publisher, Unknown},
     time::Mono,
 };
 use redkeeper_runtime::{clock::Clock, errors::chain, log_limit::LogLimit};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    fleet::{change_cursor::ChangeCursor, command::Command, view::ViewHandle},
+    fleet::{
+        change_cursor::ChangeCursor,
+        command::{Adopting, Command},
+        view::ViewHandle,
+    },
     metrics::Metrics,
     publish::{
         fenced_write::Commit,
         freshness::Freshness,
-        load::{Published, ReadBack, Unresolved, read_and_adopt, read_back},
+        load::{ReadBack, Unresolved, read_back},
+        takeover::TakeOver,
     },
     store::{CommitError, Store, StoreError, diagnostics::Diagnostics, layout::Layout},
 };
 
 mod audit;
+mod desired;
 mod fenced_write;
+pub mod follow;
 pub mod format;
 mod freshness;
-pub(crate) mod load;
+mod load;
 mod progress;
+pub mod replicate;
 mod send_changes;
+mod takeover;
 
 /// Time between the read-backs of two buckets: all 256 take 4 s, so that a znode modified externally is right again
 /// within 5 s.
@@ -43,16 +60,6 @@ const REFUSAL_LINES_INTERVAL: Duration = Duration::from_secs(60);
 
 type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Reading<T> = Request<Result<T, StoreError>>;
-
-/// Stage of a term. What is being read is kept in `self`, because `run` may be cancelled at any await.
-enum Stage {
-    /// What is published is being read.
-    Reading(Reading<Published>),
-    /// Differences are written.
-    Writing(Box<Publisher>),
-    /// Outcomes became unknown: the znodes are read back before the next batch.
-    Resolving(Box<Publisher>, Unresolved, Reading<ReadBack>),
-}
 
 /// What each term of this collector needs.
 #[derive(Clone)]
@@ -73,19 +80,38 @@ pub struct Setup {
     pub audit_interval: Duration,
     /// Time between two freshness marks.
     pub freshness_interval: Duration,
+    /// Tells the other collectors what is written.
+    pub links: replicate::Sender,
+    /// Number of the next adoption of statuses by the fleet.
+    pub next_adoption: Arc<AtomicU64>,
     /// Counters.
     pub metrics: Metrics,
     /// Record for debug pages.
     pub diagnostics: Arc<Diagnostics>,
 }
 
+impl Setup {
+    /// Begins an adoption. `grace`: whether another collector led until now.
+    fn adopting(&self, grace: bool) -> Adopting {
+        let number = self.next_adoption.fetch_add(1, Ordering::Relaxed);
+        Adopting { grace, number }
+    }
+}
+
+/// The newest changes of the fleet that a new term looks at before it compares everything: those that the former leader
+/// may have left unwritten are mostly among them.
+const RECENT_MAX: u64 = 4_096;
+
 /// One term of leadership.
 pub struct LeaderTerm<S: Store> {
     setup: Setup,
     session: Arc<S::Session>,
     term: Term,
-    grace: bool,
-    stage: Stage,
+    publisher: Box<Publisher>,
+    /// What is left of taking over what is published.
+    takeover: Option<TakeOver>,
+    /// Outcomes became unknown: the znodes are read back before the next batch.
+    resolving: Option<(Unresolved, Reading<ReadBack>)>,
     /// The pending read-back of one bucket.
     audit: Option<(Bucket, Reading<Found>)>,
     audit_at: Instant,
@@ -111,19 +137,18 @@ impl<S: Store> LeaderTerm<S> {
     /// Begins a term after an acknowledged claim.
     ///
     /// `grace`: whether another collector led until now.
-    pub fn new(setup: Setup, session: &Arc<S::Session>, term: Term, grace: bool) -> Self {
-        let reading = read_and_adopt(
-            Arc::clone(session),
-            setup.layout.clone(),
-            setup.commands.clone(),
-            grace,
-        );
+    pub fn new(setup: Setup, session: &Arc<S::Session>, term: Term, mirror: Mirror, grace: bool) -> Self {
+        let publisher = Publisher::new(term.epoch, mirror, setup.orphans_max_percent);
+        let view = setup.view.get();
+        let recent = view.revision.0.saturating_sub(RECENT_MAX);
+        let recent = Revision(recent.max(view.log.oldest().map_or(0, |oldest| oldest - 1)));
         Self {
             session: Arc::clone(session),
             term,
-            grace,
-            cursor: ChangeCursor::new(&setup.view, Revision(0)),
-            stage: Stage::Reading(Box::pin(reading)),
+            cursor: ChangeCursor::new(&setup.view, recent),
+            publisher: Box::new(publisher),
+            takeover: Some(TakeOver::new(setup.adopting(grace))),
+            resolving: None,
             audit: None,
             audit_at: Instant::now() + setup.audit_interval,
             adopting: None,
@@ -138,6 +163,11 @@ impl<S: Store> LeaderTerm<S> {
             needs_resolution: false,
             setup,
         }
+    }
+
+    /// Ends the term. What is known of ZooKeeper is returned.
+    pub fn into_mirror(self) -> Mirror {
+        self.publisher.into_mirror()
     }
 
     /// Stops writing until [`resume`](Self::resume). Returns true the first time.
@@ -159,30 +189,19 @@ impl<S: Store> LeaderTerm<S> {
 
     /// Number of statuses not yet acknowledged.
     fn pending(&self) -> usize {
-        match &self.stage {
-            Stage::Reading(_) => 0,
-            Stage::Writing(publisher) | Stage::Resolving(publisher, ..) => publisher.pending(),
-        }
+        self.publisher.pending()
     }
 
     /// Statuses that ZooKeeper refuses to let this leader write: the first one's refusal, and their number.
     pub fn refused(&self) -> Option<(String, usize)> {
-        match &self.stage {
-            Stage::Reading(_) => None,
-            Stage::Writing(publisher) | Stage::Resolving(publisher, ..) => {
-                let count = publisher.quarantined();
-                let first = self.refused.as_ref().filter(|_| count > 0)?;
-                Some((first.0.clone(), count))
-            }
-        }
+        let count = self.publisher.quarantined();
+        let first = self.refused.as_ref().filter(|_| count > 0)?;
+        Some((first.0.clone(), count))
     }
 
     /// Since when the oldest status that is not acknowledged waits.
     pub fn oldest_pending(&self) -> Option<Mono> {
-        match &self.stage {
-            Stage::Reading(_) => None,
-            Stage::Writing(publisher) | Stage::Resolving(publisher, ..) => publisher.oldest_pending(),
-        }
+        self.publisher.oldest_pending()
     }
 
     /// Works until something happens that the election must know or that must be reported to others. May be cancelled
@@ -190,7 +209,7 @@ impl<S: Store> LeaderTerm<S> {
     pub async fn run(&mut self) -> Input {
         loop {
             // A paused term reads and writes nothing, but counts what waits to be written.
-            if self.paused && self.commits.is_empty() && !matches!(self.stage, Stage::Writing(_)) {
+            if self.paused && self.commits.is_empty() && self.resolving.is_some() {
                 return std::future::pending().await;
             }
             let was_live = self.live;
@@ -206,92 +225,73 @@ impl<S: Store> LeaderTerm<S> {
     }
 
     async fn step(&mut self) -> Result<(), CommitError> {
-        if !matches!(self.stage, Stage::Writing(_)) {
-            self.note_progress();
-        }
-        match &mut self.stage {
-            Stage::Reading(reading) => {
-                let published = match reading.as_mut().await {
-                    Ok(published) => published,
-                    Err(error) => {
-                        // A completed future must not be polled again: once the doubt is settled, reading starts over.
-                        self.stage = Stage::Reading(self.reading());
-                        return Err(error.into());
-                    }
-                };
-                let now = self.setup.clock.now();
-                let Published { held, buckets } = published;
-                let mut publisher = Publisher::new(
-                    now,
-                    self.term.epoch,
-                    held,
-                    buckets,
-                    self.setup.orphans_max_percent,
-                );
-                let view = self.setup.view.get();
-                view.instances.keys().for_each(|id| publisher.mark(now, id));
-                self.cursor.skip_to(view.revision);
-                self.stage = Stage::Writing(Box::new(publisher));
-            }
-            Stage::Resolving(publisher, unresolved, reading) => match reading.as_mut().await {
+        if let Some((unresolved, reading)) = &mut self.resolving {
+            match reading.await {
                 Ok(found) => {
-                    found
-                        .instances
-                        .into_iter()
-                        .for_each(|(id, held)| publisher.settle(&id, held));
-                    found
-                        .buckets
-                        .into_iter()
-                        .for_each(|(bucket, data)| publisher.settle_bucket(bucket, data));
-                    self.needs_resolution = false;
-                    self.stage = Stage::Writing(publisher.clone());
+                    self.resolving = None;
+                    self.resolved(found);
+                    Ok(())
                 }
                 Err(error) => {
-                    let again = read_back(
-                        Arc::clone(&self.session),
-                        self.setup.layout.clone(),
-                        unresolved.clone(),
-                    );
-                    *reading = Box::pin(again);
-                    return Err(error.into());
+                    let unresolved = unresolved.clone();
+                    self.resolve(unresolved);
+                    Err(error.into())
                 }
-            },
-            Stage::Writing(publisher) if self.needs_resolution && self.commits.is_empty() => {
-                let before = publisher.batch_ops_max();
-                let Unknown {
-                    ids,
-                    buckets,
-                    left_out,
-                } = publisher.unknown(self.setup.clock.now());
-                if let Some(id) = left_out {
-                    let path = self.setup.layout.instance(&id);
-                    self.setup
-                        .metrics
-                        .batches
-                        .get_or_create(&[("result", "left_out")])
-                        .inc();
-                    tracing::error!(
-                        path,
-                        "each attempt to write this znode ends without an answer; it is left out until its status changes"
-                    );
-                } else if publisher.batch_ops_max() < before {
-                    tracing::warn!(
-                        operations = publisher.batch_ops_max(),
-                        "requests end without an answer again and again; smaller ones are sent. Does ZooKeeper's \
-                         jute.maxbuffer, or a proxy, limit their size?"
-                    );
-                }
-                let unresolved = Unresolved { ids, buckets };
-                let reading = read_back(
-                    Arc::clone(&self.session),
-                    self.setup.layout.clone(),
-                    unresolved.clone(),
-                );
-                self.stage = Stage::Resolving(publisher.clone(), unresolved, Box::pin(reading));
             }
-            Stage::Writing(_) => self.write().await?,
+        } else if self.needs_resolution && self.commits.is_empty() {
+            let unresolved = self.doubt();
+            self.resolve(unresolved);
+            Ok(())
+        } else {
+            self.write().await
         }
-        Ok(())
+    }
+
+    /// Everything that was in flight is doubtful.
+    fn doubt(&mut self) -> Unresolved {
+        let before = self.publisher.batch_ops_max();
+        let Unknown {
+            ids,
+            buckets,
+            left_out,
+        } = self.publisher.unknown(self.setup.clock.now());
+        if let Some(id) = left_out {
+            let path = self.setup.layout.instance(&id);
+            self.setup
+                .metrics
+                .batches
+                .get_or_create(&[("result", "left_out")])
+                .inc();
+            tracing::error!(
+                path,
+                "each attempt to write this znode ends without an answer; it is left out until its status changes"
+            );
+        } else if self.publisher.batch_ops_max() < before {
+            tracing::warn!(
+                operations = self.publisher.batch_ops_max(),
+                "requests end without an answer again and again; smaller ones are sent. Does ZooKeeper's \
+                 jute.maxbuffer, or a proxy, limit their size?"
+            );
+        }
+        Unresolved { ids, buckets }
+    }
+
+    /// Begins to read back what is doubtful.
+    fn resolve(&mut self, unresolved: Unresolved) {
+        let (session, layout) = (Arc::clone(&self.session), self.setup.layout.clone());
+        let reading = read_back(session, layout, unresolved.clone());
+        self.resolving = Some((unresolved, Box::pin(reading)));
+        self.note_progress();
+    }
+
+    fn resolved(&mut self, found: ReadBack) {
+        for (id, held) in found.instances {
+            self.publisher.settle(&id, held);
+        }
+        for (bucket, data) in found.buckets {
+            self.publisher.settle_bucket(bucket, data);
+        }
+        self.needs_resolution = false;
     }
 
     fn failed(&mut self, error: &CommitError) -> Input {
@@ -313,15 +313,6 @@ impl<S: Store> LeaderTerm<S> {
             }
             _ => Input::Lost,
         }
-    }
-
-    fn reading(&self) -> Reading<Published> {
-        Box::pin(read_and_adopt(
-            Arc::clone(&self.session),
-            self.setup.layout.clone(),
-            self.setup.commands.clone(),
-            self.grace,
-        ))
     }
 
     /// Waits for writes in flight, before leadership is handed over. Bounded by the store's time limits.

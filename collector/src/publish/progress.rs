@@ -1,8 +1,6 @@
 //! Tells others what the term does: the metric of pending statuses, and the record for debug pages.
 
-use redkeeper_core::publish::Publisher;
-
-use super::{LeaderTerm, Stage};
+use super::LeaderTerm;
 use crate::store::{
     Store,
     diagnostics::{NAMED_MAX, Publishing},
@@ -17,25 +15,23 @@ impl<S: Store> LeaderTerm<S> {
 
     /// Records what the term does now.
     pub(super) fn note_progress(&self) {
-        let (stage, publisher) = match &self.stage {
-            Stage::Reading(_) => ("reading", None),
-            Stage::Writing(publisher) => ("writing", Some(&**publisher)),
-            Stage::Resolving(publisher, ..) => ("resolving", Some(&**publisher)),
+        let stage = match (&self.resolving, &self.takeover) {
+            (Some(_), _) => "resolving",
+            (None, Some(_)) => "taking over",
+            (None, None) => "writing",
         };
-        let few_pending = |publisher: &Publisher| {
-            let ids = publisher.pending_ids(NAMED_MAX)?;
-            Some((ids, publisher.oldest_pending()))
-        };
+        let publisher = &self.publisher;
+        let few_pending = publisher.pending_ids(NAMED_MAX);
         self.setup.diagnostics.publishing(Publishing {
             stage,
             on_hold: self.paused,
             seen: self.cursor.seen(),
             pending: self.pending(),
-            few_pending: publisher.and_then(few_pending),
-            refused: publisher.map_or_else(Vec::new, |publisher| publisher.quarantined_ids(NAMED_MAX)),
+            few_pending: few_pending.map(|ids| (ids, publisher.oldest_pending())),
+            refused: publisher.quarantined_ids(NAMED_MAX),
             writes_in_flight: self.commits.len(),
             audit_reading: self.audit.as_ref().map(|(bucket, _)| *bucket),
-            audit_position: publisher.map(Publisher::audit_position),
+            audit_position: Some(publisher.audit_position()),
         });
     }
 }

@@ -1,18 +1,17 @@
 //! One step of writing: applies changes of the view, sends what the window allows, and records ZooKeeper's answers.
 
-use std::sync::Arc;
-
 use futures_util::StreamExt;
 use redkeeper_core::{
-    fleet::message_order::Origin,
     ids::{Bucket, InstanceId},
-    publish::{Found, Record, Refusal},
-    status::{Reason, Status},
+    publish::{Found, Refusal},
 };
 
 use super::{
-    LeaderTerm, Reading, Request, Stage,
+    LeaderTerm, Reading, Request,
+    desired::publishable,
     fenced_write::{Work, commit},
+    replicate,
+    takeover::{self, TakeOver},
 };
 use crate::{
     fleet::change_log::Lagged,
@@ -24,9 +23,7 @@ impl<S: Store> LeaderTerm<S> {
     pub(super) async fn write(&mut self) -> Result<(), CommitError> {
         self.apply_changes();
         self.note_pending();
-        let Stage::Writing(publisher) = &mut self.stage else {
-            return Ok(());
-        };
+        let publisher = &mut self.publisher;
         let (view, now) = (self.setup.view.get(), self.setup.clock.now());
         let mut sent = false;
         if self.paused || self.needs_resolution {
@@ -42,10 +39,13 @@ impl<S: Store> LeaderTerm<S> {
                 sent = true;
             }
             self.send_mark();
+            if self.take_over() {
+                // Without this, a large fleet that needs no answers would hold up the session.
+                tokio::task::yield_now().await;
+                sent = true;
+            }
         }
-        let Stage::Writing(publisher) = &self.stage else {
-            return Ok(());
-        };
+        let publisher = &self.publisher;
         let may_write = !self.paused && !self.needs_resolution;
         let paced = publisher.next_deadline().filter(|_| may_write);
         let paced = paced.map(|due| self.setup.clock.instant(due));
@@ -57,6 +57,7 @@ impl<S: Store> LeaderTerm<S> {
             changed = self.cursor.changed() => if changed.is_err() {
                 return Err(StoreError::Lost("the aggregator has stopped".to_owned()).into());
             },
+            step = takeover::step(&mut self.takeover), if may_write => self.stepped(step)?,
             adopted = pending(&mut self.adopting), if may_write => {
                 self.adopting = None;
                 adopted?;
@@ -68,7 +69,7 @@ impl<S: Store> LeaderTerm<S> {
             }
             () = tokio::time::sleep_until(paced.unwrap_or(self.audit_at)), if paced.is_some() => {}
             () = tokio::time::sleep_until(self.freshness.due), if may_write && !self.freshness.in_flight() => {}
-            // Poll the new commit once before building the next batch.
+            // The new commit, and everybody else, has a turn before the next batch.
             () = tokio::task::yield_now(), if sent => (),
             () = tokio::time::sleep_until(self.audit_at), if may_audit && self.audit.is_none() => self.start_audit(),
         }
@@ -77,9 +78,7 @@ impl<S: Store> LeaderTerm<S> {
 
     /// Marks what has changed in the view as to be written.
     fn apply_changes(&mut self) {
-        let Stage::Writing(publisher) = &mut self.stage else {
-            return;
-        };
+        let publisher = &mut self.publisher;
         let (view, now) = (self.setup.view.get(), self.setup.clock.now());
         match self.cursor.all(&view) {
             Ok(changes) => {
@@ -95,7 +94,11 @@ impl<S: Store> LeaderTerm<S> {
                 }
             }
             // Too far behind: everything is compared. Instances that were removed meanwhile are found as orphans.
-            Err(Lagged) => view.instances.keys().for_each(|id| publisher.mark(now, id)),
+            Err(Lagged) => {
+                let adopting = self.setup.adopting(false);
+                let takeover = self.takeover.get_or_insert_with(|| TakeOver::new(adopting));
+                takeover.compare_again();
+            }
         }
     }
 
@@ -104,11 +107,12 @@ impl<S: Store> LeaderTerm<S> {
             Work::Mark(live) => return self.marked(live, result),
             Work::Batch(number) => number,
         };
-        let Stage::Writing(publisher) = &mut self.stage else {
-            return result;
-        };
+        let publisher = &mut self.publisher;
         let kind = match result {
             Ok(()) => {
+                if let Some(batch) = publisher.sent(number) {
+                    replicate::tell(&self.setup.links, batch);
+                }
                 let written = publisher.acknowledged(number);
                 self.setup.metrics.writes.inc_by(written);
                 "ok"
@@ -161,9 +165,4 @@ async fn pending_audit(audit: &mut Option<(Bucket, Reading<Found>)>) -> Result<F
         Some((_, reading)) => reading.await,
         None => std::future::pending().await,
     }
-}
-
-/// The record to publish of a status; `None` while nothing is known yet, so that what is published stays.
-fn publishable(status: &Arc<Status>, origin: Origin) -> Option<Record> {
-    (status.verdict.reason != Reason::NotProbed).then(|| Record::of(status, origin))
 }

@@ -10,6 +10,7 @@ use redkeeper_core::{
     status::{Identity, Reason, Stage as ProbeStage, Status, Verdict},
     time::WallMs,
 };
+use redkeeper_proto::v1::PublishedWrites;
 use redkeeper_runtime::supervise::Supervisor;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -30,9 +31,11 @@ use crate::{
 };
 
 mod audit;
+mod follow;
 mod freshness;
 mod load;
 mod outcomes;
+mod takeover;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Interval of freshness marks.
@@ -50,12 +53,15 @@ fn adopt_everything(mut commands: mpsc::Receiver<Command>) -> Adopted {
     let supervisor = Supervisor::new(CancellationToken::new());
     let _ends_with_the_test = supervisor.spawn("fleet", "", async move {
         while let Some(command) = commands.recv().await {
-            let Command::Adopt(statuses, grace, done) = command else {
+            let Command::Adopt(adoption, done) = command else {
                 continue;
             };
-            let ids = statuses.iter().map(|(status, _)| status.identity.id.to_string());
+            let ids = adoption
+                .statuses
+                .iter()
+                .map(|(status, _)| status.identity.id.to_string());
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-            told.push((ids.collect(), grace));
+            told.push((ids.collect(), adoption.grace));
             done.send(()).ok();
         }
     });
@@ -94,6 +100,8 @@ const ORIGIN: Origin = Origin {
 
 /// A term, the fleet that it publishes, and a hand that reads and edits znodes.
 struct Rig {
+    setup: Setup,
+    links: replicate::Sender,
     store: FaultyStore,
     session: Arc<FaultySession>,
     layout: Layout,
@@ -122,6 +130,11 @@ impl Rig {
 
     /// A term that has just been claimed, over these statuses of an earlier leader.
     async fn over(held: &[(&str, Vec<u8>)]) -> Self {
+        Self::knowing(held, Mirror::default()).await
+    }
+
+    /// The same, of a collector that knows what is published.
+    async fn knowing(held: &[(&str, Vec<u8>)], mirror: Mirror) -> Self {
         let (store, layout) = (FaultyStore::default(), Layout::new("/redkeeper"));
         let hand = store.memory.connect().await.unwrap();
         layout.ensure(&hand).await.unwrap();
@@ -136,6 +149,7 @@ impl Rig {
         set(&hand, &layout.epoch(), br#"{"epoch":5}"#).await;
         let (publisher, handle) = view::channel();
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let links = replicate::Sender::new(replicate::TOLD_MAX);
         let metrics = Metrics::default();
         let diagnostics = Arc::new(Diagnostics::new(Clock::simulated()));
         let setup = Setup {
@@ -147,6 +161,8 @@ impl Rig {
             orphans_max_percent: 10,
             audit_interval: AUDIT_INTERVAL,
             freshness_interval: FRESHNESS,
+            links: links.clone(),
+            next_adoption: Arc::default(),
             metrics: metrics.clone(),
             diagnostics: Arc::clone(&diagnostics),
         };
@@ -155,8 +171,10 @@ impl Rig {
             token: TOKEN,
         };
         Self {
-            term: LeaderTerm::new(setup, &session, term, true),
+            term: LeaderTerm::new(setup.clone(), &session, term, mirror, true),
             adopted: adopt_everything(receiver),
+            setup,
+            links,
             store,
             session,
             layout,
@@ -358,7 +376,7 @@ async fn a_term_publishes_what_is_known_and_then_says_that_it_is_live() {
 
 #[tokio::test(start_paused = true)]
 async fn only_differences_from_the_earlier_leader_are_written() {
-    let held = ["db:1", "db:2"].map(|name| (name, stored(name, Reason::Ok)));
+    let held = ["db:1", "db:2", "db:3"].map(|name| (name, stored(name, Reason::Ok)));
     let mut rig = Rig::over(&held).await;
     rig.put("db:1", Reason::Ok);
     rig.put("db:2", Reason::Loading);
@@ -366,12 +384,9 @@ async fn only_differences_from_the_earlier_leader_are_written() {
     assert_eq!(rig.field("db:1", "epoch").await, Some(1.into()), "it was right");
     assert_eq!(rig.field("db:2", "epoch").await, Some(5.into()));
     assert_eq!(rig.field("db:2", "rev").await, Some(2.into()));
-    let ids = ["db:1", "db:2"].map(str::to_owned).to_vec();
-    assert_eq!(
-        rig.adopted(),
-        [(ids, true)],
-        "with the grace of a change of leaders"
-    );
+    // The fleet knows the others.
+    let adopted = [(vec!["db:3".to_owned()], true)];
+    assert_eq!(rig.adopted(), adopted, "with the grace of a change of leaders");
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,11 +14,11 @@ struct BucketJson {
 }
 
 /// Bucket JSON.
-pub fn bucket(data: BucketData, epoch: Epoch) -> Vec<u8> {
+pub fn bucket(data: BucketData) -> Vec<u8> {
     let json = BucketJson {
         r#gen: data.generation,
         count: data.count,
-        epoch: epoch.0,
+        epoch: data.epoch.0,
     };
     serde_json::to_vec(&json).unwrap_or_default()
 }
@@ -35,6 +35,7 @@ pub fn read_bucket(bytes: &[u8]) -> BucketData {
         .map(|json| BucketData {
             generation: json.r#gen,
             count: json.count,
+            epoch: Epoch(json.epoch),
         })
         .unwrap_or_default()
 }

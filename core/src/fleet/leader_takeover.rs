@@ -1,11 +1,11 @@
 //! Takes over what a new leader finds in ZooKeeper, so that a change of the leader changes no status.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{AgentState, Effect, Fleet, FreshnessLimit, InstanceState, Member, clocks, is_collector_verdict};
 use crate::{
     fleet::message_order::Origin,
-    ids::{AgentId, InstanceId, Seq},
+    ids::{InstanceId, Seq},
     limits::FLEET_INSTANCES_MAX,
     status::{Reason, Status, Verdict},
     time::{Mono, WallMs},
@@ -25,9 +25,18 @@ impl AgentState {
     }
 
     /// Grants a grace period, as if the agent had been heard now.
-    fn grant(&mut self, now: Mono) {
+    fn grant(&mut self, now: Mono, adoption: u64) {
+        if self.is_unheard(adoption) {
+            self.granted = adoption;
+        }
         self.version += u64::from(self.silent);
         (self.heard, self.heartbeat_at, self.silent) = (now, now, false);
+    }
+
+    /// Whether this collector does not hear the agent. Grace that was granted for one of its instances in this adoption
+    /// changes nothing for the others.
+    fn is_unheard(&self, adoption: u64) -> bool {
+        self.silent || self.stream.is_none() || self.granted == adoption
     }
 }
 
@@ -47,33 +56,46 @@ impl InstanceState {
     }
 }
 
+/// Statuses that were found in ZooKeeper, or a part of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Adoption {
+    /// The statuses, with the messages that reported them.
+    pub statuses: Vec<(Arc<Status>, Origin)>,
+    /// True after another collector led: an agent of which it had heard more gets a grace period.
+    pub grace: bool,
+    /// The same for all parts of one adoption, and of no other.
+    pub number: u64,
+}
+
+/// False if adopting a published status changes nothing for a collector that knows this one of the same instance: it has
+/// heard as much of the same boot, and knows no later begin of the state. Most statuses are like this when a follower
+/// becomes the leader.
+pub fn is_news((known, known_origin): (&Status, Origin), (published, origin): (&Status, Origin)) -> bool {
+    let is_older = known_origin == origin || origin.is_superseded_by(known_origin);
+    let (ours, theirs) = (&known.verdict, &published.verdict);
+    !is_older
+        || origin == Origin::default()
+        || known.agent != published.agent
+        || (ours.reason == theirs.reason && theirs.since.0 < ours.since.0)
+}
+
 impl Fleet {
-    pub(super) fn adopt(
-        &mut self,
-        now: Mono,
-        wall: WallMs,
-        statuses: Vec<(Arc<Status>, Origin)>,
-        grace: bool,
-        out: &mut Vec<Effect>,
-    ) {
-        // Computed before the loop: granting grace to one instance marks its agent as heard, which must not affect the
-        // agent's other instances.
-        let unheard: BTreeSet<AgentId> = self
-            .agents
-            .iter()
-            .filter(|agent| agent.silent || agent.stream.is_none())
-            .map(|agent| agent.name.clone())
-            .collect();
+    pub(super) fn adopt(&mut self, now: Mono, wall: WallMs, adoption: Adoption, out: &mut Vec<Effect>) {
+        let Adoption {
+            statuses,
+            grace,
+            number,
+        } = adoption;
         for (status, origin) in statuses {
             let id = status.identity.id.clone();
             if self.instances.contains_key(&id) {
-                let unheard = unheard.contains(&status.agent);
-                self.adopt_known(now, wall, (&id, origin, unheard, grace), &status, out);
+                self.adopt_known(now, wall, (&id, origin, grace, number), &status, out);
                 continue;
             }
             // The agent is heard and has reported all its instances since its start, and this is not one of them.
             let agent = self.agents.get(&status.agent);
-            if agent.is_some_and(|agent| agent.complete) && !unheard.contains(&status.agent) {
+            let is_unheard = agent.is_some_and(|agent| agent.is_unheard(number));
+            if agent.is_some_and(|agent| agent.complete) && !is_unheard {
                 continue;
             }
             if self.instances.len() >= FLEET_INSTANCES_MAX {
@@ -91,10 +113,10 @@ impl Fleet {
             });
             if agent.is_beyond_us(origin) {
                 // If the agent stays silent, that is detected again, with this instance.
-                agent.grant(now);
+                agent.grant(now, number);
             }
-            if unheard.contains(&name) {
-                out.push(Effect::Agent(place));
+            if is_unheard {
+                self.untold.insert(place);
             }
             agent.watch(self.silent_after, &mut self.deadlines);
             let state = InstanceState {
@@ -120,7 +142,7 @@ impl Fleet {
         &mut self,
         now: Mono,
         wall: WallMs,
-        (id, origin, unheard, grace): (&InstanceId, Origin, bool, bool),
+        (id, origin, grace, number): (&InstanceId, Origin, bool, u64),
         status: &Status,
         out: &mut Vec<Effect>,
     ) {
@@ -131,6 +153,10 @@ impl Fleet {
             return;
         }
         let name = known.status.agent.clone();
+        let unheard = self
+            .agents
+            .get(&status.agent)
+            .is_some_and(|agent| agent.is_unheard(number));
         let agent = self.agents.get_mut(&name);
         let order = agent.as_ref().and_then(|agent| agent.order.as_ref());
         let news = if known.origin.boot == origin.boot && origin != Origin::default() {
@@ -142,7 +168,7 @@ impl Fleet {
         if let Some(agent) = agent {
             let grace = grace && agent.is_beyond_us(origin);
             if grace {
-                agent.grant(now);
+                agent.grant(now, number);
             }
             if let Some(member) = agent.members.get_mut(id).filter(|_| unheard && grace) {
                 member.progress = now;

@@ -10,6 +10,10 @@ use crate::{
     time::{Mono, WallMs},
 };
 
+/// Instances that one step makes silent, of one agent more at most: a step takes some milliseconds, and the next one
+/// follows at once.
+const SETTLED_MAX: usize = 2_000;
+
 /// When an agent that was last heard, and whose last heartbeat was heard, at these times becomes silent if nothing more
 /// is heard. Messages without heartbeats prove no progress of probes.
 pub fn silent_at(heard: Mono, heartbeat_at: Mono, silent_after: Duration) -> Mono {
@@ -36,27 +40,31 @@ impl AgentState {
 
 impl Fleet {
     pub(super) fn check_deadlines(&mut self, now: Mono, wall: WallMs, out: &mut Vec<Effect>) {
-        while self.deadlines.first().is_some_and(|(at, _)| *at <= now) {
+        let mut settled = 0;
+        while settled < SETTLED_MAX && self.deadlines.first().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, name)) = self.deadlines.pop_first() {
-                self.check_agent(now, wall, &name, out);
+                settled += self.check_agent(now, wall, &name, out);
             }
         }
     }
 
-    fn check_agent(&mut self, now: Mono, wall: WallMs, name: &AgentId, out: &mut Vec<Effect>) {
+    /// Returns the number of instances that became silent.
+    fn check_agent(&mut self, now: Mono, wall: WallMs, name: &AgentId, out: &mut Vec<Effect>) -> usize {
         let silent_after = self.silent_after;
         let Some(agent) = self.agents.get_mut(name) else {
-            return;
+            return 0;
         };
         agent.watched = false;
         if agent.due(silent_after) > now {
             agent.watch(silent_after, &mut self.deadlines);
-            return;
+            return 0;
         }
+        let instances = agent.members.len();
         if agent.silent || self.holds(now, name) {
-            return;
+            return 0;
         }
         self.silence(wall, name, out);
+        instances
     }
 
     /// Nothing was heard of the agent for too long.

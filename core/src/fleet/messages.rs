@@ -1,12 +1,12 @@
 //! The inputs and effects of the fleet core.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::SlotKey;
+use super::{Adoption, SlotKey};
 use crate::{
-    fleet::message_order::{Arrival, Origin},
+    fleet::message_order::Arrival,
     ids::{AgentId, BootId, Handle, InstanceId, Seq},
-    status::{Identity, Status, Verdict},
+    status::{Identity, Verdict},
     time::{Mono, WallMs},
 };
 
@@ -101,9 +101,8 @@ pub enum Input {
     RelayBegins(u64, Box<AgentInfo>, Duration, Duration),
     /// A message that another collector relays, which heard it this long ago.
     Relayed(u64, Seq, Message, Duration),
-    /// Statuses found in ZooKeeper: taken over where nothing fresher is known. True if another collector led until now:
-    /// an agent of which that one had heard more then gets a full grace period.
-    Adopt(Vec<(Arc<Status>, Origin)>, bool),
+    /// Statuses found in ZooKeeper: taken over where nothing fresher is known.
+    Adopt(Adoption),
     /// A stream ended.
     Bye(u64),
     /// Time passes.

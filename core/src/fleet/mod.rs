@@ -25,6 +25,7 @@ pub use agent_slab::{Agents, SlotKey};
 pub use brake::{BrakeSettings, Held};
 pub use clocks::{ClockOffset, OFFSET_MIN};
 pub use instances_of_agent::{FreshnessLimit, Member, Members};
+pub use leader_takeover::{Adoption, is_news};
 pub use liveness::silent_at;
 pub use messages::{AgentInfo, Effect, Input, Message, Report, Rival};
 pub use relaying::AgentSnapshot;
@@ -54,6 +55,9 @@ const STEPS_IN_PAUSE: u32 = 4;
 /// Conflicts that are remembered. They come from mistakes of configuration, so they are few; beyond this number the
 /// loser waits for its next reconnection.
 const CONFLICTS_MAX: usize = 1_024;
+
+/// Agents with adopted instances that one step tells: to tell one costs as much as it has instances.
+const AGENTS_TOLD_MAX: usize = 64;
 
 /// An agent as the fleet sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,6 +91,8 @@ pub struct AgentState {
     stream: Option<u64>,
     /// Number of open streams.
     streams_open: u32,
+    /// The adoption that granted it a grace period last.
+    granted: u64,
     snapshot: Option<Snapshot>,
     /// The last agent that was refused because this one has its id.
     pub rival: Option<Box<Rival>>,
@@ -131,6 +137,8 @@ pub struct Fleet {
     /// Streams whose report of an instance lost against the owner of the instance.
     conflicts: BTreeMap<InstanceId, u64>,
     brake: brake::Brake,
+    /// Agents whose adopted instances are to be told. An agent is told once for many of them.
+    untold: BTreeSet<SlotKey>,
     stepped: Mono,
 }
 
@@ -146,6 +154,7 @@ impl Fleet {
             deadlines: BTreeSet::new(),
             conflicts: BTreeMap::new(),
             brake: brake::Brake::new(BrakeSettings::OFF),
+            untold: BTreeSet::new(),
             stepped: now,
         }
     }
@@ -182,6 +191,9 @@ impl Fleet {
 
     /// When [`step`](Self::step) must be called with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Mono {
+        if !self.untold.is_empty() {
+            return self.stepped;
+        }
         let regular = self.stepped + self.step_interval();
         let next = self.deadlines.first().map_or(regular, |(at, _)| regular.min(*at));
         let brake = self.brake.next_deadline(self.stepped);
@@ -203,11 +215,17 @@ impl Fleet {
                 self.message((now, age), wall, (stream, seq), message, out);
             }
             Input::Bye(stream) => self.bye(stream, out),
-            Input::Adopt(statuses, grace) => self.adopt(now, wall, statuses, grace, out),
+            Input::Adopt(adoption) => self.adopt(now, wall, adoption, out),
             Input::Tick => {}
         }
         self.check_deadlines(now, wall, out);
         self.release(now, wall, out);
+        for _ in 0..AGENTS_TOLD_MAX {
+            let Some(place) = self.untold.pop_first() else {
+                break;
+            };
+            out.push(Effect::Agent(place));
+        }
         self.stepped = now;
     }
 
@@ -245,6 +263,7 @@ impl AgentState {
             members: Members::default(),
             stream: None,
             streams_open: 0,
+            granted: 0,
             snapshot: None,
             rival: None,
         }

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::*;
 use crate::{
     ids::{BootId, Handle, Seq},
@@ -62,6 +64,16 @@ pub(super) struct World {
     pub(super) out: Vec<Effect>,
 }
 
+/// What a new leader adopts all at once, after another one led.
+pub(super) fn after_another_leader(statuses: Vec<(Arc<Status>, Origin)>) -> Input {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    Input::Adopt(Adoption {
+        statuses,
+        grace: true,
+        number: NUMBER.fetch_add(1, Ordering::Relaxed),
+    })
+}
+
 impl World {
     pub(super) fn new() -> Self {
         let now = Mono::from_millis(100_000);
@@ -111,7 +123,7 @@ impl World {
 
     /// Adopts what the former leader published of an instance, with the origin of what it had heard.
     pub(super) fn adopt(&mut self, n: u32, reason: Reason, origin: Origin) {
-        self.step(Input::Adopt(vec![(published(n, reason), origin)], true));
+        self.step(after_another_leader(vec![(published(n, reason), origin)]));
     }
 
     /// Lets time pass as the shell does: a step at each deadline.

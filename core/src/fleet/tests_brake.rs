@@ -1,7 +1,7 @@
 //! Tests of the brake on absence.
 
 use super::{
-    tests::{SILENT, greeting, report},
+    tests::{SILENT, after_another_leader, greeting, report},
     *,
 };
 use crate::{
@@ -222,7 +222,7 @@ fn dead_ids_in_zookeeper_do_not_switch_it_on() {
         };
         (Arc::new(status), Origin::default())
     });
-    many.step(Input::Adopt(dead.collect(), true));
+    many.step(after_another_leader(dead.collect()));
     many.pass(SILENT + SECOND, &[0]);
     // The one that falls silent is told as always.
     assert_eq!((many.reason(1), many.told()), (Reason::AgentSilent, None));

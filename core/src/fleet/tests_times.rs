@@ -1,7 +1,7 @@
 //! Tests of the time since which a state lasts, over restarts and with clocks that are off.
 
 use super::{
-    tests::{World, agent, greeting, id, origin, report},
+    tests::{SILENT, World, after_another_leader, agent, greeting, id, origin, published, report},
     *,
 };
 use crate::ids::Handle;
@@ -132,4 +132,28 @@ fn a_new_handle_or_limit_moves_a_version_and_a_heartbeat_does_not() {
     assert!(!send(&mut w, Message::Changes(vec![moved])));
     let agent = w.fleet.agents().get(&agent()).unwrap();
     assert_eq!(agent.members.handles(), [Some(Handle(77))]);
+}
+
+/// However many agents fall silent at once, one step deals with some of them, and the next one follows at once.
+#[test]
+fn many_that_fall_silent_at_once_take_several_steps() {
+    let mut w = World::new();
+    let statuses = (0..5_000).map(|n| {
+        let mut status = Status::clone(&published(n, Reason::Ok));
+        status.agent = AgentId::new(&format!("db{}", n / 1_000)).unwrap();
+        (Arc::new(status), Origin::default())
+    });
+    w.step(after_another_leader(statuses.collect()));
+    while w.fleet.next_deadline() < w.now + Duration::from_millis(1) {
+        w.step(Input::Tick);
+    }
+    let moment = Duration::from_millis(1);
+    w.pass(SILENT - moment);
+    w.now = w.now + moment;
+    let silent = |w: &World| (0..5_000).filter(|n| w.reason(*n) == Reason::AgentSilent).count();
+    for expected in [2_000, 4_000, 5_000] {
+        assert!(w.fleet.next_deadline() <= w.now);
+        w.step(Input::Tick);
+        assert_eq!(silent(&w), expected);
+    }
 }

@@ -137,7 +137,7 @@ impl Publisher {
             return vec![Difference::Bucket(bucket)];
         };
         let held = found.held;
-        let mut differences = self.compare(now, bucket, &held);
+        let mut differences = self.differences(now, bucket, &held);
         let is_known = differences.is_empty();
         self.audit.wrong.retain(|id| id.bucket() != bucket);
         self.audit
@@ -191,7 +191,7 @@ impl Publisher {
         self.audit.orphans.len() > share.max(ORPHANS_ALWAYS)
     }
 
-    fn compare(
+    fn differences(
         &mut self,
         now: Mono,
         bucket: Bucket,

@@ -1,9 +1,10 @@
 //! Defines a batch of writes, and builds the next one from what differs.
 
-use std::{cell::Cell, collections::BTreeSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Key, Publisher, REFUSALS_MAX, REV_MAX, Sent,
+    Publisher, REFUSALS_MAX, REV_MAX, Sent,
+    backlog::{Key, Look},
     record::{BucketData, Record, StoredStatus},
 };
 use crate::{
@@ -12,6 +13,10 @@ use crate::{
     status::Reason,
     time::Mono,
 };
+
+/// About so many statuses are compared in the search for one batch, which takes some milliseconds. The search goes on where
+/// it stopped.
+pub const LOOKED_AT_MAX: usize = 4_096;
 
 /// One write of a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,6 +97,7 @@ impl Publisher {
             .collect();
         let refused = self.refusals.iter().filter(|(_, n)| **n >= REFUSALS_MAX);
         busy.extend(refused.map(|(bucket, _)| *bucket));
+        busy.extend(self.closed.keys());
         let room = if self.dirty.len() > BACKLOG {
             BATCH_OPS_BACKLOG_MAX
         } else {
@@ -99,38 +105,43 @@ impl Publisher {
         };
         let room = self.unknown_outcomes.room(room);
         let (mut ops, mut touched) = (Vec::new(), BTreeSet::new());
-        let mut oldest = None::<Mono>;
-        let (made, paced) = (Cell::new(None), Cell::new(None::<Mono>));
+        let (mut oldest, mut paced) = (None::<Mono>, None::<Mono>);
         let mut dirty = std::mem::take(&mut self.dirty);
-        let mut looked_at = dirty.extract_if(.., |key, dirty| {
-            if busy.contains(&key.bucket()) {
-                return false;
+        let (mut looked_at, mut is_cut) = (0, false);
+        for bucket in dirty.buckets_from(self.next_look) {
+            if busy.contains(&bucket) {
+                continue;
             }
-            let op = self.op(key, dirty.newest.take().or_else(|| desired(&key.id)));
-            if let Some(due) = op
-                .as_ref()
-                .and_then(|_| self.rate_limits.due((key.hash64(), &key.id), now))
-            {
-                paced.set(Some(paced.get().map_or(due, |first| first.min(due))));
-                return false;
-            }
-            made.set(op);
-            true
-        });
-        // The writes of the touched buckets count too.
-        while ops.len() + touched.len() + 2 <= room {
-            let Some((key, dirty)) = looked_at.next() else {
+            if looked_at >= LOOKED_AT_MAX || is_cut {
+                (self.next_look, is_cut) = (bucket, true);
                 break;
-            };
-            if let Some(op) = made.take() {
-                touched.insert(key.bucket());
+            }
+            looked_at += dirty.look(bucket, |key, dirty| {
+                // The writes of the touched buckets count too.
+                if ops.len() + touched.len() + 2 > room {
+                    is_cut = true;
+                    return Look::Enough;
+                }
+                let op = self.op(key, dirty.newest.take().or_else(|| desired(&key.id)));
+                let Some(op) = op else {
+                    return Look::Remove;
+                };
+                if let Some(due) = self.rate_limits.due(key.hashed(), now) {
+                    paced = Some(paced.map_or(due, |first| first.min(due)));
+                    return Look::Keep;
+                }
+                touched.insert(bucket);
                 oldest = oldest.min(Some(dirty.since)).or(Some(dirty.since));
                 ops.push(op);
-            }
+                Look::Remove
+            });
         }
-        drop(looked_at);
         self.dirty = dirty;
-        self.paced_until = paced.get();
+        self.paced_until = if is_cut && ops.is_empty() {
+            Some(now)
+        } else {
+            paced
+        };
         let buckets = self.new_buckets.union(&self.stale_buckets);
         for bucket in buckets.filter(|bucket| !busy.contains(bucket)) {
             if ops.len() + touched.len() + 1 > room {
@@ -143,13 +154,16 @@ impl Publisher {
             return None;
         }
         let mut all = Vec::with_capacity(ops.len() + touched.len());
-        // Both lists are in the order of the buckets.
-        let mut ops = ops.into_iter().peekable();
+        let mut by_bucket: BTreeMap<Bucket, Vec<Op>> = BTreeMap::new();
+        for op in ops {
+            by_bucket.entry(op.bucket()).or_default().push(op);
+        }
         for &bucket in &touched {
             let create = self.new_buckets.contains(&bucket);
             let mut data = self.buckets.get(&bucket).copied().unwrap_or_default();
             data.generation = data.generation.saturating_add(1);
-            let own: Vec<_> = std::iter::from_fn(|| ops.next_if(|op| op.bucket() == bucket)).collect();
+            data.epoch = self.epoch;
+            let own = by_bucket.remove(&bucket).unwrap_or_default();
             for op in &own {
                 match op {
                     Op::Put(_, true) => data.count = data.count.saturating_add(1),
@@ -180,11 +194,11 @@ impl Publisher {
     }
 
     fn op(&self, key: &Key, desired: Option<Record>) -> Option<Op> {
-        let id = &key.id;
-        if self.quarantined.contains(id) {
+        if self.quarantined.contains(&key.id) {
             return None;
         }
-        let held = self.mirror.get_hashed(key.hash64(), id);
+        let (hash, id) = key.hashed();
+        let held = self.mirror.get_hashed(hash, id);
         // Never re-create an unpublished instance only to say AGENT_SILENT: otherwise a deletion by the former leader
         // or an operator would be undone.
         let desired = desired.filter(|record| held.is_some() || record.reason() != Reason::AgentSilent);

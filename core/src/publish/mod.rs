@@ -12,14 +12,19 @@ use crate::{
     limits::BATCH_OPS_MAX,
     time::Mono,
 };
+use backlog::Backlog;
 
 pub use audit::{Difference, Found, ORPHAN_GRACE};
-pub use batch::{Batch, Op, Refusal};
+pub use batch::{Batch, LOOKED_AT_MAX, Op, Refusal};
+pub use mirror::{BucketWrites, Mirror};
 pub use outcome::Unknown;
 pub use record::{BucketData, Record, StoredStatus};
 
 mod audit;
+mod backlog;
 mod batch;
+mod mirror;
+mod opening;
 mod outcome;
 mod rate_limit;
 mod record;
@@ -32,40 +37,6 @@ const REFUSALS_MAX: u32 = 8;
 /// Largest `rev` that is believed where others may have written it: the largest integer that JSON readers represent
 /// exactly.
 const REV_MAX: u64 = (1 << 53) - 1;
-
-/// An id preceded by its hash, because numbers are compared faster than names. The byte that selects the bucket comes
-/// first, so statuses sort, and are written, one bucket after the other.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Key {
-    hash: u64,
-    id: InstanceId,
-}
-
-impl Key {
-    fn of(id: &InstanceId) -> Self {
-        Self {
-            hash: id.hash64().rotate_right(8),
-            id: id.clone(),
-        }
-    }
-
-    fn hash64(&self) -> u64 {
-        self.hash.rotate_left(8)
-    }
-
-    fn bucket(&self) -> Bucket {
-        Bucket((self.hash >> 56) as u8)
-    }
-}
-
-/// Why an instance may have to be written.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Dirty {
-    /// Time since which the published status may differ.
-    since: Mono,
-    /// The newest status, if it was passed in; otherwise it is looked up.
-    newest: Option<Record>,
-}
 
 /// A batch without an outcome.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,8 +55,12 @@ pub struct Publisher {
     /// Mirror of what ZooKeeper is known to hold.
     mirror: IdMap<StoredStatus>,
     buckets: BTreeMap<Bucket, BucketData>,
+    /// Buckets in which nothing is written yet, with what the mirror is known to be right for.
+    closed: BTreeMap<Bucket, Option<Option<BucketData>>>,
     /// Statuses that may differ from what is published.
-    dirty: BTreeMap<Key, Dirty>,
+    dirty: Backlog,
+    /// Where the search for differences goes on.
+    next_look: Bucket,
     removed: BTreeSet<InstanceId>,
     /// Buckets to create.
     new_buckets: BTreeSet<Bucket>,
@@ -106,35 +81,21 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts a term with what ZooKeeper holds, as read after the claim. At most `orphans_max_percent` of all statuses
-    /// are deleted as orphans.
-    pub fn new(
-        now: Mono,
-        epoch: Epoch,
-        held: BTreeMap<InstanceId, StoredStatus>,
-        buckets: BTreeMap<Bucket, BucketData>,
-        orphans_max_percent: u8,
-    ) -> Self {
-        let new_buckets = Bucket::all()
-            .filter(|bucket| !buckets.contains_key(bucket))
-            .collect();
-        let mut mirror = IdMap::default();
-        let ids: Vec<_> = held.keys().cloned().collect();
-        let revs = held
-            .values()
-            .filter_map(StoredStatus::record)
-            .map(|record| record.rev);
-        let rev_max = revs.filter(|rev| *rev <= REV_MAX).max().unwrap_or(0);
-        for (id, held) in held {
-            mirror.insert(id, held);
-        }
-        let mut publisher = Self {
+    /// Starts a term with what is known of ZooKeeper. All buckets are closed. At most `orphans_max_percent` of all
+    /// statuses are deleted as orphans.
+    pub fn new(epoch: Epoch, mirror: Mirror, orphans_max_percent: u8) -> Self {
+        let Mirror { statuses, mut known } = mirror;
+        Self {
             epoch,
-            dirty: BTreeMap::new(),
-            mirror,
-            buckets,
+            dirty: Backlog::default(),
+            next_look: Bucket(0),
+            mirror: statuses,
+            buckets: BTreeMap::new(),
+            closed: Bucket::all()
+                .map(|bucket| (bucket, known.remove(&bucket)))
+                .collect(),
             removed: BTreeSet::new(),
-            new_buckets,
+            new_buckets: BTreeSet::new(),
             stale_buckets: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             quarantined: BTreeSet::new(),
@@ -143,11 +104,9 @@ impl Publisher {
             rate_limits: rate_limit::RateLimits::default(),
             paced_until: None,
             unknown_outcomes: unknown_outcome::UnknownOutcomes::default(),
-            rev_max,
+            rev_max: 0,
             next: 1,
-        };
-        ids.iter().for_each(|id| publisher.doubt(now, id));
-        publisher
+        }
     }
 
     /// Marks a status as possibly different from what is published; the newest one is looked up.
@@ -164,8 +123,7 @@ impl Publisher {
     fn changed(&mut self, since: Mono, id: &InstanceId, newest: Option<Record>) {
         self.removed.remove(id);
         self.quarantined.remove(id);
-        let fresh = Dirty { since, newest: None };
-        self.dirty.entry(Key::of(id)).or_insert(fresh).newest = newest;
+        self.dirty.entry(id, since).newest = newest;
     }
 
     /// Records that an instance was explicitly forgotten. Only then is its znode deleted.
@@ -180,14 +138,13 @@ impl Publisher {
         if self.in_flight.is_empty() {
             let (mirror, dirty) = (&self.mirror, &self.dirty);
             self.removed
-                .retain(|id| mirror.contains_key(id) || dirty.contains_key(&Key::of(id)));
+                .retain(|id| mirror.contains_key(id) || dirty.contains(id));
         }
     }
 
     /// Marks what is published of an instance as doubtful; its newest status stays as it was.
     fn doubt(&mut self, since: Mono, id: &InstanceId) {
-        let fresh = Dirty { since, newest: None };
-        self.dirty.entry(Key::of(id)).or_insert(fresh);
+        self.dirty.entry(id, since);
     }
 
     /// Number of statuses not yet acknowledged.
@@ -203,7 +160,7 @@ impl Publisher {
     /// Time since which the oldest pending status waits.
     pub fn oldest_pending(&self) -> Option<Mono> {
         let sent = self.in_flight.values().filter_map(|sent| sent.marked);
-        self.dirty.values().map(|dirty| dirty.since).chain(sent).min()
+        self.dirty.oldest().into_iter().chain(sent).min()
     }
 
     /// The statuses that are not yet acknowledged, if they are at most `max`.
@@ -213,14 +170,7 @@ impl Publisher {
         }
         let sent = self.in_flight.values().flat_map(|sent| &sent.batch.ops);
         let sent = sent.filter_map(Op::id);
-        Some(
-            self.dirty
-                .keys()
-                .map(|key| &key.id)
-                .chain(sent)
-                .cloned()
-                .collect(),
-        )
+        Some(self.dirty.ids().chain(sent).cloned().collect())
     }
 
     /// The first `max` instances whose znodes ZooKeeper refuses to let the leader write.
@@ -243,6 +193,11 @@ impl Publisher {
         self.paced_until
     }
 
+    /// True while [`next_batch`](Self::next_batch) has not yet looked at everything that may differ.
+    pub fn is_searching(&self, now: Mono) -> bool {
+        self.paced_until.is_some_and(|at| at <= now)
+    }
+
     /// Largest number of operations of a batch, which is smaller after batches without an outcome.
     pub fn batch_ops_max(&self) -> usize {
         self.unknown_outcomes.room(BATCH_OPS_MAX)
@@ -256,5 +211,7 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_opening;
 #[cfg(test)]
 mod tests_unknown_outcome;

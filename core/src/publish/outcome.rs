@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Bucket, BucketData, InstanceId, Mono, Op, Publisher, REFUSALS_MAX, Refusal, Sent, StoredStatus};
+use super::{
+    Batch, Bucket, BucketData, InstanceId, Mono, Op, Publisher, REFUSALS_MAX, Refusal, Sent, StoredStatus,
+};
 
 /// What to do after an unknown outcome.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,6 +18,11 @@ pub struct Unknown {
 }
 
 impl Publisher {
+    /// A batch that is in flight.
+    pub fn sent(&self, number: u64) -> Option<&Batch> {
+        self.in_flight.get(&number).map(|sent| &sent.batch)
+    }
+
     /// The batch was applied. Returns the number of statuses in it.
     pub fn acknowledged(&mut self, number: u64) -> u64 {
         let Some(sent) = self.in_flight.remove(&number) else {

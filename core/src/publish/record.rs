@@ -102,4 +102,6 @@ pub struct BucketData {
     pub generation: u64,
     /// Number of instances in it.
     pub count: u64,
+    /// Term in which it was written last.
+    pub epoch: Epoch,
 }

@@ -75,7 +75,7 @@ impl Store {
     }
 }
 
-fn drain(publisher: &mut Publisher, store: &mut Store, desired: &BTreeMap<InstanceId, Record>) {
+pub(super) fn drain(publisher: &mut Publisher, store: &mut Store, desired: &BTreeMap<InstanceId, Record>) {
     let mut now = Mono(0);
     for _ in 0..1_000 {
         let Some(batch) = publisher.next_batch(now, |id| desired.get(id).cloned()).cloned() else {
@@ -100,7 +100,7 @@ fn drain(publisher: &mut Publisher, store: &mut Store, desired: &BTreeMap<Instan
     panic!("does not come to rest");
 }
 
-fn agree(store: &Store, desired: &BTreeMap<InstanceId, Record>) {
+pub(super) fn agree(store: &Store, desired: &BTreeMap<InstanceId, Record>) {
     assert_eq!(store.nodes.len(), desired.len());
     for (id, record) in desired {
         assert!(store.nodes[id].same(record));
@@ -112,12 +112,23 @@ fn agree(store: &Store, desired: &BTreeMap<InstanceId, Record>) {
 }
 
 pub(super) fn publisher(store: &Store) -> Publisher {
-    let held = store
-        .nodes
-        .iter()
+    let records = store.nodes.iter();
+    let mut held: BTreeMap<_, _> = records
         .map(|(id, r)| (id.clone(), StoredStatus::Record(r.clone())))
         .collect();
-    Publisher::new(Mono(0), Epoch(1), held, store.buckets.clone(), 10)
+    let mut publisher = Publisher::new(Epoch(1), Mirror::default(), 10);
+    for bucket in Bucket::all() {
+        let found = Found {
+            data: store.buckets.get(&bucket).copied(),
+            held: held
+                .extract_if(.., |id: &InstanceId, _| id.bucket() == bucket)
+                .collect(),
+        };
+        publisher.read(bucket, found);
+        publisher.open(bucket);
+    }
+    store.nodes.keys().for_each(|id| publisher.doubt(Mono(0), id));
+    publisher
 }
 
 #[test]

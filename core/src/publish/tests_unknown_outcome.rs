@@ -159,6 +159,7 @@ fn numbers_that_consumers_compare_only_grow() {
             Some(BucketData {
                 generation: u64::MAX,
                 count: u64::MAX,
+                epoch: Epoch(u64::MAX),
             }),
         );
     }

@@ -17,12 +17,15 @@ use redkeeper_core::{
     status::cut,
 };
 use redkeeper_proto::v1::{
-    HeardAgents, LinkRequest, LinkResponse, PeerStatus, PeerWelcome, link_request, link_response::Message,
-    peer_service_server::PeerService,
+    HeardAgents, LinkRequest, LinkResponse, PeerStatus, PeerWelcome, PublishedWrites, link_request,
+    link_response::Message, peer_service_server::PeerService,
 };
 use redkeeper_runtime::{clock::Clock, supervise::Supervisor};
 use tokio::{
-    sync::mpsc,
+    sync::{
+        broadcast::{self, error::RecvError},
+        mpsc,
+    },
     time::{MissedTickBehavior, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -73,6 +76,8 @@ pub struct Links {
     pub open_streams: Arc<OpenStreams>,
     /// Command channel of the aggregator, which knows the newest state of each instance.
     pub commands: mpsc::Sender<Command>,
+    /// What this collector writes while it leads.
+    pub writes: broadcast::Sender<Arc<PublishedWrites>>,
     /// Counters.
     pub metrics: Metrics,
     /// Clock.
@@ -175,6 +180,7 @@ impl Links {
     ) -> Result<(), Failure> {
         let mut relay = Relay::new(&self);
         let mut leadership = self.leadership.clone();
+        let mut writes = self.writes.subscribe();
         let mut rounds = tokio::time::interval(STATUS_INTERVAL);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let welcome = PeerWelcome {
@@ -222,6 +228,12 @@ impl Links {
                     next.push(Message::Status(told.status.clone()));
                     self.hearing(&mut told, &mut next);
                 }
+                written = writes.recv() => match written {
+                    Ok(written) => next.push(Message::Published(PublishedWrites::clone(&written))),
+                    // The other side finds out by the generations of the buckets.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return Err(Failure::ShuttingDown),
+                },
                 messages = relay.next() => next.push(Message::Relayed(messages?)),
             }
         }

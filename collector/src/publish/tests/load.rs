@@ -1,18 +1,11 @@
 //! Reading what is published.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use redkeeper_core::publish::{BucketData, StoredStatus};
 
 use super::*;
-use crate::publish::load::{read_bucket, tell_fleet};
-
-/// Reads everything.
-async fn read(rig: &Rig) -> Result<(Published, Adopted), StoreError> {
-    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-    let adopted = adopt_everything(receiver);
-    let session = Arc::clone(&rig.session);
-    let published = read_and_adopt(session, rig.layout.clone(), commands, false).await?;
-    Ok((published, adopted))
-}
+use crate::publish::load::{news, read_bucket, read_statuses, tell_fleet};
 
 /// The kind of what a znode holds.
 fn kind(held: &StoredStatus) -> &'static str {
@@ -36,7 +29,7 @@ fn elsewhere(name: &str) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_is_read_and_what_is_readable_is_handed_to_the_fleet() {
+async fn what_is_no_status_is_told_apart_and_what_is_somebody_elses_is_left_out() {
     let held = [
         ("db:1", stored("db:1", Reason::Loading)),
         ("db:2", altered("db:2")),
@@ -44,18 +37,21 @@ async fn everything_is_read_and_what_is_readable_is_handed_to_the_fleet() {
         ("db:4", stored("db:1", Reason::Ok)),
     ];
     let rig = Rig::over(&held).await;
-    // Somebody else's: no id, and an id in the wrong bucket.
+    // No id, and an id in the wrong bucket.
     let bucket = rig.layout.bucket(id("db:1").bucket());
     for name in ["no id", &elsewhere("db:1")] {
         let path = format!("{bucket}/{name}");
         rig.hand.create(&path, b"", Kind::Persistent).await.unwrap();
     }
-    let (published, adopted) = read(&rig).await.unwrap();
-    let kinds: Vec<_> = published
-        .held
+    let mut all = BTreeMap::new();
+    for bucket in held
         .iter()
-        .map(|(id, held)| (id.as_str(), kind(held)))
-        .collect();
+        .map(|(name, _)| id(name).bucket())
+        .collect::<BTreeSet<_>>()
+    {
+        all.extend(read_statuses(&*rig.session, &rig.layout, bucket).await.unwrap());
+    }
+    let kinds: Vec<_> = all.iter().map(|(id, held)| (id.as_str(), kind(held))).collect();
     let expected = [
         ("db:1", "status"),
         ("db:2", "altered"),
@@ -63,34 +59,31 @@ async fn everything_is_read_and_what_is_readable_is_handed_to_the_fleet() {
         ("db:4", "unreadable"),
     ];
     assert_eq!(kinds, expected);
-    assert_eq!(published.newest_epoch(), Epoch(1));
-    assert!(published.buckets.contains_key(&id("db:3").bucket()));
-    assert!(published.buckets.len() <= held.len(), "the others do not exist");
-    let ids = ["db:1", "db:2"].map(str::to_owned).to_vec();
-    assert_eq!(*adopted.lock().unwrap(), [(ids, false)]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_statuses_no_epoch_is_known() {
-    let rig = Rig::over(&[("db:1", b"nonsense".to_vec())]).await;
-    let (published, _) = read(&rig).await.unwrap();
-    assert_eq!(published.newest_epoch(), Epoch(0));
+    // What is readable is adopted, unless the fleet knows as much.
+    let mut view = View::default();
+    let ids = |view: &View| {
+        let news = news(view, all.values()).into_iter();
+        news.map(|(status, _)| status.identity.id.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&view), ["db:1", "db:2"]);
+    view.put(&status("db:1", Reason::Ok), ORIGIN);
+    assert_eq!(ids(&view), ["db:2"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_bucket_that_cannot_be_listed_counts_as_empty_and_other_errors_do_not() {
-    let held = [("db:1", stored("db:1", Reason::Ok))];
+    let rig = Rig::over(&[("db:1", stored("db:1", Reason::Ok))]).await;
+    let read = || read_statuses(&*rig.session, &rig.layout, id("db:1").bucket());
     for error in [StoreError::Missing, StoreError::Refused(String::new())] {
-        let rig = Rig::over(&held).await;
         rig.store.plan_fault(Call::Children, Fault::Fails(error));
-        let (published, _) = read(&rig).await.unwrap();
-        assert_eq!((published.held.len(), published.buckets.len()), (0, 1));
+        assert_eq!(read().await, Ok(BTreeMap::new()));
     }
     for error in [StoreError::TimedOut, StoreError::Unknown(String::new())] {
-        let rig = Rig::over(&held).await;
         rig.store.plan_fault(Call::Children, Fault::Fails(error.clone()));
-        assert_eq!(read(&rig).await.err(), Some(error));
+        assert_eq!(read().await, Err(error));
     }
+    assert_eq!(read().await.map(|held| held.len()), Ok(1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,11 +93,10 @@ async fn a_status_that_is_deleted_while_it_is_read_is_left_out() {
         rig.store.connect().await.unwrap(),
         rig.layout.instance(&id("db:1")),
     );
-    rig.store.plan_fault(Call::Get, Fault::After(Box::pin(async {})));
     let deletes = async move { change(&hand, &path, Write::Delete(path.clone())).await };
     rig.store.plan_fault(Call::Get, Fault::After(Box::pin(deletes)));
-    let (published, _) = read(&rig).await.unwrap();
-    assert_eq!(published.held.len(), 0);
+    let held = read_statuses(&*rig.session, &rig.layout, id("db:1").bucket()).await;
+    assert_eq!(held, Ok(BTreeMap::new()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,6 +107,7 @@ async fn a_bucket_is_read_with_its_data_and_its_statuses() {
     let data = BucketData {
         generation: 3,
         count: 1,
+        epoch: Epoch(1),
     };
     assert_eq!((found.data, found.held.len()), (Some(data), 1));
     let none = Bucket(id("db:1").bucket().0.wrapping_add(1));
@@ -170,6 +163,8 @@ async fn what_is_read_back_says_what_is_there_and_what_is_not() {
 async fn without_the_aggregator_nothing_is_adopted() {
     let (commands, receiver) = mpsc::channel(1);
     drop(receiver);
-    let told = tell_fleet(&commands, std::iter::empty(), false).await;
+    let rig = Rig::new().await;
+    let statuses = vec![(status("db:1", Reason::Ok), ORIGIN)];
+    let told = tell_fleet(&commands, statuses, rig.setup.adopting(false)).await;
     assert!(matches!(told, Err(StoreError::Lost(_))), "{told:?}");
 }
