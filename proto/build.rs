@@ -3,7 +3,7 @@
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["agent_service", "status_service", "peer_service"];
+    let files = ["admin_service", "agent_service", "status_service", "peer_service"];
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_source_info(true).include_imports(true);
     for file in files {

@@ -23,8 +23,8 @@ use crate::{
         open_streams::OpenStreams,
         view::{self, ViewHandle},
     },
-    grpc::{agent::Ingest, peer_link::Links, server::Services, status::Queries},
-    leader::{Coordinator, leadership::Leadership, proofs},
+    grpc::{admin::Admin, agent::Ingest, peer_link::Links, server::Services, status::Queries},
+    leader::{Coordinator, hand_over, leadership::Leadership, proofs},
     metrics::Metrics,
     peers::{Peers, asking::Intervals, links::PeerLinks, relay::Intake},
     publish::{AUDIT_INTERVAL, AUDIT_INTERVAL_STANDALONE, follow, replicate},
@@ -122,6 +122,7 @@ impl<S: Store> Components<S> {
         );
         let (published, told) = mpsc::channel(follow::TOLD_MAX);
         let writes = replicate::Sender::new(replicate::TOLD_MAX);
+        let (hand_over, requests) = mpsc::channel(hand_over::REQUESTS_MAX);
         let coordinator = Coordinator {
             store: Observed::new(store, Arc::clone(&diagnostics)),
             layout: layout.clone(),
@@ -131,6 +132,7 @@ impl<S: Store> Components<S> {
             commands: commands.clone(),
             leadership: leadership_publisher,
             ended,
+            requests,
             told,
             links: writes.clone(),
             clock,
@@ -158,6 +160,7 @@ impl<S: Store> Components<S> {
                 refused: Arc::default(),
             },
             published,
+            hand_over: hand_over.clone(),
             intervals: Intervals {
                 heartbeat: settings.heartbeat_interval,
                 silent_after: settings.silent_after,
@@ -179,6 +182,13 @@ impl<S: Store> Components<S> {
                 next_stream,
                 refusals: Arc::default(),
                 open_streams: Arc::clone(&open_streams),
+            },
+            admin: Admin {
+                id: id.clone(),
+                leadership: leadership.clone(),
+                peers: peers.clone(),
+                hand_over,
+                clock,
             },
             links: Links {
                 open_streams: Arc::clone(&open_streams),

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub flapping: Gauge,
     /// Statuses not yet acknowledged by ZooKeeper.
     pub pending: Gauge,
+    /// Buckets that a follower does not know, at its last look.
+    pub buckets_behind: Gauge,
     /// ZooKeeper sessions begun.
     pub sessions: Counter,
     /// Open watch streams.
@@ -69,6 +71,7 @@ impl Default for Metrics {
             orphans: Default::default(),
             flapping: Default::default(),
             pending: Default::default(),
+            buckets_behind: Default::default(),
             sessions: Default::default(),
             watchers: Default::default(),
             watch_lagged: Default::default(),
@@ -128,6 +131,11 @@ impl Metrics {
             "redkeeper_zookeeper_pending_writes",
             "Statuses not yet acknowledged",
             m.pending.clone(),
+        );
+        registry.register(
+            "redkeeper_zookeeper_buckets_behind",
+            "Buckets of which a follower does not know what is published; a take-over reads them",
+            m.buckets_behind.clone(),
         );
         registry.register(
             "redkeeper_zookeeper_sessions",

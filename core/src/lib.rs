@@ -40,6 +40,7 @@
 pub mod backoff;
 pub mod election;
 pub mod fleet;
+pub mod hand_over;
 pub mod hosts;
 pub mod id_map;
 pub mod ids;

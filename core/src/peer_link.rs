@@ -76,6 +76,12 @@ impl PeerLink {
         }
     }
 
+    /// The candidate znode of the process, if it has one.
+    pub fn candidate(&self) -> Option<&str> {
+        let process = self.process.as_ref()?;
+        Some(process.candidate.as_str()).filter(|candidate| !candidate.is_empty())
+    }
+
     /// The candidate znode of a process that has ended.
     pub fn ended(&self) -> Option<&str> {
         self.ended.as_deref()

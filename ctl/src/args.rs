@@ -68,9 +68,23 @@ pub(crate) enum Command {
     Cluster,
     /// List agents.
     Agents,
+    /// Change which collector leads.
+    #[command(subcommand)]
+    Leader(LeaderCommand),
     /// Look into a running daemon, through its HTTP server for debugging (`admin_listen`).
     #[command(subcommand)]
     Debug(DebugCommand),
+}
+
+/// Changes of the leader.
+#[derive(Subcommand, Debug)]
+pub(crate) enum LeaderCommand {
+    /// Make another collector the leader, for example before work on the host of this one. Nothing is lost.
+    StepDown {
+        /// The collector that is to lead. Default: the next in line.
+        #[arg(long, value_name = "ID")]
+        to: Option<String>,
+    },
 }
 
 /// Which instances. Values of one option are alternatives; different options must all match.

@@ -21,6 +21,9 @@ pub(crate) enum Error {
     /// The connection ended after an answer.
     #[error("the collector has gone away in the middle of the answers")]
     Gone,
+    /// No collector leads.
+    #[error("no collector leads at present")]
+    NoLeader,
     /// A value on the command line is wrong.
     #[error("{0}")]
     Usage(String),
@@ -57,10 +60,12 @@ impl Error {
                 Some("name the collectors with --endpoints host:7400,... or REDKEEPER_ENDPOINTS")
             }
             Self::Refused(status) => match status.get_details_error_info()?.reason.as_str() {
+                "NOT_LEADER" => Some("the leader has just changed; try again"),
                 "INSTANCE_NOT_FOUND" => Some("`redkeeper list` shows the known ids"),
                 _ => None,
             },
             Self::WatchEnded | Self::Gone => Some("start it again; another collector may answer"),
+            Self::NoLeader => Some("`redkeeper cluster` says why"),
             Self::Usage(_) | Self::Output(_) | Self::Faults(_) | Self::Debug(_) => None,
         }
     }

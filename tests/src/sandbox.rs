@@ -211,6 +211,11 @@ impl Sandbox {
         self.zookeeper_with(&["-Xmx512m"]).await
     }
 
+    /// The same with room for a million znodes.
+    pub async fn large_zookeeper(&self) -> ZooKeeper {
+        self.zookeeper_with(&["-Xmx4g"]).await
+    }
+
     /// Starts a ZooKeeper that cuts the connection on requests above 32 KiB, as some are configured.
     pub async fn zookeeper_with_small_requests(&self) -> ZooKeeper {
         self.zookeeper_with(&["-Xmx256m", "-Dzookeeper.forceSync=no", "-Djute.maxbuffer=32768"])

@@ -90,6 +90,7 @@ impl Rig {
 async fn a_switch_that_dies_costs_one_write_and_no_status() {
     let sandbox = Sandbox::new();
     let mut rig = Rig::new(&sandbox, 4, "").await;
+    eventually("live", || rig.phase(), |phase| phase == "live").await;
     let before = rig.writes();
     rig.cut();
     eventually("isolated", || rig.phase(), |phase| phase == "isolated").await;

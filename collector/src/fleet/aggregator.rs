@@ -1,7 +1,10 @@
 //! The task that owns `core::fleet`. Streams and the coordinator send it commands through one bounded channel. It
 //! publishes a new [`View`] after each batch of commands, and also within a batch that changes much.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use prometheus_client::metrics::counter::Counter;
 use redkeeper_core::{
@@ -29,6 +32,9 @@ const BATCH_MAX: usize = 256;
 /// Maximum changes applied before the view is published: when thousands come at once, the publisher writes the first
 /// while the others are applied. Each new view costs copies of what changes next in it.
 const UNPUBLISHED_CHANGES_MAX: u64 = 1_024;
+
+/// Reports and statuses that are taken before others have their turn on the thread: some 10 ms of work.
+const WORK_MAX: usize = 512;
 
 /// Version of an agent, and version of its set of instances.
 type Version = (u64, u64);
@@ -88,6 +94,7 @@ impl Aggregator {
     /// Runs until asked to stop.
     pub async fn run(mut self) {
         let (mut batch, mut effects) = (Vec::with_capacity(BATCH_MAX), Vec::new());
+        let (mut waiting, mut work) = (VecDeque::with_capacity(BATCH_MAX), 0);
         let (mut acks, mut adopted) = (Vec::with_capacity(BATCH_MAX), Vec::new());
         let (heartbeats, mut queued, mut stepped) =
             (Arc::clone(&self.heartbeats), Vec::new(), Mono::default());
@@ -101,9 +108,15 @@ impl Aggregator {
             if timer.is_elapsed() || deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
             }
+            if work >= WORK_MAX {
+                // There may always be more, which the runtime would let this task take in one go.
+                work = 0;
+                tokio::task::yield_now().await;
+            }
             tokio::select! {
                 biased;
                 () = &mut stopped => return,
+                () = std::future::ready(()), if !waiting.is_empty() => (),
                 received = self.commands.recv_many(&mut batch, BATCH_MAX) => if received == 0 { return },
                 () = &mut many => many.set(heartbeats.batch_ready()),
                 () = &mut timer => (),
@@ -128,7 +141,11 @@ impl Aggregator {
             stepped = self.clock.now().max(stepped);
             let now = (stepped, wall);
             self.step(now, Input::Tick, &mut effects);
-            for command in batch.drain(..) {
+            waiting.extend(batch.drain(..));
+            while work < WORK_MAX
+                && let Some(command) = waiting.pop_front()
+            {
+                work += command.work();
                 match command {
                     Command::Hello(stream, greeting, handle) => {
                         self.begin(
@@ -166,6 +183,10 @@ impl Aggregator {
                 if self.view.revision.0 - self.published_revision.0 >= UNPUBLISHED_CHANGES_MAX {
                     self.publish_view();
                 }
+            }
+            if !waiting.is_empty() {
+                // The rest of the batch comes next, and one view tells all of it.
+                continue;
             }
             self.transition_log.flush_summary();
             self.publish_view();

@@ -45,14 +45,21 @@ impl ChangeCursor {
         self.seen = seen;
     }
 
-    /// All changes of `view` that were not read yet, oldest first. Afterwards the cursor is past the newest of them,
-    /// even if it lagged.
+    /// At most `max` changes of `view` that were not read yet, oldest first. Afterwards the cursor is past them; if it
+    /// lagged, past the newest.
     ///
     /// # Errors
     /// When some of them are no longer kept.
-    pub fn all<'v>(&mut self, view: &'v View) -> Result<impl Iterator<Item = &'v Change> + use<'v>, Lagged> {
+    pub fn some<'v>(
+        &mut self,
+        view: &'v View,
+        max: usize,
+    ) -> Result<impl Iterator<Item = &'v Change> + use<'v>, Lagged> {
         let seen = std::mem::replace(&mut self.seen, view.revision);
-        view.log.after(seen, view.revision)
+        let changes = view.log.after(seen, view.revision)?;
+        // Revisions have no gaps.
+        self.seen = Revision(view.revision.0.min(seen.0.saturating_add(max as u64)));
+        Ok(changes.take(max))
     }
 
     /// Reads changes of `view` one by one until `wanted` returns a value for one. `None`: there are no more.

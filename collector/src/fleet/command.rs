@@ -32,6 +32,23 @@ pub enum Command {
     Adopt(Adoption, oneshot::Sender<()>),
 }
 
+impl Command {
+    /// How much work it is, in reports and statuses.
+    pub(super) fn work(&self) -> usize {
+        match self {
+            Self::Message(_, _, message) | Self::Relayed(_, _, message, _) => match message {
+                Message::Snapshot(reports, _) | Message::Changes(reports) => reports.len(),
+                Message::Heartbeat(..) | Message::Gone(_) => 1,
+            },
+            Self::Adopt(adoption, _) => adoption.statuses.len(),
+            // To answer with what an agent has reported takes as long as some reports.
+            Self::Snapshot(..) => 100,
+            Self::Hello(..) | Self::RelayBegins(..) | Self::Bye(_) => 1,
+        }
+        .max(1)
+    }
+}
+
 /// The aggregator has stopped, which happens at shutdown only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the aggregator has stopped")]

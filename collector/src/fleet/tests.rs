@@ -197,12 +197,12 @@ async fn a_cursor_gets_each_change_once_or_says_that_it_lagged() {
     rig.until(&mut all, 3).await;
     let view = rig.view.get();
     let read: Vec<_> = all
-        .all(&view)
+        .some(&view, usize::MAX)
         .unwrap()
         .map(|change| change.status.verdict.reason)
         .collect();
     assert_eq!(read, reasons);
-    assert_eq!(all.all(&view).unwrap().count(), 0);
+    assert_eq!(all.some(&view, usize::MAX).unwrap().count(), 0);
     let loading = |change: &super::change_log::Change| {
         let reason = change.status.verdict.reason;
         (reason == Reason::Loading).then_some(change.revision)
@@ -221,8 +221,12 @@ async fn a_cursor_gets_each_change_once_or_says_that_it_lagged() {
     rig.until(&mut all, 3 + more).await;
     let view = rig.view.get();
     assert_eq!(behind.find(&view, loading), Err(Lagged));
-    assert!(behind.all(&view).is_err());
-    assert_eq!(behind.all(&view).unwrap().count(), 0, "it is at the end now");
+    assert!(behind.some(&view, usize::MAX).is_err());
+    assert_eq!(
+        behind.some(&view, usize::MAX).unwrap().count(),
+        0,
+        "it is at the end now"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,8 @@ use redkeeper_core::status::cut;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::leader::hand_over::NotHandedOver;
+
 /// Longest text of a failure, which may repeat what the caller sent. It is sent in two headers, percent-encoded with up to
 /// three bytes for one and in base64; clients take 8 to 16 KiB of headers.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -40,6 +42,15 @@ pub enum Failure {
     /// No such instance.
     #[error("no instance {0:?} is known")]
     InstanceNotFound(String),
+    /// Another collector leads; its id, if it is known.
+    #[error("this collector does not lead{}", leads(.0))]
+    NotLeader(String),
+    /// Leadership could not be handed over.
+    #[error("leadership is not handed over: {0}")]
+    NotHandedOver(NotHandedOver),
+    /// No such collector.
+    #[error("no collector {0:?} is known; `redkeeper cluster` shows them")]
+    CollectorNotFound(String),
     /// A field of a request is wrong.
     #[error("{0}")]
     InvalidArgument(String),
@@ -62,9 +73,19 @@ impl Failure {
             Self::RelayTooSlow => (Code::Aborted, "RELAY_TOO_SLOW"),
             Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
             Self::InstanceNotFound(_) => (Code::NotFound, "INSTANCE_NOT_FOUND"),
+            Self::NotLeader(_) => (Code::FailedPrecondition, "NOT_LEADER"),
+            Self::NotHandedOver(_) => (Code::FailedPrecondition, "NOT_HANDED_OVER"),
+            Self::CollectorNotFound(_) => (Code::NotFound, "COLLECTOR_NOT_FOUND"),
             Self::InvalidArgument(_) => (Code::InvalidArgument, "INVALID_ARGUMENT"),
             Self::RevisionCompacted => (Code::OutOfRange, "REVISION_COMPACTED"),
         }
+    }
+}
+
+fn leads(leader: &str) -> String {
+    match leader {
+        "" => String::new(),
+        leader => format!("; {leader} does"),
     }
 }
 

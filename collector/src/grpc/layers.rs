@@ -44,13 +44,14 @@ const STREAMS: [&str; 6] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 /// Calls that have a name of their own in the metrics; any other name is the caller's invention.
-const UNARY: [&str; 7] = [
+const UNARY: [&str; 8] = [
     "/redkeeper.v1.StatusService/GetInstance",
     "/redkeeper.v1.StatusService/ListInstances",
     "/redkeeper.v1.StatusService/SummarizeInstances",
     "/redkeeper.v1.StatusService/ListTransitions",
     "/redkeeper.v1.StatusService/GetClusterStatus",
     "/redkeeper.v1.StatusService/ListAgents",
+    "/redkeeper.v1.AdminService/StepDown",
     HEALTH,
 ];
 const HEALTH: &str = "/grpc.health.v1.Health/Check";

@@ -1,9 +1,10 @@
 //! The gRPC server: [`server`] binds and serves, [`agent`] accepts agents' streams, [`status`] answers tools,
-//! [`peer_link`] the other collectors, [`incoming`] accepts connections, [`layers`] wraps every call, `health` reports
+//! [`admin`] does what administrators ask for, [`peer_link`] the other collectors, [`incoming`] accepts connections, [`layers`] wraps every call, `health` reports
 //! whether this collector serves and leads, and [`errors`] is the one place where failures become gRPC codes.
 //!
 //! Handlers read the view and send commands; they never touch ZooKeeper.
 
+pub mod admin;
 pub mod agent;
 pub mod errors;
 mod health;

@@ -9,8 +9,8 @@ use redkeeper_core::limits::AGENT_MESSAGE_BYTES_MAX;
 use redkeeper_proto::{
     DESCRIPTOR,
     v1::{
-        agent_service_server::AgentServiceServer, peer_service_server::PeerServiceServer,
-        status_service_server::StatusServiceServer,
+        admin_service_server::AdminServiceServer, agent_service_server::AgentServiceServer,
+        peer_service_server::PeerServiceServer, status_service_server::StatusServiceServer,
     },
 };
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,6 +22,7 @@ use redkeeper_runtime::clock::Clock;
 
 use crate::{
     grpc::{
+        admin::Admin,
         agent::Ingest,
         health,
         layers::{CatchPanic, Observe, UNARY_MAX, UNARY_TIMEOUT, UnaryLimits},
@@ -52,6 +53,8 @@ pub struct Services {
     pub ingest: Ingest,
     /// Service for tools.
     pub queries: Queries,
+    /// Service for administrators.
+    pub admin: Admin,
     /// Service for the other collectors.
     pub links: Links,
     /// The leader, for the health service.
@@ -108,6 +111,7 @@ where
         .layer(UnaryLimits::new(UNARY_MAX, UNARY_TIMEOUT));
     let agents = AgentServiceServer::new(services.ingest).max_decoding_message_size(AGENT_MESSAGE_BYTES_MAX);
     let tools = StatusServiceServer::new(services.queries).max_decoding_message_size(TOOL_MESSAGE_BYTES_MAX);
+    let admin = AdminServiceServer::new(services.admin).max_decoding_message_size(TOOL_MESSAGE_BYTES_MAX);
     let links = peer_link::Service::new(services.links, stop.clone());
     let peers = PeerServiceServer::new(links).max_decoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let server = Server::builder()
@@ -120,6 +124,7 @@ where
         .add_service(former_reflection)
         .add_service(agents)
         .add_service(tools)
+        .add_service(admin)
         .add_service(peers)
         .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let close_grace = services.close_grace;

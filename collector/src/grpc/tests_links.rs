@@ -37,7 +37,7 @@ use crate::{
         stream_status::End,
         view::{self, AgentEntry, View},
     },
-    leader::{leadership::Leadership, proofs},
+    leader::{hand_over, leadership::Leadership, proofs},
     metrics::Metrics,
     peers::{Peer, Peers, asking::Intervals, links::PeerLinks, relay::Intake},
     store::records::CollectorJson,
@@ -97,6 +97,8 @@ struct Pair {
     stop: CancellationToken,
     /// What the link hands on of the leader's writes.
     published: tokio::sync::mpsc::Receiver<PublishedWrites>,
+    /// What asks the coordinator of `b` to hand leadership over.
+    handed_over: tokio::sync::mpsc::Receiver<hand_over::Request>,
     /// What the link hands to the aggregator of `b`.
     intake: tokio::sync::mpsc::Receiver<Command>,
     publisher: view::ViewPublisher,
@@ -111,6 +113,7 @@ impl Pair {
         let (members, leadership) = watch::channel(Leadership::default());
         let (publisher, view) = view::channel();
         let (commands, intake) = tokio::sync::mpsc::channel(64);
+        let (hand_over, handed_over) = tokio::sync::mpsc::channel(1);
         let (writes, published) = tokio::sync::mpsc::channel(1);
         let open_streams = Arc::<OpenStreams>::default();
         let (address, stop) = (
@@ -131,6 +134,7 @@ impl Pair {
                 refused: Arc::default(),
             },
             published: writes,
+            hand_over,
             intervals: Intervals {
                 heartbeat: Duration::from_secs(1),
                 silent_after: Duration::from_secs(3),
@@ -151,6 +155,7 @@ impl Pair {
             members,
             stop,
             published,
+            handed_over,
             intake,
             publisher,
             open_streams,
@@ -515,6 +520,36 @@ async fn what_the_leader_writes_is_told() {
     }
     pair.server.leadership.send_modify(|d| d.epoch = 9);
     pair.until("told", |peer| peer.epoch == 9).await;
+}
+
+/// `b` leads and hears nobody, while `a` hears four agents.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_hears_far_fewer_agents_hands_over() {
+    let mut pair = Pair::linked().await;
+    let mut view = View::default();
+    for n in 0..4 {
+        let name = AgentId::new(&format!("db{n}")).unwrap();
+        let entry = AgentEntry {
+            name: name.clone(),
+            ..AgentEntry::clone(&pair.entry())
+        };
+        view.agents.insert(name, Arc::new(entry));
+    }
+    pair.server.view.replace(view);
+    pair.members.send_modify(|d| "b".clone_into(&mut d.leader_hint));
+    // As long as `a` takes another one for the leader, it could not take over.
+    let asked = timeout(LIMIT, pair.handed_over.recv()).await;
+    assert!(asked.is_err(), "asked too early");
+    pair.server
+        .leadership
+        .send_modify(|d| "b".clone_into(&mut d.leader_hint));
+    let asked = timeout(LIMIT, pair.handed_over.recv()).await.unwrap().unwrap();
+    assert_eq!(asked.to.as_deref(), Some("n-1"));
+    assert!(
+        asked.why.contains("a hears 4 agents, this collector 0"),
+        "{}",
+        asked.why
+    );
 }
 
 /// A message that came between the tap and the answer of the aggregator is told once more.

@@ -10,9 +10,9 @@ use std::{
 use hyper_util::rt::TokioIo;
 use redkeeper_core::{election::lease::Lease, limits::AGENT_MESSAGE_BYTES_MAX};
 use redkeeper_proto::v1::{
-    self, PublishedWrites, ReportStatusRequest, agent_service_client::AgentServiceClient,
-    report_status_request::Message as Wire, report_status_response::Message as Answer,
-    status_service_client::StatusServiceClient,
+    self, PublishedWrites, ReportStatusRequest, admin_service_client::AdminServiceClient,
+    agent_service_client::AgentServiceClient, report_status_request::Message as Wire,
+    report_status_response::Message as Answer, status_service_client::StatusServiceClient,
 };
 use redkeeper_runtime::{
     clock::Clock,
@@ -36,6 +36,7 @@ use tonic_types::StatusExt;
 use tower::service_fn;
 
 use super::{
+    admin::Admin,
     agent::Ingest,
     health::LEADER_HEALTH,
     peer_link::Links,
@@ -49,9 +50,9 @@ use crate::{
         stream_status::StreamHandle,
         view::{self, ViewPublisher},
     },
-    leader::leadership::Leadership,
+    leader::{hand_over, leadership::Leadership},
     metrics::Metrics,
-    peers::Peers,
+    peers::{Peer, Peers},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -69,6 +70,10 @@ pub(super) struct Rig {
     pub(super) view: ViewPublisher,
     /// What this collector writes while it leads.
     pub(super) writes: broadcast::Sender<Arc<PublishedWrites>>,
+    /// The other collectors.
+    peers: watch::Sender<Peers>,
+    /// Requests to hand leadership over.
+    requests: mpsc::Receiver<hand_over::Request>,
     /// Ends the streams.
     draining: CancellationToken,
     /// Closes the port.
@@ -82,6 +87,8 @@ impl Rig {
         let (leadership, reader) = watch::channel(Leadership::default());
         let (sender, commands) = mpsc::channel(16);
         let writes = broadcast::Sender::new(4);
+        let (hand_over, requests) = mpsc::channel(1);
+        let (peers_sender, peers) = watch::channel(Peers::default());
         let open_streams = Arc::<OpenStreams>::default();
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let (supervisor, clock) = (Supervisor::new(draining.clone()), Clock::simulated());
@@ -109,6 +116,13 @@ impl Rig {
                 clock,
                 supervisor: supervisor.clone(),
                 metrics: Metrics::default(),
+            },
+            admin: Admin {
+                id: "a".to_owned(),
+                leadership: reader.clone(),
+                peers: peers.clone(),
+                hand_over,
+                clock,
             },
             links: Links {
                 open_streams: Arc::clone(&open_streams),
@@ -139,6 +153,8 @@ impl Rig {
             open_streams,
             view: publisher,
             writes,
+            peers: peers_sender,
+            requests,
             draining,
             stop,
             running,
@@ -354,4 +370,74 @@ async fn as_many_watchers_as_a_connection_may_have_open_at_once() {
     };
     let watchers = futures_util::future::join_all((0..64).map(|_| open(tool.clone()))).await;
     assert_eq!(watchers.len(), 64);
+}
+
+/// Asks to step down; the code and the reason of a refusal.
+async fn step_down(rig: &Rig, to: &str) -> Result<v1::StepDownResponse, (Code, String)> {
+    let mut client = AdminServiceClient::new(rig.connect().await);
+    let request = v1::StepDownRequest {
+        to_collector_id: to.to_owned(),
+    };
+    let answer = client.step_down(request).await;
+    answer.map(tonic::Response::into_inner).map_err(|status| {
+        let info = status.get_details_error_info();
+        (status.code(), info.map_or_else(String::new, |info| info.reason))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_is_asked_to_hand_over_and_nobody_else() {
+    let mut rig = Rig::start();
+    let refused = |code, reason: &str| Err((code, reason.to_owned()));
+    rig.leadership.send_modify(|d| "b".clone_into(&mut d.leader_hint));
+    let not_leader = refused(Code::FailedPrecondition, "NOT_LEADER");
+    assert_eq!(step_down(&rig, "").await, not_leader);
+    rig.leadership.send_modify(|d| {
+        "a".clone_into(&mut d.leader_hint);
+        d.epoch = 7;
+    });
+    for unknown in ["x", "no id"] {
+        let not_found = refused(Code::NotFound, "COLLECTOR_NOT_FOUND");
+        assert_eq!(step_down(&rig, unknown).await, not_found);
+    }
+    // It has no link, so it is not known to be a candidate.
+    rig.peers
+        .send_modify(|peers| *peers.peers.entry("b".to_owned()).or_default() = Peer::default());
+    let not_handed_over = refused(Code::FailedPrecondition, "NOT_HANDED_OVER");
+    assert_eq!(step_down(&rig, "b").await, not_handed_over);
+    rig.peers.send_modify(|peers| {
+        let peer = peers.peers.entry("b".to_owned()).or_default();
+        "b".clone_into(&mut peer.served_by);
+        let candidate = "b-n-1".to_owned();
+        peer.link.answered(redkeeper_core::peer_link::Process {
+            boot: "1".to_owned(),
+            candidate,
+        });
+    });
+    for (to, candidate) in [("b", Some("b-n-1")), ("", None)] {
+        let connected = rig.connect().await;
+        let requests = &mut rig.requests;
+        let coordinator = async {
+            let asked = timeout(LIMIT, requests.recv()).await.unwrap().unwrap();
+            assert_eq!(asked.to.as_deref(), candidate);
+            asked.answer.send(Ok(())).unwrap();
+        };
+        let mut client = AdminServiceClient::new(connected);
+        let request = v1::StepDownRequest {
+            to_collector_id: to.to_owned(),
+        };
+        let (answer, ()) = tokio::join!(client.step_down(request), coordinator);
+        let expected = v1::StepDownResponse {
+            served_by: "a".to_owned(),
+            epoch: 7,
+        };
+        assert_eq!(answer.unwrap().into_inner(), expected);
+    }
+    // Nobody answers: the call ends all the same.
+    let start = Instant::now();
+    assert_eq!(step_down(&rig, "").await, not_handed_over);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    // One waits already.
+    let too_many = refused(Code::ResourceExhausted, "COLLECTOR_FULL");
+    assert_eq!(step_down(&rig, "").await, too_many);
 }

@@ -1,7 +1,7 @@
 //! Metrics that are computed from the present state when they are requested: the fleet's view, leadership, and peers.
 //! No metric has to be removed when an instance goes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use prometheus_client::{
     collector::Collector,
@@ -39,17 +39,11 @@ impl std::fmt::Debug for Fleet {
 impl Collector for Fleet {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let view = self.0.get();
-        let mut counts = BTreeMap::<_, i64>::new();
-        for entry in view.instances.values() {
-            let reason = entry.status.verdict.reason;
-            *counts
-                .entry((reason.state().as_str(), reason.as_str()))
-                .or_default() += 1;
-        }
         let help = "Instances by state and reason";
         let mut metric = encoder.encode_descriptor("redkeeper_instances", help, None, MetricType::Gauge)?;
-        for ((state, reason), count) in counts {
-            ConstGauge::new(count).encode(metric.encode_family(&[("state", state), ("reason", reason)])?)?;
+        for (reason, count) in view.counts.reasons() {
+            let labels = [("state", reason.state().as_str()), ("reason", reason.as_str())];
+            ConstGauge::new(i64::try_from(count).unwrap_or(0)).encode(metric.encode_family(&labels)?)?;
         }
         let silent = view.agents.values().filter(|agent| agent.silent).count();
         let mut metric = encoder.encode_descriptor("redkeeper_agents", "Agents", None, MetricType::Gauge)?;

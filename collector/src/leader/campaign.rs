@@ -183,7 +183,7 @@ fn name(effect: &Effect) -> &'static str {
         Effect::Claim(_) => "claim leadership",
         Effect::Settle => "find out whether the claim was applied",
         Effect::Verify => "verify leadership",
-        Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) => "none",
+        Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) | Effect::HandOver(_) => "none",
     }
 }
 
@@ -209,7 +209,9 @@ impl<S: Store> Coordinator<S> {
                 Effect::Claim(ended) => claim(&*session, &layout, (&node, &ended), &id, newest).await,
                 Effect::Settle => settle(&*session, &layout, &node).await,
                 Effect::Verify => verify(&*session, &layout, &node, term).await,
-                Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) => Ok(Input::LookAgain),
+                Effect::Drop | Effect::Lead(_) | Effect::Hold | Effect::StepDown(_) | Effect::HandOver(_) => {
+                    Ok(Input::LookAgain)
+                }
             };
             let input = result.unwrap_or_else(|error| match error {
                 // The request may still be sent later: only the end of the session rules that out.
@@ -224,18 +226,6 @@ impl<S: Store> Coordinator<S> {
             });
             (input, sent)
         })
-    }
-
-    pub(super) async fn step_down(&self, session: &Arc<S::Session>, election: &Election, term: Option<Term>) {
-        let Some(term) = term else { return };
-        let mut writes = vec![Write::Delete(self.layout.publisher())];
-        if let Some(node) = election.node() {
-            writes.push(Write::Delete(self.layout.candidate(node)));
-        }
-        match session.commit((&self.layout.epoch(), term.token), writes).await {
-            Ok(()) => tracing::info!(epoch = term.epoch.0, "leadership handed over"),
-            Err(e) => tracing::warn!("leadership ends with the session: {}", chain(&e)),
-        }
     }
 
     /// Warns once of candidates that no session owns: they do no harm, and stay until somebody deletes them.

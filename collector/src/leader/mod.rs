@@ -4,6 +4,7 @@
 
 mod announce;
 mod campaign;
+pub mod hand_over;
 pub mod leadership;
 mod membership;
 pub mod proofs;
@@ -34,8 +35,6 @@ use crate::{
 const MEMBERSHIP_INTERVAL: Duration = Duration::from_secs(1);
 /// A session that lived this long counts as good: the next delay is short again.
 const SESSION_GOOD: Duration = Duration::from_secs(5);
-/// How long batches in flight may take at shutdown, and then the hand-over.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Delay before a new session.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
@@ -59,6 +58,8 @@ pub struct Coordinator<S: Store> {
     pub clock: Clock,
     /// Candidates whose processes have ended, as the links to them prove.
     pub ended: proofs::Reader,
+    /// Requests to hand leadership over.
+    pub requests: mpsc::Receiver<hand_over::Request>,
     /// What the links to the other collectors tell of the leader's writes.
     pub told: mpsc::Receiver<PublishedWrites>,
     /// Tells the links of other collectors of the own writes, while leading.
@@ -89,6 +90,8 @@ struct Lasting {
     led: Option<Epoch>,
     /// Number of candidates that no session owns, as last logged.
     leftovers: usize,
+    /// Requests to hand over.
+    requests: mpsc::Receiver<hand_over::Request>,
 }
 
 /// How a session ended.
@@ -107,6 +110,7 @@ impl<S: Store> Coordinator<S> {
             election: Election::default(),
             led: None,
             leftovers: 0,
+            requests: std::mem::replace(&mut self.requests, mpsc::channel(1).1),
         };
         let servers = self.store.servers();
         self.tell(|d| {
@@ -168,23 +172,17 @@ impl<S: Store> Coordinator<S> {
         lasting: &mut Lasting,
         publishing: &mut Option<LeaderTerm<S>>,
     ) -> SessionEnd {
-        let Lasting {
-            setup,
-            follower,
-            election,
-            led,
-            leftovers,
-        } = lasting;
+        let mut accepted = None;
         let mut effects = Vec::new();
         let mut connection = session.connection();
-        election.step(Input::Connected, &mut effects);
+        lasting.election.step(Input::Connected, &mut effects);
         let newest = tokio::select! {
             biased;
-            newest = follower.catch_up(session, setup) => newest,
+            newest = lasting.follower.catch_up(session, &lasting.setup) => newest,
             () = self.stop.cancelled() => Ok(Epoch(0)),
         };
         match newest {
-            Ok(newest) => election.step(Input::Seen(newest), &mut effects),
+            Ok(newest) => lasting.election.step(Input::Seen(newest), &mut effects),
             Err(e) => tracing::warn!("published statuses could not be read: {}", chain(&e)),
         }
         let mut ended = self.ended.clone();
@@ -204,9 +202,9 @@ impl<S: Store> Coordinator<S> {
                         None => {
                             tracing::info!(epoch = term.epoch.0, "leading");
                             // A collector that also led the term before knows all that it published.
-                            let grace = led.is_none_or(|led| led.0 + 1 != term.epoch.0);
-                            *led = Some(term.epoch);
-                            let (setup, mirror) = (setup.clone(), follower.take_mirror());
+                            let grace = lasting.led.is_none_or(|led| led.0 + 1 != term.epoch.0);
+                            lasting.led = Some(term.epoch);
+                            let (setup, mirror) = (lasting.setup.clone(), lasting.follower.take_mirror());
                             *publishing = Some(LeaderTerm::new(setup, session, term, mirror, grace));
                         }
                     },
@@ -220,26 +218,21 @@ impl<S: Store> Coordinator<S> {
                     }
                     Effect::Drop => return SessionEnd::Dropped,
                     Effect::StepDown(term) => {
-                        if let Some(publishing) = publishing {
-                            // The next leader writes what is not acknowledged by then.
-                            drop(tokio::time::timeout(HAND_OVER_TIMEOUT, publishing.finish()).await);
-                        }
-                        self.tell(|d| {
-                            (d.lease, d.phase) = (None, "resigned");
-                            d.leader_hint.clear();
-                        });
-                        let stepping = self.step_down(session, election, term);
-                        if tokio::time::timeout(HAND_OVER_TIMEOUT, stepping).await.is_err() {
-                            tracing::warn!(
-                                "the hand-over was not confirmed in time; the session's end does it"
-                            );
-                        }
+                        self.step_down(session, lasting, publishing, term).await;
                         return SessionEnd::Stopped;
                     }
-                    effect => operation = Some(self.operation(session, election, effect)),
+                    Effect::HandOver(term) => {
+                        let what = (term, accepted.take());
+                        self.hand_over(session, lasting, publishing, what, &mut effects)
+                            .await;
+                    }
+                    effect => operation = Some(self.operation(session, &lasting.election, effect)),
                 }
             }
-            self.note_phase(election, publishing.as_ref(), connection, lease);
+            if !effects.is_empty() {
+                continue;
+            }
+            self.note_phase(&lasting.election, publishing.as_ref(), connection, lease);
             let input = tokio::select! {
                 biased;
                 changed = session.changed(connection) => {
@@ -259,11 +252,16 @@ impl<S: Store> Coordinator<S> {
                     }
                     input
                 }
+                Some(request) = lasting.requests.recv() => {
+                    accepted = self.accept(session, &lasting.election, request).await;
+                    if accepted.is_none() { continue }
+                    Input::StepAside
+                }
                 candidates = proofs::next(&mut ended) => Input::Ended(candidates),
                 input = run(publishing) => input,
-                never = follower.run(session, setup), if publishing.is_none() => match never {},
-                _ = verify.tick(), if election.term().is_some() && operation.is_none() && connection == Connection::Connected => {
-                    operation = Some(self.operation(session, election, Effect::Verify));
+                never = lasting.follower.run(session, &lasting.setup), if publishing.is_none() => match never {},
+                _ = verify.tick(), if lasting.election.term().is_some() && operation.is_none() && connection == Connection::Connected => {
+                    operation = Some(self.operation(session, &lasting.election, Effect::Verify));
                     continue;
                 }
                 _ = leadership.tick(), if connection == Connection::Connected && pending_read.is_none() => {
@@ -275,11 +273,11 @@ impl<S: Store> Coordinator<S> {
                     match seen {
                         Ok(seen) => {
                             for epoch in [seen.epoch.epoch, seen.publisher.epoch] {
-                                election.step(Input::Seen(Epoch(epoch)), &mut effects);
+                                lasting.election.step(Input::Seen(Epoch(epoch)), &mut effects);
                             }
                             let oldest = publishing.as_ref().and_then(LeaderTerm::oldest_pending);
                             let refused = publishing.as_ref().and_then(LeaderTerm::refused);
-                            self.note_membership(seen, election, session.timeout(), (oldest, refused));
+                            self.note_membership(seen, &lasting.election, session.timeout(), (oldest, refused));
                         }
                         Err(StoreError::TimedOut | StoreError::Lost(_)) if connection == Connection::Connected => {
                             return SessionEnd::Dropped;
@@ -293,9 +291,9 @@ impl<S: Store> Coordinator<S> {
                 return SessionEnd::Dropped;
             }
             if let Input::Listed(candidates) = &input {
-                self.tell_leftovers(candidates, leftovers);
+                self.tell_leftovers(candidates, &mut lasting.leftovers);
             }
-            election.step(input, &mut effects);
+            lasting.election.step(input, &mut effects);
         }
     }
 }

@@ -56,6 +56,7 @@ impl Rig {
             commands,
             leadership,
             ended: ended_reader,
+            requests: mpsc::channel(1).1,
             told: mpsc::channel(1).1,
             links: replicate::Sender::new(1),
             clock,

@@ -404,6 +404,7 @@ fn coordinator(room: &Room) -> Coordinator<FaultyStore> {
         commands: mpsc::channel(1).0,
         leadership: watch::channel(Leadership::default()).0,
         ended: watch::channel(proofs::Ended::default()).1,
+        requests: mpsc::channel(1).1,
         told: mpsc::channel(1).1,
         links: replicate::Sender::new(1),
         clock: Clock::simulated(),
@@ -458,11 +459,23 @@ async fn a_hand_over_deletes_the_own_znodes_but_not_those_of_a_successor() {
     let Ok(Input::Claimed(term)) = room.claim(&node, 0).await else {
         panic!("not claimed")
     };
-    coordinator.step_down(&room.session, &election, None).await;
-    let late = Some(Term { token: 0, ..term });
-    coordinator.step_down(&room.session, &election, late).await;
+    let mut lasting = Lasting {
+        setup: coordinator.setup(),
+        follower: Follower::new(mpsc::channel(1).1),
+        election,
+        led: None,
+        leftovers: 0,
+        requests: mpsc::channel(1).1,
+    };
+    let mut step_down = async |term| {
+        coordinator
+            .step_down(&room.session, &mut lasting, &mut None, term)
+            .await;
+    };
+    step_down(None).await;
+    step_down(Some(Term { token: 0, ..term })).await;
     assert!(room.publisher().await.is_some());
-    coordinator.step_down(&room.session, &election, Some(term)).await;
+    step_down(Some(term)).await;
     assert_eq!(room.publisher().await, None);
     assert_eq!(room.list().await, Ok(Input::Listed(Vec::new())));
 }

@@ -161,7 +161,11 @@ impl Link {
             };
             heard = Instant::now();
             match next {
-                Some(Message::Relayed(messages)) => relayed.take(messages).await.map_err(stopped)?,
+                Some(Message::Relayed(messages)) => {
+                    relayed.take(messages).await.map_err(stopped)?;
+                    // There may always be more, and all links share a task.
+                    tokio::task::yield_now().await;
+                }
                 Some(Message::Status(status)) => {
                     self.note(|peer| peer.told(&welcome, status));
                 }

@@ -9,9 +9,13 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use redkeeper_core::hand_over::{HandOver, Heir};
 use redkeeper_proto::{dial::Dial, v1::PublishedWrites};
 use redkeeper_runtime::clock::Clock;
-use tokio::{sync::mpsc, time::MissedTickBehavior};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -24,7 +28,7 @@ use super::{
 };
 use crate::{
     fleet::{open_streams::OpenStreams, view::ViewHandle},
-    leader::{leadership, proofs},
+    leader::{hand_over, leadership, proofs},
 };
 
 /// Time between two comparisons with what is known of leadership and the fleet.
@@ -52,6 +56,8 @@ pub struct PeerLinks {
     pub intake: Intake,
     /// Where what the leader tells of its writes goes.
     pub published: mpsc::Sender<PublishedWrites>,
+    /// Asks the coordinator to hand leadership over.
+    pub hand_over: hand_over::Sender,
     /// Intervals of the agents.
     pub intervals: Intervals,
     /// Opens connections.
@@ -78,6 +84,7 @@ impl PeerLinks {
 
     async fn keep(self) {
         let (mut open, mut told) = (Open::default(), WarningLog::default());
+        let mut better = HandOver::default();
         let mut comparison = Comparison::new(self.clock.now());
         let mut asking = Asking::new(self.intervals, self.clock.now());
         let mut looks = tokio::time::interval(self.intervals.look());
@@ -104,6 +111,7 @@ impl PeerLinks {
                     let mut peers = self.peers.borrow().clone();
                     let leader = self.leadership.borrow().leader(self.clock.now()).to_owned();
                     comparison.compare(&self.clock, &self.view.get(), (&self.id, &leader), &mut peers);
+                    self.look_for_better(&mut better, &leader, &peers);
                     told.log(&self.leadership.borrow(), &peers, self.clock.now());
                     self.peers.send_if_modified(|now| {
                         let changed = *now != peers;
@@ -159,6 +167,42 @@ impl PeerLinks {
             open.links.insert(member.id.clone(), (member.grpc.clone(), stop));
             open.running.push(Box::pin(link.run()));
         }
+    }
+
+    /// Hands leadership over if another collector hears far more agents.
+    fn look_for_better(&self, better: &mut HandOver, leader: &str, peers: &super::Peers) {
+        // One that does not know that this one leads, or is no candidate, could not take over.
+        let could_lead =
+            |peer: &&Peer| peer.is_linked() && peer.leader == self.id && peer.link.candidate().is_some();
+        let heir = |(id, peer): (&String, &Peer)| Heir {
+            id: id.clone(),
+            heard: peer.heard.len(),
+        };
+        let heirs = peers.peers.iter().filter(|(_, peer)| could_lead(peer));
+        let heirs: Vec<_> = heirs.map(heir).collect();
+        let own = self.view.get().heard_agents().count();
+        let Some(id) = better.step(self.clock.now(), leader == self.id, own, &heirs) else {
+            return;
+        };
+        let heard = peers.peers.get(&id).map_or(0, |peer| peer.heard.len());
+        tracing::warn!(
+            collector = id,
+            heard,
+            own,
+            "another collector hears far more agents: it is to lead"
+        );
+        let request = hand_over::Request {
+            to: peers
+                .peers
+                .get(&id)
+                .and_then(|peer| peer.link.candidate())
+                .map(str::to_owned),
+            why: format!("{id} hears {heard} agents, this collector {own}"),
+            // The coordinator logs what becomes of it.
+            answer: oneshot::channel().0,
+        };
+        // What does not fit is asked for again.
+        drop(self.hand_over.try_send(request));
     }
 
     /// Passes on the candidates whose processes have ended.

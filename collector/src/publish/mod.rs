@@ -98,9 +98,9 @@ impl Setup {
     }
 }
 
-/// The newest changes of the fleet that a new term looks at before it compares everything: those that the former leader
-/// may have left unwritten are mostly among them.
-const RECENT_MAX: u64 = 4_096;
+/// The newest changes of the fleet that a new term looks at before it compares everything: a leader that dies leaves the last
+/// ones unwritten.
+const RECENT_MAX: u64 = 16;
 
 /// One term of leadership.
 pub struct LeaderTerm<S: Store> {

@@ -18,14 +18,17 @@ use crate::{
     store::{CommitError, Store, StoreError},
 };
 
+/// Changes that are marked at a time, in a few milliseconds; there may be 65,536.
+const CHANGES_AT_A_TIME: usize = 2_048;
+
 impl<S: Store> LeaderTerm<S> {
     /// One step of writing: applies changes, sends what the window allows, and waits for the first event.
     pub(super) async fn write(&mut self) -> Result<(), CommitError> {
-        self.apply_changes();
+        let more_changes = self.apply_changes();
         self.note_pending();
         let publisher = &mut self.publisher;
         let (view, now) = (self.setup.view.get(), self.setup.clock.now());
-        let mut sent = false;
+        let mut sent = more_changes;
         if self.paused || self.needs_resolution {
             self.audit = None;
         } else {
@@ -76,14 +79,17 @@ impl<S: Store> LeaderTerm<S> {
         Ok(())
     }
 
-    /// Marks what has changed in the view as to be written.
-    fn apply_changes(&mut self) {
+    /// Marks some of what has changed in the view as to be written. Returns true if there is more.
+    fn apply_changes(&mut self) -> bool {
         let publisher = &mut self.publisher;
         let (view, now) = (self.setup.view.get(), self.setup.clock.now());
-        match self.cursor.all(&view) {
+        match self.cursor.some(&view, CHANGES_AT_A_TIME) {
             Ok(changes) => {
                 for change in changes {
                     let id = &change.status.identity.id;
+                    if let Some(takeover) = &mut self.takeover {
+                        takeover.changed(id.bucket());
+                    }
                     if change.removed {
                         publisher.remove(now, id)
                     } else if let Some(record) = publishable(&change.status, change.origin) {
@@ -100,6 +106,7 @@ impl<S: Store> LeaderTerm<S> {
                 takeover.compare_again();
             }
         }
+        self.cursor.seen() < view.revision
     }
 
     fn committed(&mut self, work: Work, result: Result<(), CommitError>) -> Result<(), CommitError> {

@@ -1,7 +1,10 @@
 //! The begin of a term: opens one bucket after the other for writing, once it is proven that the mirror knows it, or it was
-//! read, and the fleet has adopted what is published. Then the fleet is compared with the mirror. All of it is done in
+//! read, and the fleet has adopted what is published. Meanwhile the fleet is compared with the mirror. All of it is done in
 //! parts of some milliseconds between which writes and the session have their turn, so that it may take as long as it
-//! takes, and a change in an open bucket is written at once.
+//! takes. A bucket in which something changes is opened first, so that the change is written at once.
+//!
+//! The comparison walks over the fleet in its order, which is several times faster than to look up the names of a bucket
+//! one by one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,8 +14,10 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use redkeeper_core::{
+    fleet::{is_news, message_order::Origin},
     ids::{Bucket, InstanceId},
     publish::{BucketData, Found},
+    status::Status,
 };
 use tokio::time::Instant;
 
@@ -27,6 +32,19 @@ use crate::{
 const OPENINGS_MAX: usize = 16;
 /// Instances that are compared at a time, in a millisecond or two.
 const COMPARED_AT_A_TIME: usize = 1_024;
+
+/// Changed buckets that are opened before others. To find the news of one takes up to 30 ms with a million instances; if
+/// more change, the walk is faster.
+const URGENT_MAX: usize = 32;
+
+/// What the walk has found in a bucket that is proven.
+#[derive(Default)]
+struct Walked {
+    /// Statuses of the mirror that the fleet has too.
+    seen: usize,
+    /// Those to be adopted.
+    news: Vec<(Arc<Status>, Origin)>,
+}
 
 /// A bucket whose statuses the fleet has adopted, and what was read of it if it was not proven.
 type Opened = (Bucket, Option<Found>);
@@ -43,8 +61,15 @@ pub(super) struct TakeOver {
     opening: BTreeSet<Bucket>,
     /// Number of buckets that had to be read.
     read: usize,
-    /// The last instance that was compared.
-    compared: Option<InstanceId>,
+    /// Buckets in which something has changed since the claim.
+    urgent: BTreeSet<Bucket>,
+    /// The last instance that the walk came to.
+    last: Option<InstanceId>,
+    /// The walk has come to the end.
+    is_walked: bool,
+    /// Something must be compared that the present walk may have passed.
+    walk_again: bool,
+    walked: BTreeMap<Bucket, Walked>,
 }
 
 /// A part of the work that waits for others.
@@ -63,13 +88,22 @@ impl TakeOver {
             openings: FuturesUnordered::new(),
             opening: BTreeSet::new(),
             read: 0,
-            compared: None,
+            urgent: BTreeSet::new(),
+            last: None,
+            is_walked: false,
+            walk_again: false,
+            walked: BTreeMap::new(),
         }
     }
 
-    /// Everything must be compared, from the first instance on.
+    /// Everything must be compared, because changes were missed.
     pub(super) fn compare_again(&mut self) {
-        self.compared = None;
+        self.walk_again = true;
+    }
+
+    /// Something has changed in this bucket.
+    pub(super) fn changed(&mut self, bucket: Bucket) {
+        self.urgent.insert(bucket);
     }
 
     /// The next part that others have done.
@@ -113,6 +147,7 @@ impl<S: Store> LeaderTerm<S> {
                 takeover.opening.remove(&bucket);
                 if let Some(found) = found {
                     takeover.read += 1;
+                    takeover.walk_again = true;
                     self.publisher.read(bucket, found);
                 }
                 self.publisher.open(bucket);
@@ -141,15 +176,50 @@ impl<S: Store> LeaderTerm<S> {
             });
             return false;
         }
-        if takeover.openings.len() < OPENINGS_MAX {
-            let closed = self.publisher.closed();
-            let next = closed.iter().find(|bucket| !takeover.opening.contains(bucket));
+        let data = |bucket: Bucket| takeover.data.get(&bucket).copied().flatten();
+        let is_proven = |bucket: &Bucket| self.publisher.is_proven(*bucket, data(*bucket));
+        let reads = takeover
+            .opening
+            .iter()
+            .filter(|bucket| !is_proven(bucket))
+            .count();
+        // Those that are read, which may take long, do not stand in the way of the others.
+        if takeover.openings.len().saturating_sub(reads) < OPENINGS_MAX {
+            let is_urgent =
+                |bucket: &Bucket| takeover.urgent.contains(bucket) && takeover.urgent.len() <= URGENT_MAX;
+            let may_open = |bucket: &Bucket| match is_proven(bucket) {
+                true => takeover.is_walked || is_urgent(bucket),
+                false => reads < OPENINGS_MAX,
+            };
+            let waiting = self
+                .publisher
+                .closed()
+                .filter(|bucket| !takeover.opening.contains(bucket));
+            let next = waiting.filter(may_open).max_by_key(is_urgent);
             if let Some(bucket) = next {
-                self.start_opening(*bucket);
+                self.start_opening(bucket);
                 return true;
             }
         }
-        self.publisher.all_open() && self.compare_some()
+        if !takeover.is_walked {
+            self.walk();
+            return true;
+        }
+        if !self.publisher.all_open() {
+            return false;
+        }
+        if std::mem::take(&mut takeover.walk_again) {
+            (takeover.is_walked, takeover.last) = (false, None);
+            return true;
+        }
+        tracing::info!(
+            epoch = self.term.epoch.0,
+            buckets_read = takeover.read,
+            took = ?takeover.began.elapsed(),
+            "everything that is published is compared"
+        );
+        self.takeover = None;
+        true
     }
 
     fn start_opening(&mut self, bucket: Bucket) {
@@ -158,7 +228,12 @@ impl<S: Store> LeaderTerm<S> {
         };
         let data = takeover.data.get(&bucket).copied().flatten();
         let is_proven = self.publisher.is_proven(bucket, data);
-        let proven = is_proven.then(|| news(&self.setup.view.get(), self.publisher.held(bucket)));
+        let walked = takeover.walked.remove(&bucket).filter(|_| takeover.is_walked);
+        let proven = is_proven.then(|| match walked {
+            Some(walked) if walked.seen == self.publisher.held_count(bucket) => walked.news,
+            // The fleet does not have all of them.
+            _ => news(&self.setup.view.get(), self.publisher.held(bucket)),
+        });
         let (session, setup, adopting) = (Arc::clone(&self.session), self.setup.clone(), takeover.adopting);
         takeover.opening.insert(bucket);
         takeover.openings.push(Box::pin(async move {
@@ -176,38 +251,41 @@ impl<S: Store> LeaderTerm<S> {
         }));
     }
 
-    /// Compares some instances of the fleet with what is published. Returns false when all are compared.
-    fn compare_some(&mut self) -> bool {
+    /// Compares some instances of the fleet with what is published, as far as that is known.
+    fn walk(&mut self) {
         let Some(takeover) = &mut self.takeover else {
-            return false;
+            return;
         };
         let (view, now) = (self.setup.view.get(), self.setup.clock.now());
-        let from = takeover
-            .compared
-            .as_ref()
-            .map_or(Bound::Unbounded, Bound::Excluded);
+        let from = takeover.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let some = view.instances.range::<_, InstanceId>((from, Bound::Unbounded));
         let mut last = None;
-        for (id, entry) in view
-            .instances
-            .range::<_, InstanceId>((from, Bound::Unbounded))
-            .take(COMPARED_AT_A_TIME)
-        {
+        for (id, entry) in some.take(COMPARED_AT_A_TIME) {
+            last = Some(id);
+            let bucket = id.bucket();
+            if self.publisher.is_closed(bucket) {
+                let data = takeover.data.get(&bucket).copied().flatten();
+                if !self.publisher.is_proven(bucket, data) {
+                    // It is compared once it is read.
+                    continue;
+                }
+                if let Some(held) = self.publisher.held_of(id) {
+                    let walked = takeover.walked.entry(bucket).or_default();
+                    walked.seen += 1;
+                    let record = held.record();
+                    let news = record.filter(|record| {
+                        is_news((&entry.status, entry.origin), (&record.status, record.origin))
+                    });
+                    walked
+                        .news
+                        .extend(news.map(|record| (Arc::clone(&record.status), record.origin)));
+                }
+            }
             if let Some(record) = publishable(&entry.status, entry.origin) {
                 self.publisher.compare(now, record);
             }
-            last = Some(id.clone());
         }
-        if last.is_some() {
-            takeover.compared = last;
-            return true;
-        }
-        tracing::info!(
-            epoch = self.term.epoch.0,
-            buckets_read = takeover.read,
-            took = ?takeover.began.elapsed(),
-            "everything that is published is compared"
-        );
-        self.takeover = None;
-        true
+        takeover.is_walked = last.is_none();
+        takeover.last = last.cloned();
     }
 }

@@ -16,6 +16,11 @@ impl Candidate {
     pub fn is_leftover(&self) -> bool {
         self.owner == 0
     }
+
+    /// Place in the line: the lowest comes first.
+    pub fn order(&self) -> impl Ord + use<> {
+        sequence(&self.name)
+    }
 }
 
 /// Sequence number at the end of a candidate's name. ZooKeeper counts in an i32 that overflows to negative numbers;

@@ -10,6 +10,7 @@
 
 mod candidates;
 pub mod lease;
+mod messages;
 
 use std::collections::BTreeSet;
 
@@ -17,6 +18,7 @@ use crate::ids::Epoch;
 
 pub use candidates::Candidate;
 use candidates::Place;
+pub use messages::{Effect, Input};
 
 /// An acknowledged claim.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -27,81 +29,18 @@ pub struct Term {
     pub token: i32,
 }
 
-/// What the shell observed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Input {
-    /// A session is usable: a new one, or the former one after a suspension.
-    Connected,
-    /// Not connected; the session may still live.
-    Suspended,
-    /// The session has ended, or the shell has abandoned it.
-    Lost,
-    /// The candidate node was created under this name.
-    Enqueued(String),
-    /// Result of looking for the own candidate node.
-    Found(Option<String>),
-    /// All candidates.
-    Listed(Vec<Candidate>),
-    /// The watched node changed, or it is time to list the candidates again.
-    LookAgain,
-    /// The claim was acknowledged.
-    Claimed(Term),
-    /// The epoch was advanced, or the own node vanished, before the claim.
-    ClaimRefused,
-    /// Whether a claim with an unknown outcome was applied.
-    Settled(Option<Term>),
-    /// Whether the own node and the epoch are as they should be for the present term.
-    Verified(bool),
-    /// A write was refused because of the epoch.
-    Fenced,
-    /// The requested operation ended without a known outcome.
-    Unknown,
-    /// The candidates whose processes have ended, as their peers' links prove; replaces the former set. They do not stand
-    /// in the way of others any more, although their sessions have not expired.
-    Ended(BTreeSet<String>),
-    /// An epoch was seen: in its znode, in a published status, or in an answer.
-    Seen(Epoch),
-    /// Give up leadership and candidacy.
-    Resign,
-}
-
-/// What the shell must do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Effect {
-    /// Create the candidate node -> `Enqueued` or `Unknown`.
-    Enqueue,
-    /// Look for the own candidate node after an unknown outcome -> `Found`.
-    FindOwn,
-    /// List the candidates -> `Listed`.
-    List,
-    /// Watch this candidate -> `LookAgain`.
-    Watch(String),
-    /// Claim the epoch, and delete these candidates, whose processes have ended, in the same multi -> `Claimed`,
-    /// `ClaimRefused` or `Unknown`.
-    Claim(Vec<String>),
-    /// Find out whether the claim was applied -> `Settled`.
-    Settle,
-    /// Check the own node and the epoch -> `Verified`.
-    Verify,
-    /// Close the session, which removes all its nodes -> `Lost`.
-    Drop,
-    /// Lead from now on.
-    Lead(Term),
-    /// Write nothing until the next `Lead`.
-    Hold,
-    /// Delete the own nodes in one fenced multi, then close the session.
-    StepDown(Option<Term>),
-}
-
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
     Offline,
     Enqueuing,
     Finding,
     Queued,
+    /// The own candidate node was not listed: somebody deleted it.
+    Missing,
     Claiming,
     Settling,
     Leading(Term),
+    HandingOver(Term),
     Resigned,
 }
 
@@ -160,10 +99,10 @@ impl Election {
         match self.phase {
             Phase::Offline => "offline",
             _ if !self.connected => "suspended",
-            Phase::Enqueuing | Phase::Finding | Phase::Queued => "follower",
+            Phase::Enqueuing | Phase::Finding | Phase::Queued | Phase::Missing => "follower",
             Phase::Claiming | Phase::Settling => "claiming",
             Phase::Leading(_) => "leader",
-            Phase::Resigned => "resigned",
+            Phase::HandingOver(_) | Phase::Resigned => "resigned",
         }
     }
 
@@ -197,9 +136,20 @@ impl Election {
                 self.phase = Phase::Resigned;
                 out.push(Effect::StepDown(term));
             }
+            Input::StepAside => {
+                if let (Some(term), true) = (self.term(), self.connected) {
+                    self.phase = Phase::HandingOver(term);
+                    out.extend([Effect::Hold, Effect::HandOver(term)]);
+                }
+            }
+            Input::HandedOver(result) => self.handed_over(result, out),
             Input::Enqueued(node) if matches!(self.phase, Phase::Enqueuing) => self.queued(node, out),
-            Input::Found(Some(node)) if matches!(self.phase, Phase::Finding) => self.queued(node, out),
+            Input::Found(Some(node)) if matches!(self.phase, Phase::Finding | Phase::Missing) => {
+                self.queued(node, out)
+            }
             Input::Found(None) if matches!(self.phase, Phase::Finding) => self.give_up(out),
+            // It was created, and is gone: no other one can appear.
+            Input::Found(None) if self.phase == Phase::Missing => self.enqueue(out),
             Input::Listed(candidates) if self.phase == Phase::Queued => self.listed(candidates, out),
             Input::LookAgain if self.phase == Phase::Queued => self.ask(Effect::List, out),
             Input::Claimed(term) if matches!(self.phase, Phase::Claiming) => self.lead(term, out),
@@ -266,7 +216,10 @@ impl Election {
             return self.give_up(out);
         };
         match candidates::place(candidates, own, &self.ended) {
-            Place::None => self.give_up(out),
+            Place::None => {
+                self.phase = Phase::Missing;
+                self.ask(Effect::FindOwn, out);
+            }
             Place::First(ended) => {
                 self.phase = Phase::Claiming;
                 self.ask(Effect::Claim(ended), out);
@@ -296,6 +249,7 @@ impl Election {
                 self.phase = Phase::Finding;
                 Effect::FindOwn
             }
+            Phase::Missing => Effect::FindOwn,
             Phase::Claiming | Phase::Settling => {
                 self.phase = Phase::Settling;
                 Effect::Settle
@@ -305,9 +259,30 @@ impl Election {
                 out.push(Effect::Hold);
                 Effect::Verify
             }
-            Phase::Offline | Phase::Resigned => return,
+            Phase::Offline | Phase::HandingOver(_) | Phase::Resigned => return,
         };
         self.ask(next, out);
+    }
+
+    fn enqueue(&mut self, out: &mut Vec<Effect>) {
+        self.node = None;
+        self.phase = Phase::Enqueuing;
+        self.ask(Effect::Enqueue, out);
+    }
+
+    fn handed_over(&mut self, result: Option<bool>, out: &mut Vec<Effect>) {
+        let Phase::HandingOver(term) = self.phase else {
+            return;
+        };
+        match result {
+            Some(true) => self.enqueue(out),
+            // Nothing was deleted: the term goes on, if nobody else has claimed.
+            Some(false) => {
+                self.phase = Phase::Leading(term);
+                self.ask(Effect::Verify, out);
+            }
+            None => self.give_up(out),
+        }
     }
 
     fn give_up(&mut self, out: &mut Vec<Effect>) {

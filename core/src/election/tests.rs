@@ -103,7 +103,64 @@ fn candidates_that_no_session_owns_do_not_count() {
             Input::Listed(vec![candidate(&own, 0)]),
         ],
     );
-    assert_eq!(out.last(), Some(&Effect::Drop));
+    assert_eq!(out.last(), Some(&Effect::FindOwn));
+}
+
+/// Whoever hands leadership to a certain one deletes the candidates that stand before it.
+#[test]
+fn a_candidate_that_others_deleted_stands_in_line_again() {
+    let names = ["a-n-0000000001", "b-n-0000000002", "c-n-0000000003"].map(str::to_owned);
+    let mut election = Election::default();
+    let enqueued = Input::Enqueued(names[0].clone());
+    let out = run(
+        &mut election,
+        [Input::Connected, enqueued, candidates(&names[1..])],
+    );
+    assert_eq!(out.last(), Some(&Effect::FindOwn));
+    // The list was old: it is there.
+    let mut other = election.clone();
+    let out = run(
+        &mut other,
+        [Input::Found(Some(names[0].clone())), candidates(&names)],
+    );
+    assert_eq!(out, [Effect::List, Effect::Claim(vec![])]);
+    let out = run(&mut election, [Input::Unknown, Input::Found(None)]);
+    assert_eq!(out, [Effect::FindOwn, Effect::Enqueue]);
+    assert_eq!((election.node(), election.phase()), (None, "follower"));
+    // Whether the new one was created is not known, which only the end of the session settles.
+    let out = run(&mut election, [Input::Unknown, Input::Found(None)]);
+    assert_eq!(out, [Effect::FindOwn, Effect::Drop]);
+}
+
+#[test]
+fn a_leader_hands_over_and_stands_in_line_again() {
+    let mut election = leading();
+    let handing_over = [Effect::Hold, Effect::HandOver(term(7))];
+    assert_eq!(run(&mut election, [Input::StepAside]), handing_over);
+    assert_eq!((election.term(), election.phase()), (None, "resigned"));
+    let mut others = [election.clone(), election.clone()];
+    assert_eq!(
+        run(&mut election, [Input::HandedOver(Some(true))]),
+        [Effect::Enqueue]
+    );
+    assert_eq!(election.phase(), "follower");
+    // Refused: it goes on, once it is sure that it leads.
+    let out = run(
+        &mut others[0],
+        [Input::HandedOver(Some(false)), Input::Verified(true)],
+    );
+    assert_eq!(out, [Effect::Verify, Effect::Lead(term(7))]);
+    assert_eq!(run(&mut others[1], [Input::HandedOver(None)]), [Effect::Drop]);
+    // Nobody else steps aside, nor a leader that may lead no more.
+    assert_eq!(
+        run(&mut Election::default(), [Input::Connected, Input::StepAside]),
+        [Effect::Enqueue]
+    );
+    let mut suspended = leading();
+    assert_eq!(
+        run(&mut suspended, [Input::Suspended, Input::StepAside]),
+        [Effect::Hold]
+    );
 }
 
 #[test]
@@ -220,6 +277,8 @@ fn input() -> impl Strategy<Value = Input> {
         1 => (1u64..9).prop_map(|e| Input::Seen(Epoch(e))),
         1 => proptest::collection::btree_set(name(), 0..3).prop_map(Input::Ended),
         2 => Just(Input::Unknown),
+        1 => Just(Input::StepAside),
+        1 => proptest::option::of(any::<bool>()).prop_map(Input::HandedOver),
     ]
 }
 

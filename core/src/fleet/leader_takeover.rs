@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{AgentState, Effect, Fleet, FreshnessLimit, InstanceState, Member, clocks, is_collector_verdict};
+use super::{
+    AgentState, Effect, Fleet, FreshnessLimit, InstanceState, Member, TOLD_AFTER, clocks,
+    is_collector_verdict,
+};
 use crate::{
     fleet::message_order::Origin,
     ids::{InstanceId, Seq},
@@ -117,6 +120,7 @@ impl Fleet {
             }
             if is_unheard {
                 self.untold.insert(place);
+                self.tell_at = now + TOLD_AFTER;
             }
             agent.watch(self.silent_after, &mut self.deadlines);
             let state = InstanceState {

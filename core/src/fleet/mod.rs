@@ -58,6 +58,8 @@ const CONFLICTS_MAX: usize = 1_024;
 
 /// Agents with adopted instances that one step tells: to tell one costs as much as it has instances.
 const AGENTS_TOLD_MAX: usize = 64;
+/// They are told once nothing was adopted for so long, because each part of an adoption concerns most agents.
+const TOLD_AFTER: Duration = Duration::from_millis(100);
 
 /// An agent as the fleet sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -139,6 +141,8 @@ pub struct Fleet {
     brake: brake::Brake,
     /// Agents whose adopted instances are to be told. An agent is told once for many of them.
     untold: BTreeSet<SlotKey>,
+    /// When they are to be told: once no more is adopted for a moment.
+    tell_at: Mono,
     stepped: Mono,
 }
 
@@ -155,6 +159,7 @@ impl Fleet {
             conflicts: BTreeMap::new(),
             brake: brake::Brake::new(BrakeSettings::OFF),
             untold: BTreeSet::new(),
+            tell_at: now,
             stepped: now,
         }
     }
@@ -191,10 +196,10 @@ impl Fleet {
 
     /// When [`step`](Self::step) must be called with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Mono {
+        let mut regular = self.stepped + self.step_interval();
         if !self.untold.is_empty() {
-            return self.stepped;
+            regular = regular.min(self.tell_at);
         }
-        let regular = self.stepped + self.step_interval();
         let next = self.deadlines.first().map_or(regular, |(at, _)| regular.min(*at));
         let brake = self.brake.next_deadline(self.stepped);
         brake.map_or(next, |at| next.min(at))
@@ -220,11 +225,9 @@ impl Fleet {
         }
         self.check_deadlines(now, wall, out);
         self.release(now, wall, out);
-        for _ in 0..AGENTS_TOLD_MAX {
-            let Some(place) = self.untold.pop_first() else {
-                break;
-            };
-            out.push(Effect::Agent(place));
+        if now >= self.tell_at {
+            let some = (0..AGENTS_TOLD_MAX).map_while(|_| self.untold.pop_first());
+            out.extend(some.map(Effect::Agent));
         }
         self.stepped = now;
     }

@@ -8,7 +8,10 @@ use super::{
     BucketData, Found, Mirror, Publisher, REV_MAX, Record, StoredStatus,
     mirror::{proves, share},
 };
-use crate::{ids::Bucket, time::Mono};
+use crate::{
+    ids::{Bucket, InstanceId},
+    time::Mono,
+};
 
 impl Publisher {
     /// True if a bucket that is closed has this data, and everything in it is known.
@@ -17,17 +20,29 @@ impl Publisher {
         known.is_some_and(|known| proves(known, data))
     }
 
-    /// The buckets that are closed; those in which something waits to be written come first.
-    pub fn closed(&self) -> Vec<Bucket> {
-        let waits: BTreeSet<_> = self.dirty.buckets_from(Bucket(0)).into_iter().collect();
-        let mut closed: Vec<_> = self.closed.keys().copied().collect();
-        closed.sort_by_key(|bucket| !waits.contains(bucket));
-        closed
+    /// The buckets that are closed.
+    pub fn closed(&self) -> impl Iterator<Item = Bucket> {
+        self.closed.keys().copied()
     }
 
     /// True once all buckets are open.
     pub fn all_open(&self) -> bool {
         self.closed.is_empty()
+    }
+
+    /// True if nothing is written in the bucket yet.
+    pub fn is_closed(&self, bucket: Bucket) -> bool {
+        self.closed.contains_key(&bucket)
+    }
+
+    /// Number of statuses of a bucket.
+    pub fn held_count(&self, bucket: Bucket) -> usize {
+        self.mirror.bucket_len(bucket)
+    }
+
+    /// What the znode of an instance is known to hold.
+    pub fn held_of(&self, id: &InstanceId) -> Option<&StoredStatus> {
+        self.mirror.get(id)
     }
 
     /// The statuses of a bucket.

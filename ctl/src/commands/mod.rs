@@ -16,6 +16,7 @@ mod cluster;
 mod debug;
 mod filter;
 mod get;
+mod leader;
 mod list;
 mod watch;
 
@@ -39,6 +40,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         Command::Get { id } => asked.get(id).await,
         Command::Cluster => asked.cluster().await,
         Command::Agents => asked.agents().await,
+        Command::Leader(command) => asked.leader(command).await,
         Command::Debug(command) => asked.debug(&command).await,
         Command::Watch { filter } => asked.watch(filter).await,
     }

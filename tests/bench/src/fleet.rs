@@ -92,7 +92,7 @@ impl Speaker {
     }
 
     /// The same for one more collector, with the sequence of the agent.
-    async fn connect_also(
+    pub(crate) async fn connect_also(
         collector: &str,
         name: String,
         instances: u32,

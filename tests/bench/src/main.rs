@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod agents;
 mod flame;
 mod fleet;
 mod floors;

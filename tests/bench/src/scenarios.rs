@@ -9,6 +9,7 @@ mod failover;
 mod fan_in;
 mod fault_growth;
 mod hang;
+mod million;
 mod publish;
 mod query;
 mod relay;
@@ -59,6 +60,11 @@ const SCENARIOS: &[(&str, &str, Run)] = &[
         "failover",
         "the leader is killed or stopped until the next one writes",
         failover::run,
+    ),
+    (
+        "million",
+        "a million instances: memory, many changes, and the end of the leader",
+        million::run,
     ),
     (
         "relay",
