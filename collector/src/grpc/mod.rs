@@ -18,4 +18,6 @@ pub mod status;
 #[cfg(test)]
 mod tests_links;
 #[cfg(test)]
+mod tests_relayed;
+#[cfg(test)]
 mod tests_server;

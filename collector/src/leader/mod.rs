@@ -312,6 +312,8 @@ mod tests;
 #[cfg(test)]
 mod tests_campaign;
 #[cfg(test)]
+mod tests_coordinator;
+#[cfg(test)]
 mod tests_faults;
 #[cfg(test)]
 mod tests_proofs;

@@ -1,35 +1,27 @@
 //! Tests of the election's requests, each alone, with a store that fails as planned.
 
 use redkeeper_core::election::{Candidate, Term};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::{
     campaign::{claim, list, settle, verify, watch_candidate},
     *,
 };
-use crate::{
-    fleet::view,
-    leader::leadership::Leadership,
-    publish::{AUDIT_INTERVAL, replicate},
-    store::{
-        Kind, Write,
-        records::{EpochJson, PublisherJson, read_json},
-        tests_faults::{Call, Fault, FaultySession, FaultyStore},
-    },
+use crate::store::{
+    Kind, Write,
+    records::{EpochJson, PublisherJson, read_json},
+    tests_faults::{Call, Fault, FaultySession, FaultyStore},
 };
 
 /// A store with the layout in place.
-struct Room {
-    store: FaultyStore,
-    layout: Layout,
-    session: Arc<FaultySession>,
+pub(super) struct Room {
+    pub(super) store: FaultyStore,
+    pub(super) layout: Layout,
+    pub(super) session: Arc<FaultySession>,
 }
 
 impl Room {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let store = FaultyStore::default();
         let layout = Layout::new("/redkeeper");
         let session = Arc::new(store.connect().await.unwrap());
@@ -42,55 +34,55 @@ impl Room {
     }
 
     /// Another session, with a candidate of its own.
-    async fn other(&self) -> (Arc<FaultySession>, String) {
+    pub(super) async fn other(&self) -> (Arc<FaultySession>, String) {
         let session = Arc::new(self.store.connect().await.unwrap());
         let node = Layout::new("/redkeeper").enqueue(&*session).await.unwrap();
         (session, node)
     }
 
-    async fn enqueue(&self) -> String {
+    pub(super) async fn enqueue(&self) -> String {
         self.layout.enqueue(&*self.session).await.unwrap()
     }
 
-    async fn claim(&self, node: &str, newest: u64) -> Result<Input, StoreError> {
+    pub(super) async fn claim(&self, node: &str, newest: u64) -> Result<Input, StoreError> {
         let id = CollectorId::new("a").unwrap();
         claim(&*self.session, &self.layout, (node, &[]), &id, Epoch(newest)).await
     }
 
-    async fn settle(&self, node: &str) -> Result<Input, StoreError> {
+    pub(super) async fn settle(&self, node: &str) -> Result<Input, StoreError> {
         settle(&*self.session, &self.layout, node).await
     }
 
-    async fn verify(&self, node: &str, term: Term) -> Result<Input, StoreError> {
+    pub(super) async fn verify(&self, node: &str, term: Term) -> Result<Input, StoreError> {
         verify(&*self.session, &self.layout, node, Some(term)).await
     }
 
-    async fn list(&self) -> Result<Input, StoreError> {
+    pub(super) async fn list(&self) -> Result<Input, StoreError> {
         list(&*self.session, &self.layout).await
     }
 
-    async fn node(&self, path: &str) -> Option<crate::store::Node> {
+    pub(super) async fn node(&self, path: &str) -> Option<crate::store::Node> {
         self.session.get(&[path.to_owned()]).await.unwrap().remove(0)
     }
 
-    async fn epoch(&self) -> EpochJson {
+    pub(super) async fn epoch(&self) -> EpochJson {
         read_json(self.node(&self.layout.epoch()).await)
     }
 
-    async fn publisher(&self) -> Option<(PublisherJson, i64)> {
+    pub(super) async fn publisher(&self) -> Option<(PublisherJson, i64)> {
         let node = self.node(&self.layout.publisher()).await?;
         let owner = node.owner;
         Some((read_json(Some(node)), owner))
     }
 
-    async fn write_epoch(&self, text: &str) {
+    pub(super) async fn write_epoch(&self, text: &str) {
         let version = self.node(&self.layout.epoch()).await.unwrap().version;
         let write = Write::Set(self.layout.epoch(), text.into(), None);
         let check = self.layout.epoch();
         self.session.commit((&check, version), vec![write]).await.unwrap();
     }
 
-    async fn delete(&self, path: &str) {
+    pub(super) async fn delete(&self, path: &str) {
         delete(&self.session, path).await;
     }
 }
@@ -391,113 +383,4 @@ async fn the_own_candidate_is_found_again_and_no_other_is_taken_for_it() {
     let own = find().await.unwrap().unwrap();
     let owner = room.node(&room.layout.candidate(&own)).await.unwrap().owner;
     assert_eq!(owner, room.session.id());
-}
-
-fn coordinator(room: &Room) -> Coordinator<FaultyStore> {
-    let (_, view) = view::channel();
-    Coordinator {
-        store: room.store.clone(),
-        layout: room.layout.clone(),
-        id: CollectorId::new("a").unwrap(),
-        address: "a:7400".to_owned(),
-        view,
-        commands: mpsc::channel(1).0,
-        leadership: watch::channel(Leadership::default()).0,
-        ended: watch::channel(proofs::Ended::default()).1,
-        requests: mpsc::channel(1).1,
-        told: mpsc::channel(1).1,
-        links: replicate::Sender::new(1),
-        clock: Clock::simulated(),
-        orphans_max_percent: 10,
-        audit_interval: AUDIT_INTERVAL,
-        freshness_interval: Duration::from_secs(5),
-        metrics: Metrics::default(),
-        diagnostics: Arc::new(Diagnostics::new(Clock::simulated())),
-        stop: CancellationToken::new(),
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_error_ends_the_session_where_the_request_may_still_be_applied_and_is_settled_elsewhere() {
-    let room = Room::new().await;
-    let coordinator = coordinator(&room);
-    for (error, input) in [
-        (StoreError::TimedOut, Input::Lost),
-        (StoreError::Lost(String::new()), Input::Lost),
-        (StoreError::Refused(String::new()), Input::Lost),
-        (StoreError::Unknown(String::new()), Input::Unknown),
-        (StoreError::Missing, Input::Unknown),
-    ] {
-        room.store.plan_fault(Call::Create, Fault::Fails(error.clone()));
-        let asked = coordinator.operation(&room.session, &Election::default(), Effect::Enqueue);
-        assert_eq!(asked.await.0, input, "{error}");
-    }
-}
-
-/// The lease counts from the sending; otherwise it could outlive the session.
-#[tokio::test(start_paused = true)]
-async fn an_answer_comes_with_the_time_of_its_request() {
-    let room = Room::new().await;
-    let coordinator = coordinator(&room);
-    let slow = Fault::After(Box::pin(sleep(Duration::from_secs(3))));
-    room.store.plan_fault(Call::Sync, slow);
-    let (start, before) = (Instant::now(), coordinator.clock.now());
-    let asked = coordinator.operation(&room.session, &Election::default(), Effect::Verify);
-    let (input, sent) = asked.await;
-    assert_eq!((input, sent), (Input::Verified(false), before));
-    assert_eq!(start.elapsed().as_secs(), 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hand_over_deletes_the_own_znodes_but_not_those_of_a_successor() {
-    let room = Room::new().await;
-    let coordinator = coordinator(&room);
-    let mut election = Election::default();
-    let node = room.enqueue().await;
-    election.step(Input::Connected, &mut Vec::new());
-    election.step(Input::Enqueued(node.clone()), &mut Vec::new());
-    let Ok(Input::Claimed(term)) = room.claim(&node, 0).await else {
-        panic!("not claimed")
-    };
-    let mut lasting = Lasting {
-        setup: coordinator.setup(),
-        follower: Follower::new(mpsc::channel(1).1),
-        election,
-        led: None,
-        leftovers: 0,
-        requests: mpsc::channel(1).1,
-    };
-    let mut step_down = async |term| {
-        coordinator
-            .step_down(&room.session, &mut lasting, &mut None, term)
-            .await;
-    };
-    step_down(None).await;
-    step_down(Some(Term { token: 0, ..term })).await;
-    assert!(room.publisher().await.is_some());
-    step_down(Some(term)).await;
-    assert_eq!(room.publisher().await, None);
-    assert_eq!(room.list().await, Ok(Input::Listed(Vec::new())));
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_the_parent_of_the_candidates_the_session_ends() {
-    let room = Room::new().await;
-    room.delete(&room.layout.election()).await;
-    let coordinator = coordinator(&room);
-    let (mut election, mut effects, mut asked) = (Election::default(), Vec::new(), 0);
-    election.step(Input::Connected, &mut effects);
-    while let Some(effect) = effects.pop() {
-        asked += 1;
-        assert!(asked <= 100, "asks for ever: {effect:?}");
-        if effect == Effect::Drop {
-            return;
-        }
-        let (input, _) = coordinator.operation(&room.session, &election, effect).await;
-        if input == Input::Lost {
-            return;
-        }
-        election.step(input, &mut effects);
-    }
-    panic!("the election waits for nothing");
 }
