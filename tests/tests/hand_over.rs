@@ -74,6 +74,11 @@ impl<'a> Rig<'a> {
         self.collectors.iter().map(sessions).collect()
     }
 
+    async fn candidates(&self) -> usize {
+        let candidates = self.reader.list_children("/redkeeper/election").await;
+        candidates.map_or(0, |candidates| candidates.len())
+    }
+
     /// The publisher's phase and holder.
     async fn publisher(&self) -> String {
         let json = self.zookeeper.json(&self.reader, "/redkeeper/publisher").await;
@@ -93,13 +98,7 @@ async fn leadership_goes_to_whom_it_is_handed_and_nothing_is_lost() {
     assert_eq!(told, (Some(0), expected));
     eventually("c is live", || rig.publisher(), |s| s == "live c").await;
     // The others stand in line again, in the sessions that they had.
-    let candidates = || async {
-        rig.reader
-            .list_children("/redkeeper/election")
-            .await
-            .map_or(0, |c| c.len())
-    };
-    eventually("three candidates", candidates, |n| *n == 3).await;
+    eventually("three candidates", || rig.candidates(), |n| *n == 3).await;
     let (code, told) = rig.step_down(0, &[]);
     assert_eq!(code, Some(0), "{told}");
     assert!(
@@ -135,13 +134,7 @@ async fn who_cannot_lead_is_refused_and_the_leader_goes_on() {
     for collector in &mut rig.collectors[1..] {
         collector.process.signal(nix::sys::signal::Signal::SIGTERM);
     }
-    let candidates = || async {
-        rig.reader
-            .list_children("/redkeeper/election")
-            .await
-            .map_or(0, |c| c.len())
-    };
-    eventually("a is alone", candidates, |n| *n == 1).await;
+    eventually("a is alone", || rig.candidates(), |n| *n == 1).await;
     let (code, told) = rig.step_down(0, &[]);
     assert!(
         code == Some(1) && told.contains("no other collector is a candidate"),

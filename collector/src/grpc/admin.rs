@@ -75,7 +75,7 @@ impl AdminService for Admin {
         let request = hand_over::Request {
             to: candidate,
             why: format!("asked by {from}"),
-            answer,
+            answer: Some(answer),
         };
         self.hand_over
             .try_send(request)

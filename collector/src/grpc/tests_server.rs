@@ -420,7 +420,7 @@ async fn a_leader_is_asked_to_hand_over_and_nobody_else() {
         let coordinator = async {
             let asked = timeout(LIMIT, requests.recv()).await.unwrap().unwrap();
             assert_eq!(asked.to.as_deref(), candidate);
-            asked.answer.send(Ok(())).unwrap();
+            asked.answer.unwrap().send(Ok(())).unwrap();
         };
         let mut client = AdminServiceClient::new(connected);
         let request = v1::StepDownRequest {

@@ -29,8 +29,22 @@ pub struct Request {
     pub to: Option<String>,
     /// Why, for the log.
     pub why: String,
-    /// Told once it is handed over, or why not.
-    pub answer: oneshot::Sender<Result<(), NotHandedOver>>,
+    /// Told once it is handed over, or why not. `None`: the log is enough.
+    pub answer: Option<oneshot::Sender<Result<(), NotHandedOver>>>,
+}
+
+impl Request {
+    /// True if who asked no longer waits, and must not be surprised.
+    fn is_abandoned(&self) -> bool {
+        self.answer.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+
+    fn answer(self, result: Result<(), NotHandedOver>) {
+        if let Some(answer) = self.answer {
+            // Who asked may have gone.
+            drop(answer.send(result));
+        }
+    }
 }
 
 /// Why leadership was not handed over.
@@ -88,6 +102,9 @@ impl<S: Store> Coordinator<S> {
         election: &Election,
         request: Request,
     ) -> Option<Accepted> {
+        if request.is_abandoned() {
+            return None;
+        }
         let own = election.node().filter(|_| election.term().is_some());
         let checked = match own {
             None => Err(NotHandedOver::NotLeader),
@@ -101,8 +118,7 @@ impl<S: Store> Coordinator<S> {
             Ok(before) => Some(Accepted { before, request }),
             Err(error) => {
                 tracing::info!("leadership is not handed over ({}): {error}", request.why);
-                // Who asked may have gone.
-                drop(request.answer.send(Err(error)));
+                request.answer(Err(error));
                 None
             }
         }
@@ -148,8 +164,7 @@ impl<S: Store> Coordinator<S> {
         };
         lasting.election.step(Input::HandedOver(result), effects);
         if let Some(request) = request {
-            // Who asked may have gone.
-            drop(request.answer.send(answer));
+            request.answer(answer);
         }
     }
 
@@ -207,6 +222,21 @@ mod tests {
             name: name.to_owned(),
             owner,
         }
+    }
+
+    #[test]
+    fn a_request_counts_as_long_as_somebody_waits_for_the_answer() {
+        let request = |answer| Request {
+            to: None,
+            why: String::new(),
+            answer,
+        };
+        let (answer, answered) = oneshot::channel();
+        let asked = request(Some(answer));
+        assert!(!asked.is_abandoned() && !request(None).is_abandoned());
+        drop(answered);
+        assert!(asked.is_abandoned());
+        asked.answer(Ok(()));
     }
 
     #[test]

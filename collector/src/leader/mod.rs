@@ -204,6 +204,7 @@ impl<S: Store> Coordinator<S> {
                             // A collector that also led the term before knows all that it published.
                             let grace = lasting.led.is_none_or(|led| led.0 + 1 != term.epoch.0);
                             lasting.led = Some(term.epoch);
+                            self.metrics.buckets_behind.set(0);
                             let (setup, mirror) = (lasting.setup.clone(), lasting.follower.take_mirror());
                             *publishing = Some(LeaderTerm::new(setup, session, term, mirror, grace));
                         }

@@ -12,10 +12,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use redkeeper_core::hand_over::{HandOver, Heir};
 use redkeeper_proto::{dial::Dial, v1::PublishedWrites};
 use redkeeper_runtime::clock::Clock;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::MissedTickBehavior,
-};
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -198,8 +195,7 @@ impl PeerLinks {
                 .and_then(|peer| peer.link.candidate())
                 .map(str::to_owned),
             why: format!("{id} hears {heard} agents, this collector {own}"),
-            // The coordinator logs what becomes of it.
-            answer: oneshot::channel().0,
+            answer: None,
         };
         // What does not fit is asked for again.
         drop(self.hand_over.try_send(request));

@@ -7,7 +7,7 @@ use std::{
 
 use redkeeper_core::{
     fleet::{is_news, message_order::Origin},
-    ids::{Bucket, InstanceId},
+    ids::{AgentId, Bucket, InstanceId},
     publish::{BucketData, Found, Record, StoredStatus},
     status::Status,
 };
@@ -17,7 +17,7 @@ use super::format::native;
 use crate::{
     fleet::{
         command::{Adopting, Command, adopt},
-        view::View,
+        view::{Entry, View},
     },
     store::{Node, Session, StoreError, layout::Layout, records},
 };
@@ -59,18 +59,47 @@ pub(crate) async fn read_back<T: Session>(
     })
 }
 
+/// Judges whether adopting published statuses may change something for the fleet.
+pub(crate) struct News<'v> {
+    view: &'v View,
+    /// The agent that was looked up last, and whether it was heard here: its instances mostly follow each other.
+    agent: Option<(&'v AgentId, bool)>,
+}
+
+impl<'v> News<'v> {
+    pub(crate) fn new(view: &'v View) -> Self {
+        Self { view, agent: None }
+    }
+
+    /// Whether a published status is news for the fleet, which knows this one.
+    pub(crate) fn is_news(&mut self, known: &'v Entry, published: &Record) -> bool {
+        let name = &known.status.agent;
+        let is_agent_known = match self.agent {
+            Some((last, is_known)) if last == name => is_known,
+            _ => {
+                let agent = self.view.agents.get(name);
+                agent.is_some_and(|agent| agent.greeting.is_some())
+            }
+        };
+        self.agent = Some((name, is_agent_known));
+        is_news(
+            (&known.status, known.origin, is_agent_known),
+            (&published.status, published.origin),
+        )
+    }
+}
+
 /// The statuses whose adoption may change something for the fleet.
 pub(crate) fn news<'a>(
     view: &View,
     held: impl Iterator<Item = &'a StoredStatus>,
 ) -> Vec<(Arc<Status>, Origin)> {
+    let mut judge = News::new(view);
     let records = held.filter_map(StoredStatus::record);
-    let is_news = |record: &&Record| {
-        view.instances
-            .get(record.id())
-            .is_none_or(|known| is_news((&known.status, known.origin), (&record.status, record.origin)))
-    };
-    let news = records.filter(is_news);
+    let news = records.filter(|record| {
+        let known = view.instances.get(record.id());
+        known.is_none_or(|known| judge.is_news(known, record))
+    });
     news.map(|record| (Arc::clone(&record.status), record.origin))
         .collect()
 }

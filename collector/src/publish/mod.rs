@@ -317,8 +317,9 @@ impl<S: Store> LeaderTerm<S> {
 
     /// Waits for writes in flight, before leadership is handed over. Bounded by the store's time limits.
     pub async fn finish(&mut self) {
-        while let Some((_, result)) = self.commits.next().await {
-            if let Err(error) = result {
+        while let Some((work, result)) = self.commits.next().await {
+            // What was applied is told to the followers, and known in the next term of this collector.
+            if let Err(error) = self.committed(work, result) {
                 tracing::warn!("last batch: {}", chain(&error));
             }
         }

@@ -109,7 +109,12 @@ impl<S: Store> LeaderTerm<S> {
         self.cursor.seen() < view.revision
     }
 
-    fn committed(&mut self, work: Work, result: Result<(), CommitError>) -> Result<(), CommitError> {
+    /// Books the outcome of a write.
+    pub(super) fn committed(
+        &mut self,
+        work: Work,
+        result: Result<(), CommitError>,
+    ) -> Result<(), CommitError> {
         let number = match work {
             Work::Mark(live) => return self.marked(live, result),
             Work::Batch(number) => number,

@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use redkeeper_core::{
-    fleet::{is_news, message_order::Origin},
+    fleet::message_order::Origin,
     ids::{Bucket, InstanceId},
     publish::{BucketData, Found},
     status::Status,
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::{LeaderTerm, Reading, Request, desired::publishable};
 use crate::{
     fleet::command::Adopting,
-    publish::load::{news, read_data, read_statuses, tell_fleet},
+    publish::load::{News, news, read_data, read_statuses, tell_fleet},
     store::{Store, StoreError},
 };
 
@@ -259,7 +259,7 @@ impl<S: Store> LeaderTerm<S> {
         let (view, now) = (self.setup.view.get(), self.setup.clock.now());
         let from = takeover.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let some = view.instances.range::<_, InstanceId>((from, Bound::Unbounded));
-        let mut last = None;
+        let (mut judge, mut last) = (News::new(&view), None);
         for (id, entry) in some.take(COMPARED_AT_A_TIME) {
             last = Some(id);
             let bucket = id.bucket();
@@ -272,10 +272,7 @@ impl<S: Store> LeaderTerm<S> {
                 if let Some(held) = self.publisher.held_of(id) {
                     let walked = takeover.walked.entry(bucket).or_default();
                     walked.seen += 1;
-                    let record = held.record();
-                    let news = record.filter(|record| {
-                        is_news((&entry.status, entry.origin), (&record.status, record.origin))
-                    });
+                    let news = held.record().filter(|record| judge.is_news(entry, record));
                     walked
                         .news
                         .extend(news.map(|record| (Arc::clone(&record.status), record.origin)));

@@ -378,6 +378,7 @@ async fn a_term_publishes_what_is_known_and_then_says_that_it_is_live() {
 async fn only_differences_from_the_earlier_leader_are_written() {
     let held = ["db:1", "db:2", "db:3"].map(|name| (name, stored(name, Reason::Ok)));
     let mut rig = Rig::over(&held).await;
+    rig.put_agent(false, false);
     rig.put("db:1", Reason::Ok);
     rig.put("db:2", Reason::Loading);
     rig.until_live().await;
@@ -489,8 +490,11 @@ async fn before_a_hand_over_batches_in_flight_are_waited_for() {
     rig.put_slowly(Duration::from_secs(1));
     rig.run_for(Duration::from_millis(100)).await;
     assert_eq!(rig.reason("db:1").await, None);
-    let start = Instant::now();
+    let (start, mut told) = (Instant::now(), rig.links.subscribe());
     rig.term.finish().await;
+    // It counts as any other batch.
+    assert_eq!(rig.metrics.writes.get(), 1);
+    assert_eq!(told.try_recv().unwrap().buckets[0].written.len(), 1);
     assert_eq!(rig.reason("db:1").await.as_deref(), Some("OK"));
     assert_eq!(start.elapsed().as_millis(), 900);
 }

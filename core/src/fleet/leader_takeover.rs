@@ -72,11 +72,16 @@ pub struct Adoption {
 
 /// False if adopting a published status changes nothing for a collector that knows this one of the same instance: it has
 /// heard as much of the same boot, and knows no later begin of the state. Most statuses are like this when a follower
-/// becomes the leader.
-pub fn is_news((known, known_origin): (&Status, Origin), (published, origin): (&Status, Origin)) -> bool {
+/// becomes the leader. `is_agent_known`: whether this collector has heard the agent; one that it knows from ZooKeeper only
+/// may get a grace period.
+pub fn is_news(
+    (known, known_origin, is_agent_known): (&Status, Origin, bool),
+    (published, origin): (&Status, Origin),
+) -> bool {
     let is_older = known_origin == origin || origin.is_superseded_by(known_origin);
     let (ours, theirs) = (&known.verdict, &published.verdict);
     !is_older
+        || !is_agent_known
         || origin == Origin::default()
         || known.agent != published.agent
         || (ours.reason == theirs.reason && theirs.since.0 < ours.since.0)

@@ -84,6 +84,22 @@ fn the_parts_of_an_adoption_treat_a_silent_agent_alike() {
     assert_eq!((w.reason(1), w.reason(2)), (Reason::Loading, Reason::Loading));
 }
 
+/// A follower that has just started knows the agent from ZooKeeper only, and the leader that heard it dies.
+#[test]
+fn an_agent_that_only_the_former_leader_heard_gets_its_grace_although_nothing_has_changed() {
+    let mut w = World::new();
+    w.adopt(1, Reason::Ok, origin(1, 4));
+    w.pass(SILENT);
+    assert_eq!(w.reason(1), Reason::AgentSilent);
+    let (instance, same) = (w.fleet.instance(&id(1)).unwrap(), published(1, Reason::Ok));
+    assert!(is_news(
+        (&instance.status, instance.origin, false),
+        (&same, origin(1, 4))
+    ));
+    w.adopt(1, Reason::Ok, origin(1, 4));
+    assert_eq!(w.reason(1), Reason::Ok);
+}
+
 /// The former leader heard another boot of an agent that is heard here: what is heard counts for each of its instances.
 #[test]
 fn grace_makes_no_agent_unheard() {
@@ -139,21 +155,28 @@ proptest! {
         (seq, published_seq, boot) in (1u64..4, 0u64..6, 0u64..3),
         (reason, other) in (0usize..3, 0usize..3),
         since in 0u64..3,
-        (silent, gone) in any::<(bool, bool)>(),
+        (silent, gone, is_heard) in any::<(bool, bool, bool)>(),
     ) {
         let reasons = [Reason::Ok, Reason::Loading, Reason::AgentSilent];
         let mut w = World::new();
-        w.hello(1, 1);
-        let mut known = report(1, reasons[reason % 2]);
-        known.verdict.since = WallMs(1);
-        w.message(1, seq, Message::Snapshot(vec![known], true));
-        if gone { w.step(Input::Bye(1)); }
+        if is_heard {
+            w.hello(1, 1);
+            let mut known = report(1, reasons[reason % 2]);
+            known.verdict.since = WallMs(1);
+            w.message(1, seq, Message::Snapshot(vec![known], true));
+            if gone { w.step(Input::Bye(1)); }
+        } else {
+            w.adopt(1, reasons[reason % 2], origin(1, seq));
+            w.pass(SILENT / 2);
+        }
         if silent { w.pass(SILENT * 2); }
         let mut found = Status::clone(&published(1, reasons[other]));
         found.verdict.since = WallMs(since);
         let from = if boot == 0 { Origin::default() } else { origin(boot, published_seq) };
         let instance = w.fleet.instance(&id(1)).unwrap();
-        let is_news = is_news((&instance.status, instance.origin), (&found, from));
+        let is_agent_known = w.fleet.agents().get(&agent()).unwrap().greeting.is_some();
+        let known = (&*instance.status, instance.origin, is_agent_known);
+        let is_news = is_news(known, (&found, from));
         w.step(Input::Tick);
         let before = (w.fleet.instance(&id(1)).cloned(), w.fleet.agents().get(&agent()).map(|a| (a.heard, a.silent)));
         w.step(after_another_leader(vec![(Arc::new(found), from)]));

@@ -37,6 +37,8 @@ pub(super) struct Dirty {
     pub(super) since: Mono,
     /// The newest status, if it was passed in; otherwise it is looked up.
     pub(super) newest: Option<Record>,
+    /// Until then its rate limit holds it back, unless it changes.
+    pub(super) due: Option<Mono>,
 }
 
 /// The set. No bucket in it is empty.
@@ -57,7 +59,11 @@ impl Backlog {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 self.len += 1;
-                entry.insert(Dirty { since, newest: None })
+                entry.insert(Dirty {
+                    since,
+                    newest: None,
+                    due: None,
+                })
             }
         }
     }
@@ -83,18 +89,18 @@ impl Backlog {
         from.map(|(bucket, _)| *bucket).collect()
     }
 
-    /// Looks at the entries of a bucket one by one until it has seen enough. Returns how many were looked at.
+    /// Looks at the entries of a bucket one by one until it has seen enough. Returns how many were dealt with.
     pub(super) fn look(&mut self, bucket: Bucket, mut look: impl FnMut(&Key, &mut Dirty) -> Look) -> usize {
         let Some(entries) = self.buckets.get_mut(&bucket) else {
             return 0;
         };
-        let (before, mut looked_at, mut enough) = (entries.len(), 0, false);
+        let (before, mut dealt_with, mut enough) = (entries.len(), 0, false);
         entries.retain(|key, dirty| {
             if enough {
                 return true;
             }
-            looked_at += 1;
             let what = look(key, dirty);
+            dealt_with += usize::from(what != Look::Wait);
             enough = what == Look::Enough;
             what != Look::Remove
         });
@@ -102,7 +108,7 @@ impl Backlog {
         if entries.is_empty() {
             self.buckets.remove(&bucket);
         }
-        looked_at
+        dealt_with
     }
 }
 
@@ -111,6 +117,8 @@ impl Backlog {
 pub(super) enum Look {
     /// It stays.
     Keep,
+    /// It stays, and was not worth a look.
+    Wait,
     /// It is dealt with.
     Remove,
     /// It stays, and the others are not looked at.

@@ -122,11 +122,17 @@ impl Publisher {
                     is_cut = true;
                     return Look::Enough;
                 }
+                if let Some(due) = dirty.due.filter(|due| *due > now) {
+                    paced = Some(paced.map_or(due, |first: Mono| first.min(due)));
+                    return Look::Wait;
+                }
                 let op = self.op(key, dirty.newest.take().or_else(|| desired(&key.id)));
                 let Some(op) = op else {
                     return Look::Remove;
                 };
                 if let Some(due) = self.rate_limits.due(key.hashed(), now) {
+                    // Else the search would look at the same ones again and again.
+                    dirty.due = Some(due);
                     paced = Some(paced.map_or(due, |first| first.min(due)));
                     return Look::Keep;
                 }

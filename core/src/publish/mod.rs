@@ -123,7 +123,8 @@ impl Publisher {
     fn changed(&mut self, since: Mono, id: &InstanceId, newest: Option<Record>) {
         self.removed.remove(id);
         self.quarantined.remove(id);
-        self.dirty.entry(id, since).newest = newest;
+        let dirty = self.dirty.entry(id, since);
+        (dirty.newest, dirty.due) = (newest, None);
     }
 
     /// Records that an instance was explicitly forgotten. Only then is its znode deleted.

@@ -67,6 +67,47 @@ fn the_search_for_differences_is_done_in_parts() {
     assert!(calls >= 4, "{calls}");
 }
 
+/// More instances flap than one search looks at: it waits until the first of them may be written.
+#[test]
+fn those_that_must_wait_are_not_looked_at_again_and_again() {
+    let reasons = [Reason::Ok, Reason::Loading, Reason::ConnectionRefused];
+    let (mut store, count) = (Store::default(), LOOKED_AT_MAX as u32 + 2_000);
+    let mut p = publisher(&store);
+    let mut desired = BTreeMap::new();
+    let at = |round: usize| Mono::from_millis(1_000 + round as u64);
+    for round in 0..6 {
+        desired.extend((0..count).map(|n| (id(n), record(n, reasons[round % 3]))));
+        desired.keys().for_each(|id| p.mark(at(round), id));
+        let mut calls = 0;
+        loop {
+            calls += 1;
+            assert!(calls < 200, "it never waits");
+            if let Some(batch) = p.next_batch(at(round), |id| desired.get(id).cloned()).cloned() {
+                store.apply(&batch).unwrap();
+                p.acknowledged(batch.number);
+            } else if !p.is_searching(at(round)) {
+                break;
+            }
+        }
+    }
+    let due = p.next_deadline().unwrap();
+    assert!(due > at(5) + Duration::from_secs(2), "{due:?}");
+    assert_eq!(p.pending(), count as usize);
+    // One that changes back need not wait.
+    desired.insert(id(1), store.nodes[&id(1)].clone());
+    p.mark(at(5), &id(1));
+    p.next_batch(at(5), |id| desired.get(id).cloned());
+    assert_eq!(p.pending(), count as usize - 1);
+    while p.pending() > 0 {
+        let now = p.next_deadline().map_or(due, |next| next.max(due));
+        if let Some(batch) = p.next_batch(now, |id| desired.get(id).cloned()).cloned() {
+            store.apply(&batch).unwrap();
+            p.acknowledged(batch.number);
+        }
+    }
+    agree(&store, &desired);
+}
+
 #[test]
 fn a_term_that_ends_leaves_its_mirror_behind() {
     let (mut store, mut desired) = (Store::default(), BTreeMap::new());

@@ -68,6 +68,10 @@ async fn what_is_no_status_is_told_apart_and_what_is_somebody_elses_is_left_out(
     };
     assert_eq!(ids(&view), ["db:1", "db:2"]);
     view.put(&status("db:1", Reason::Ok), ORIGIN);
+    assert_eq!(ids(&view), ["db:1", "db:2"], "its agent was never heard here");
+    let mut rig = Rig::new().await;
+    rig.put_agent(false, false);
+    view.agents = rig.view.agents.clone();
     assert_eq!(ids(&view), ["db:2"]);
 }
 

@@ -25,16 +25,20 @@ fn ids(count: usize) -> Vec<String> {
         .collect()
 }
 
+/// The znodes of instances that are OK.
+fn all_ok(names: &[String]) -> Vec<(&str, Vec<u8>)> {
+    let one = |name: &String| stored(name, Reason::Ok);
+    names.iter().map(|name| (name.as_str(), one(name))).collect()
+}
+
 /// A follower that knows everything claims: it lists no bucket, and reads no status.
 #[tokio::test(start_paused = true)]
 async fn what_is_proven_is_not_read() {
     let names = ids(3);
-    let held: Vec<_> = names
-        .iter()
-        .map(|name| (name.as_str(), stored(name, Reason::Ok)))
-        .collect();
+    let held = all_ok(&names);
     let known = mirror(&Rig::over(&held).await).await;
     let mut rig = Rig::knowing(&held, known.clone()).await;
+    rig.put_agent(false, false);
     rig.put(&names[0], Reason::Loading);
     rig.store.take_calls();
     rig.until_live().await;
@@ -67,10 +71,7 @@ async fn what_is_proven_is_not_read() {
 #[tokio::test(start_paused = true)]
 async fn a_change_in_a_proven_bucket_does_not_wait_for_others_to_be_read() {
     let names = ids(40);
-    let held: Vec<_> = names
-        .iter()
-        .map(|name| (name.as_str(), stored(name, Reason::Ok)))
-        .collect();
+    let held = all_ok(&names);
     let mut known = mirror(&Rig::over(&held).await).await;
     for name in &names[1..] {
         known.doubt(id(name).bucket());
@@ -99,10 +100,7 @@ async fn a_change_in_a_proven_bucket_does_not_wait_for_others_to_be_read() {
 #[tokio::test(start_paused = true)]
 async fn a_bucket_that_cannot_be_read_is_read_again_after_the_next_verification() {
     let names = ids(3);
-    let held: Vec<_> = names
-        .iter()
-        .map(|name| (name.as_str(), stored(name, Reason::Ok)))
-        .collect();
+    let held = all_ok(&names);
     let mut rig = Rig::over(&held).await;
     rig.put(&names[0], Reason::Loading);
     let error = StoreError::Unknown("planned".to_owned());
